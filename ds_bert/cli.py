@@ -1,0 +1,36 @@
+"""`ds-bert`: everything that needs no launcher."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ds_bert.errors import exit_on_user_error
+
+# One module of ds_bert/commands/ for each. A module has a docstring (the help's first line), ``add_arguments(parser)``
+# and ``run(arguments) -> int | None``; only the one asked for is imported, so that the command starts at once.
+COMMANDS = {
+    "prepare": "turn text into memory-mapped shards of token ids",
+    "stage-map": "make, check or show a stage map",
+    "export": "write a checkpoint as a Hugging Face folder",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the subcommand named in ``argv`` (default: the process's arguments) and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="ds-bert", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            module = importlib.import_module(f"ds_bert.commands.{name.replace('-', '_')}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    parsed = parser.parse_args(arguments)
+    return exit_on_user_error(lambda: parsed.run(parsed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

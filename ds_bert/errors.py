@@ -1,0 +1,30 @@
+"""The one error a user's own mistake ends in: a sentence, exit status 2, no traceback."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake in what the user handed in.
+
+    The message is one sentence that names the file, the line or key, what was found and what is needed.
+    """
+
+
+def exit_on_user_error(job: Callable[[], int | None]) -> int:
+    """Run ``job``; return its exit status (None counts as 0), or print a `UserError` and return 2.
+
+    Under a launcher every rank meets the same mistake. The first to leave makes the launcher end the others, so all
+    ranks but the first of each machine hold back a moment: the sentence is printed once, and a mistake that only one
+    rank meets is still printed.
+    """
+    try:
+        return job() or 0
+    except UserError as error:
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if local_rank:
+            time.sleep(5)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
