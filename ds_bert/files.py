@@ -53,10 +53,10 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         hint = ": JSON wants double quotes, this is a single quote" if text[error.pos : error.pos + 1] == "'" else ""
         raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}){hint}") from None
-    except RecursionError:
-        raise UserError(f"{path}: not JSON that can be read: nested too deeply") from None
     except _DuplicateKey as error:
         raise UserError(f"{path}: the key {error.args[0]!r} stands there twice") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path}: not JSON that can be read: {error}") from None
 
 
 class _DuplicateKey(ValueError):
