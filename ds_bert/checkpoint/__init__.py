@@ -1,0 +1,1 @@
+"""Writing checkpoints that exist whole or not at all, and reading them under any cut."""

@@ -1,0 +1,1 @@
+"""The subcommands of `ds-bert`, one module each."""

@@ -1,0 +1,1 @@
+"""Corpora, memory-mapped shards, sentence pairs, masks and samplers. Knows no engine."""

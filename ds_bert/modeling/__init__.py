@@ -1,0 +1,1 @@
+"""Models as pipeline layers, and the Carry between stages. Knows no engine."""

@@ -1,0 +1,1 @@
+"""Schedules as instruction streams. Pure Python: no torch."""

@@ -1,0 +1,1 @@
+"""What a task is: its loss, its measures, its batches."""

@@ -1,0 +1,1 @@
+"""Arguments, the training loop, learning-rate schedules and logging."""

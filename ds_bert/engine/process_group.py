@@ -1,0 +1,137 @@
+"""Starting the process group so that every process has the rank its place in the stage map gives it.
+
+DeepSpeed's own grid is canonical: rank = stage x replicas + replica, and DeepSpeed is right only there (with permuted
+ranks its tied weights come apart and its file names collide). So the launcher's numbers are translated before the group
+exists, and everything after sees the canonical grid, whatever permutation the stage map asks for.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from ds_bert.stage_map import StageMap
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where this process stands, and the device it computes on."""
+
+    num_stages: int
+    num_replicas: int
+    rank: int
+    device: torch.device
+
+    @property
+    def stage(self) -> int:
+        """Index of this process's stage."""
+        return self.rank // self.num_replicas
+
+    @property
+    def replica(self) -> int:
+        """Index of this process's copy of the pipeline."""
+        return self.rank % self.num_replicas
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.num_stages * self.num_replicas
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process embeds the inputs."""
+        return self.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this process computes the loss."""
+        return self.stage == self.num_stages - 1
+
+    def rank_of(self, stage: int, replica: int) -> int:
+        """Rank of another process of the grid."""
+        return stage * self.num_replicas + replica
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (stage {self.stage}, replica {self.replica})"
+
+
+def launcher_world() -> tuple[int, int]:
+    """Return (rank, number of processes) as `deepspeed`, torchrun or SLURM's wrapper set them; (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start_process_group(stage_map: StageMap, timeout_seconds: float) -> Grid:
+    """Join the processes; return this one's place. NCCL where CUDA is, gloo elsewhere.
+
+    A peer that does not answer for ``timeout_seconds`` ends this process with an error.
+    """
+    use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if use_cuda else "cpu")
+    _without_launcher()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(device)
+    else:
+        _share_cores()
+    launcher_rank, world_size = launcher_world()
+    store, _, _ = next(dist.rendezvous("env://", launcher_rank, world_size, timeout=timedelta(seconds=timeout_seconds)))
+    rank = stage_map.grid_rank(launcher_rank)
+    os.environ["RANK"] = str(rank)
+    dist.init_process_group(
+        "nccl" if use_cuda else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
+    _join_deepspeed()
+    return Grid(stage_map.num_stages, stage_map.num_replicas, rank, device)
+
+
+def _without_launcher() -> None:
+    """Stand in for a launcher where there is none: `python pipelines/x.py` is a world of one."""
+    if "WORLD_SIZE" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.setdefault("LOCAL_RANK", "0")
+
+
+def _share_cores() -> None:
+    """Divide this machine's cores among its processes, unless the user said otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // local_processes))
+
+
+def _join_deepspeed() -> None:
+    """Let DeepSpeed use the group that exists.
+
+    Its shared-memory operator for CPUs is left out: it is compiled at the first start (tens of seconds, and a failure
+    where there is no C++ compiler), and nothing here calls it.
+    """
+    with quiet():
+        import deepspeed
+        from deepspeed.comm import torch as deepspeed_torch_backend
+
+        deepspeed_torch_backend.build_shm_op = lambda: None
+        deepspeed.init_distributed(dist_init_required=None, verbose=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what DeepSpeed prints of its own set-up; its warnings and errors still reach the user."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

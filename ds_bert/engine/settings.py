@@ -1,0 +1,57 @@
+"""What the engine is told: precision, optimizer and sharding, already checked."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+
+
+@dataclass(frozen=True)
+class LossScaling:
+    """fp16's loss scale: ``fixed`` if not 0, else doubled after ``window`` good steps and halved on overflow."""
+
+    fixed: float = 0.0
+    initial: float = 2.0**16
+    window: int = 1000
+    minimum: float = 1.0
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Settings of one engine.
+
+    Args:
+        optimizer: "adamw", "adam" or "sgd".
+        optimizer_options: keyword arguments of torch's optimizer other than lr and weight_decay (betas, eps, momentum).
+        weight_decay: of matrices; biases and norms (fewer than two dimensions) have none.
+        max_grad_norm: bound of the global gradient norm, over all parameters of all stages; 0 for none.
+        zero_stage: 0 (every replica keeps the whole optimizer of its stage) or 1 (replicas share it).
+        precision: of weights and activations; gradients are summed and weights updated in fp32 (fp64 for fp64).
+        recompute: activation checkpointing, layer by layer.
+        seed: of dropout.
+        trace: whether to keep the times of every instruction.
+    """
+
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    zero_stage: Literal[0, 1] = 0
+    precision: Precision = "fp32"
+    loss_scaling: LossScaling = LossScaling()
+    recompute: bool = False
+    seed: int = 42
+    trace: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights and activations."""
+        return DTYPES[self.precision]
+
+    @property
+    def master_dtype(self) -> torch.dtype:
+        """Type in which gradients are summed and weights updated."""
+        return torch.float64 if self.precision == "fp64" else torch.float32

@@ -1,0 +1,1 @@
+"""Model families: their layers, Hugging Face names and initialisation."""
