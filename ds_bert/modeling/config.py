@@ -7,6 +7,15 @@ from typing import Any
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
 
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
 BERT_DEFAULTS: dict[str, Any] = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -22,19 +31,13 @@ BERT_DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }
-ACTIVATIONS = tuple(
-    "gelu gelu_fast gelu_new gelu_python gelu_pytorch_tanh mish quick_gelu relu relu2 silu swish tanh".split()
+# fmt: off
+ACTIVATIONS = (
+    "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "mish", "quick_gelu",
+    "relu", "relu2", "silu", "swish", "tanh",
 )
+# fmt: on
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
 _PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _POSITIVE = ("initializer_range", "layer_norm_eps")
 # Keys that change the model; each has one value that is supported, which is also its default.
@@ -74,7 +77,7 @@ def load_model_config(name_or_path: str | Path) -> dict[str, Any]:
 
 def _faults(config: dict[str, Any]) -> list[str]:
     """Return one phrase for each key of ``config`` that does not describe a BERT model."""
-    faults = [_expected(config, key, "a whole number from 1") for key in _SIZES if not _is_whole(config[key], 1)]
+    faults = [_expected(config, key, "a whole number from 1") for key in SIZES if not _is_whole(config[key], 1)]
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     if _is_whole(hidden, 1) and _is_whole(heads, 1) and hidden % heads:
         faults.append(f'"hidden_size" {hidden} is not divisible by "num_attention_heads" {heads}')

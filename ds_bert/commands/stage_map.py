@@ -1,0 +1,188 @@
+"""`ds-bert stage-map`: make, check or show a stage map."""
+
+import argparse
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ds_bert.errors import UserError
+from ds_bert.files import find_config, read_json
+from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.costs import LayerCost, default_predictions, layer_costs, stage_memory, stage_parameters
+from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending, to_json
+from ds_bert.stage_map_faults import MODULES
+
+GIB = 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions ``make``, ``check`` and ``show``."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    make = _add_action(actions, "make", _make, "print a balanced stage map as JSON")
+    make.add_argument("--stages", type=int, required=True, help="stages of the pipeline")
+    make.add_argument("--replicas", type=int, default=1, help="copies of the pipeline (default: %(default)s)")
+    make.add_argument(
+        "--balance",
+        choices=("flops", "parameters", "layers"),
+        default="flops",
+        help="what the fullest stage has the least of; layers: encoder layers (default: %(default)s)",
+    )
+    make.add_argument(
+        "--placement",
+        choices=("stage", "replica"),
+        default="stage",
+        help="whose ranks are neighbours: a stage's replicas or a replica's stages (default: %(default)s)",
+    )
+    _add_sequence_length(make)
+    check = _add_action(actions, "check", _check, "say whether a stage map can be used, or name all that is wrong")
+    _add_map(check)
+    check.add_argument("--world_size", type=int, help="processes that will be started")
+    show = _add_action(actions, "show", _show, "print what each stage of a map computes and holds")
+    _add_map(show)
+    _add_sequence_length(show)
+    show.add_argument("--per_device_train_batch_size", type=int, default=8, help="sequences of a micro-batch")
+    show.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches of a step, m")
+    show.add_argument("--zero_stage", type=int, choices=(0, 1), default=0, help="ZeRO stage (default: %(default)s)")
+    show.add_argument("--bf16", action="store_true", help="bfloat16 weights and activations instead of fp32")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do the chosen action."""
+    arguments.do(arguments)
+
+
+def _add_action(actions: Any, name: str, do: Any, summary: str) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=summary, description=summary)
+    parser.add_argument("--config_name", required=True, help="model: a folder, a JSON file or a shipped name")
+    parser.set_defaults(do=do)
+    return parser
+
+
+def _add_map(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("map", help="stage map: a JSON file or a shipped name")
+
+
+def _add_sequence_length(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens of a sequence (default: %(default)s)")
+
+
+def _make(arguments: argparse.Namespace) -> None:
+    layers = _layer_costs(arguments)
+    weights = {
+        "flops": [layer.flops for layer in layers],
+        "parameters": [layer.parameters for layer in layers],
+        "layers": [0, *(1 for _ in layers[1:-1]), 0],
+    }
+    costs = weights[arguments.balance]
+    print(to_json(make_stage_map(costs, arguments.stages, arguments.replicas, arguments.placement)), end="")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    stage_map, source = _load(arguments, arguments.world_size)
+    entries = len(read_json(Path(source))[MODULES])
+    reading = (
+        "one entry each" if entries == stage_map.num_layers else f"read as {entries - 1} modules and the criterion"
+    )
+    shape = f"{_count(stage_map.num_stages, 'stage')} × {_count(stage_map.num_replicas, 'replica')}"
+    print(f"{source}: OK, {shape} = {_count(stage_map.world_size, 'rank')}, {stage_map.num_layers} layers ({reading})")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    stage_map, source = _load(arguments)
+    layers = _layer_costs(arguments, bytes_per_value=2 if arguments.bf16 else 4)
+    stages = [layers[begin:end] for begin, end in pairwise(stage_map.cuts)]
+    flops = [sum(layer.flops for layer in stage) for stage in stages]
+    header = ["stage", "layers", "parameters", "GFLOPs", "share", "state", "activations", "GiB a rank", "ranks"]
+    rows = [_row(arguments, stage_map, stage, stages[stage], flops) for stage in range(stage_map.num_stages)]
+    print(f"{source} for {arguments.config_name}")
+    print(_table([header, *rows], left=(1, 8)))
+    depth, micro_batches = stage_map.num_stages, arguments.gradient_accumulation_steps
+    balance = max(flops) * depth / sum(flops)
+    bubble = (depth - 1) / (micro_batches + depth - 1)
+    print(f"GFLOPs: forward and backward, matrix products, of one sequence of {arguments.max_seq_length} tokens")
+    print("GiB a rank: state (weights, gradients, AdamW) + activations under 1F1B, estimated")
+    print(f"balance: the slowest stage computes {balance:.3f} × the mean")
+    print(f"bubble of 1F1B: (p - 1)/(m + p - 1) = {depth - 1}/{micro_batches + depth - 1} = {bubble:.1%}")
+
+
+def _row(
+    arguments: argparse.Namespace, stage_map: StageMap, stage: int, layers: Sequence[LayerCost], flops: Sequence[int]
+) -> list[str]:
+    """Return the cells of one stage's line."""
+    memory = stage_memory(
+        layers,
+        micro_batch_size=arguments.per_device_train_batch_size,
+        micro_batches_in_flight=min(stage_map.num_stages - stage, arguments.gradient_accumulation_steps),
+        replicas=stage_map.num_replicas,
+        zero_stage=arguments.zero_stage,
+        bf16=arguments.bf16,
+    )
+    return [
+        str(stage),
+        _spell_layers(layers),
+        f"{stage_parameters(layers):,}",
+        f"{flops[stage] / 1e9:.2f}",
+        f"{flops[stage] / sum(flops):.1%}",
+        f"{(memory.total - memory.activations) / GIB:.2f}",
+        f"{memory.activations / GIB:.2f}",
+        f"{memory.total / GIB:.2f}",
+        _spell_numbers(stage_map.stage_to_ranks[stage]),
+    ]
+
+
+def _load(arguments: argparse.Namespace, world_size: int | None = None) -> tuple[StageMap, str]:
+    """Return the map named in ``arguments``, refused if no schedule can run it, and its path."""
+    path = find_config("stage_maps", arguments.map)
+    num_layers = load_model_config(arguments.config_name)["num_hidden_layers"] + 2
+    stage_map = load_stage_map(path, num_layers, world_size)
+    require_ascending(stage_map, str(path))
+    return stage_map, str(path)
+
+
+def _layer_costs(arguments: argparse.Namespace, bytes_per_value: int = 4) -> list[LayerCost]:
+    for name in ("max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
+        if getattr(arguments, name, 1) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least 1")
+    config = load_model_config(arguments.config_name)
+    tokens, positions = arguments.max_seq_length, config["max_position_embeddings"]
+    if tokens > positions:
+        raise UserError(f"--max_seq_length is {tokens}, {arguments.config_name} has positions for {positions} tokens")
+    return layer_costs(config, tokens, default_predictions(tokens), bytes_per_value)
+
+
+def _spell_layers(layers: Sequence[LayerCost]) -> str:
+    """Return the names of a stage's layers, encoder layers as a range of their numbers: "embeddings, 0-10"."""
+    prefix = "encoder layer "
+    encoder = [int(layer.name.removeprefix(prefix)) for layer in layers if layer.name.startswith(prefix)]
+    names = [
+        *(layer.name for layer in layers if layer.name == "embeddings"),
+        *([_spell_numbers(encoder)] if encoder else []),
+        *(layer.name for layer in layers if layer.name == "head"),
+    ]
+    return ", ".join(names)
+
+
+def _spell_numbers(numbers: Sequence[int]) -> str:
+    """Return consecutive numbers as a range, others as a list."""
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) > 1 and list(numbers) == list(range(first, last + 1)):
+        return f"{first}–{last}"
+    return ", ".join(map(str, numbers))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Align cells in columns: the columns in ``left`` to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
