@@ -1,0 +1,107 @@
+"""Turn text into memory-mapped shards of token ids."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading
+from ds_bert.data.prepare import PartSummary, PrepareSettings, prepare
+from ds_bert.errors import UserError
+
+_MOST_UNKNOWN = 0.01
+_SHORT_DOCUMENT = 128
+_INTERRUPTED = 130  # a shell's status for Ctrl-C
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    text = parser.add_argument_group("text (one of the two)")
+    text.add_argument("--input", nargs="+", default=[], metavar="PATH", help="files, folders or glob patterns")
+    text.add_argument("--python_docs", action="store_true", help="the docstrings of Python's standard library")
+    text.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="auto",
+        help="lines: a sentence a line; prose: a paragraph a line; jsonl: an object a line; auto: told by the content",
+    )
+    text.add_argument("--text_key", default="text", help="the key of the text in JSON lines (default: text)")
+    text.add_argument(
+        "--document_end",
+        choices=DOCUMENT_ENDS,
+        default="blank_line",
+        help="what ends a document in text files: a blank line (default), or only the end of the file",
+    )
+    vocabulary = parser.add_argument_group("vocabulary (one of the two)")
+    vocabulary.add_argument("--tokenizer_name", metavar="PATH", help="a tokenizer's folder or a vocab.txt")
+    vocabulary.add_argument(
+        "--train_vocab", type=int, metavar="N", help="train N WordPiece tokens, uncased, on the text"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--output_dir", required=True, type=Path, help="a new folder, or one to resume")
+    output.add_argument(
+        "--validation_share", type=float, default=0.0, metavar="S", help="share of documents for OUTPUT_DIR/validation"
+    )
+    output.add_argument("--shard_tokens", type=_number, default="16M", help="tokens of a shard, such as 16M (default)")
+    output.add_argument(
+        "--num_workers", type=int, default=_num_cores(), help="processes (default: the cores there are)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prepare the data folder, print what it holds and what to do next."""
+    settings = PrepareSettings(
+        output_dir=arguments.output_dir,
+        input=tuple(arguments.input),
+        python_docs=arguments.python_docs,
+        tokenizer_name=arguments.tokenizer_name,
+        train_vocab=arguments.train_vocab,
+        reading=Reading(arguments.format, arguments.text_key, arguments.document_end),
+        num_workers=arguments.num_workers,
+        shard_tokens=arguments.shard_tokens,
+        validation_share=arguments.validation_share,
+    )
+    try:
+        summaries = prepare(settings)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the same command again resumes in {settings.output_dir}", file=sys.stderr)
+        return _INTERRUPTED
+    except OSError as error:
+        where = error.filename or settings.output_dir
+        raise UserError(f"{where}: {error.strerror or error}; mend that and run the same command again") from None
+    for summary in summaries:
+        _print_summary(summary)
+    print(f"next: deepspeed pipelines/pretrain.py --data_dir {settings.output_dir} …")
+    return 0
+
+
+def _print_summary(summary: PartSummary) -> None:
+    print(
+        f"{summary.folder}: {summary.num_documents:,} documents, {summary.num_sentences:,} sentences, "
+        f"{summary.num_tokens:,} tokens, vocabulary {summary.vocab_size:,}, [UNK] {summary.unknown_share:.2%}"
+    )
+    if summary.num_empty_documents:
+        print(f"  {summary.num_empty_documents:,} documents without a token were left out")
+    if summary.unknown_share > _MOST_UNKNOWN:
+        print(f"  warning: more than {_MOST_UNKNOWN:.0%} of the tokens are [UNK]: does the vocabulary suit the text?")
+    if summary.num_documents < 2:
+        print("  warning: sentence pairs need two documents at least; set documents apart by blank lines")
+    elif summary.num_tokens < _SHORT_DOCUMENT * summary.num_documents:
+        print(
+            f"  warning: documents have {summary.num_tokens / summary.num_documents:.0f} tokens on average, so many "
+            f"examples will hold padding; if a file is one document, say --document_end file"
+        )
+
+
+def _number(text: str) -> int:
+    """Read "16M", "500k" or a plain number."""
+    factors = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+    factor = factors.get(text[-1:].lower(), 1)
+    digits = text[:-1] if factor > 1 else text
+    if not digits.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 16M, 500k or 1000000")
+    return int(digits) * factor
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,167 @@
+"""Tokenising a stream of documents in worker processes, in order and with bounded memory."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ds_bert.data.corpus import RawDocument
+from ds_bert.data.shards import token_dtype
+from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
+from ds_bert.errors import UserError
+
+_CHUNK_BYTES = 1 << 20
+_CHUNKS_IN_FLIGHT = 3  # of each worker
+# One call of the tokenizers library; a larger one holds more of its (large) results at a time.
+_SENTENCES_AT_A_TIME = 2000
+
+
+class NumberedDocument(NamedTuple):
+    """A document to tokenise and its place in the corpus."""
+
+    number: int
+    document: RawDocument
+
+
+@dataclass(frozen=True)
+class EncodedChunk:
+    """Consecutive tokenised documents; those that hold no token have no sentences.
+
+    Attributes:
+        numbers: the documents' places in the corpus.
+        tokens: ids of all of them, shape (tokens,).
+        sentence_lengths: tokens of each sentence, none zero, shape (sentences,).
+        document_lengths: sentences of each document, shape (documents,).
+        num_unknown: [UNK] tokens of each document, shape (documents,).
+        num_bytes: how much text this was.
+    """
+
+    numbers: list[int]
+    tokens: np.ndarray
+    sentence_lengths: np.ndarray
+    document_lengths: np.ndarray
+    num_unknown: np.ndarray
+    num_bytes: int
+
+    def documents(self) -> Iterator["EncodedDocument"]:
+        """Yield the documents one by one; their arrays are views."""
+        first_sentence = first_token = 0
+        for number, num_sentences, unknown in zip(
+            self.numbers, self.document_lengths.tolist(), self.num_unknown.tolist(), strict=True
+        ):
+            sentence_lengths = self.sentence_lengths[first_sentence : first_sentence + num_sentences]
+            end = first_token + int(sentence_lengths.sum())
+            yield EncodedDocument(number, self.tokens[first_token:end], sentence_lengths, unknown)
+            first_sentence, first_token = first_sentence + num_sentences, end
+
+
+class EncodedDocument(NamedTuple):
+    """One tokenised document; see `EncodedChunk`."""
+
+    number: int
+    tokens: np.ndarray
+    sentence_lengths: np.ndarray
+    num_unknown: int
+
+
+def encode_documents(
+    documents: Iterable[NumberedDocument], tokenizer_folder: Path, num_workers: int
+) -> Iterator[EncodedChunk]:
+    """Tokenise documents; the result does not depend on ``num_workers``.
+
+    With one worker the work is done in this process. Memory holds a few chunks of text for each worker.
+    """
+    chunks = _chunks(documents)
+    if num_workers == 1:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        tokenizer = load_tokenizer(tokenizer_folder)
+        yield from (encode_chunk(tokenizer, chunk) for chunk in chunks)
+        return
+    # spawn: the tokenizers library must not be forked once it has been used.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (tokenizer_folder,))
+    waiting: deque[Future[EncodedChunk]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(_encode_in_worker, chunk))
+            if len(waiting) >= num_workers * _CHUNKS_IN_FLIGHT:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a tokenising process was killed, perhaps for want of memory; run the same command again, "
+            "with a smaller --num_workers, and it goes on where it stopped"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def encode_chunk(tokenizer: Tokenizer, chunk: list[NumberedDocument]) -> EncodedChunk:
+    """Split the documents into sentences and tokenise them; sentences without a token are dropped."""
+    documents = [entry.document.sentences() for entry in chunk]
+    sentences = itertools.chain.from_iterable(documents)
+    dtype = token_dtype(tokenizer.size)
+    tokens, lengths = [np.zeros(0, dtype)], [np.zeros(0, np.int64)]
+    while batch := list(itertools.islice(sentences, _SENTENCES_AT_A_TIME)):
+        ids, counts = tokenizer.encode(batch)
+        tokens.append(ids.astype(dtype))
+        lengths.append(counts)
+    all_tokens, all_lengths = np.concatenate(tokens), np.concatenate(lengths)
+    document_of_sentence = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
+    document_of_token = np.repeat(document_of_sentence, all_lengths)
+    return EncodedChunk(
+        numbers=[entry.number for entry in chunk],
+        tokens=all_tokens,
+        sentence_lengths=all_lengths[all_lengths > 0],
+        document_lengths=np.bincount(document_of_sentence[all_lengths > 0], minlength=len(documents)),
+        num_unknown=np.bincount(document_of_token[all_tokens == tokenizer.unk_id], minlength=len(documents)),
+        num_bytes=sum(entry.document.num_bytes for entry in chunk),
+    )
+
+
+def _chunks(documents: Iterable[NumberedDocument]) -> Iterator[list[NumberedDocument]]:
+    chunk: list[NumberedDocument] = []
+    num_bytes = 0
+    for entry in documents:
+        chunk.append(entry)
+        num_bytes += entry.document.num_bytes
+        if num_bytes >= _CHUNK_BYTES:
+            yield chunk
+            chunk, num_bytes = [], 0
+    if chunk:
+        yield chunk
+
+
+_worker_tokenizer: Tokenizer | None = None  # a worker process's own
+
+
+def _start_worker(tokenizer_folder: Path) -> None:
+    global _worker_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the workers in order
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    _worker_tokenizer = load_tokenizer(tokenizer_folder)
+
+
+def _leave_with_parent() -> None:
+    """End this worker when its parent is killed: waiting for work, it would not notice."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _encode_in_worker(chunk: list[NumberedDocument]) -> EncodedChunk:
+    assert _worker_tokenizer is not None
+    return encode_chunk(_worker_tokenizer, chunk)

@@ -1,0 +1,211 @@
+"""From text to a data folder: read, tokenise in parallel, write shards, resume after an interruption."""
+
+import itertools
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ds_bert.data.corpus import DEFAULT_READING, RawDocument, Reading, find_files, read_documents
+from ds_bert.data.encoding import NumberedDocument, encode_documents
+from ds_bert.data.prepare_state import TRAIN, VALIDATION, PartWriter, PrepareState, files_fingerprint
+from ds_bert.data.python_docs import python_docs
+from ds_bert.data.randomness import random_bits, uniform
+from ds_bert.data.shards import MANIFEST, write_manifest
+from ds_bert.data.vocabulary import Tokenizer, load_tokenizer, train_vocabulary
+from ds_bert.errors import UserError
+
+_VALIDATION_STREAM = 0x5EED  # any constant: which documents are held out is the same for all
+_DRAWS_AT_A_TIME = 4096
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What `ds-bert prepare` is told; see its help for the fields."""
+
+    output_dir: Path
+    input: tuple[str, ...] = ()
+    python_docs: bool = False
+    tokenizer_name: str | None = None
+    train_vocab: int | None = None
+    reading: Reading = DEFAULT_READING
+    num_workers: int = 1
+    shard_tokens: int = 1 << 24
+    validation_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """Counts of one finished data folder."""
+
+    folder: Path
+    num_documents: int
+    num_sentences: int
+    num_tokens: int
+    num_unknown: int
+    num_empty_documents: int
+    vocab_size: int
+
+    @property
+    def unknown_share(self) -> float:
+        """The share of tokens that are [UNK]."""
+        return self.num_unknown / self.num_tokens
+
+
+def prepare(settings: PrepareSettings) -> list[PartSummary]:
+    """Write the data folder, or finish one that was begun with the same settings.
+
+    The result depends on the texts and settings only, not on the number of workers or on interruptions.
+
+    Returns:
+        The summary of the training data and, with a validation share, that of the validation data.
+
+    Raises:
+        UserError: a setting or an input is wrong, or the output folder is not empty and not this run's.
+    """
+    _refuse_wrong_settings(settings)
+    corpus = _Corpus(settings)
+    given = load_tokenizer(settings.tokenizer_name) if settings.tokenizer_name else None
+    state = PrepareState.start_or_resume(settings.output_dir, _decisive(settings, corpus, given))
+    tokenizer = _saved_tokenizer(settings, corpus, given)
+    parts = [TRAIN, VALIDATION] if settings.validation_share else [TRAIN]
+    empty_at_end = dict.fromkeys(parts, 0)
+    if not (settings.output_dir / MANIFEST).is_file():
+        empty_at_end = _write_shards(settings, corpus, state, parts)
+        _refuse_empty_parts(settings, state, parts)
+        for part in reversed(parts):  # the training data's manifest comes last: it says that all is complete
+            _complete(state, part, tokenizer, empty_at_end[part])
+    return [_summarise(state, part, tokenizer) for part in parts]
+
+
+class _Corpus:
+    """The chosen source of documents, which can be read more than once."""
+
+    def __init__(self, settings: PrepareSettings) -> None:
+        self._reading = settings.reading
+        self.files = [] if settings.python_docs else find_files(settings.input, settings.output_dir)
+        self.num_bytes = sum(path.stat().st_size for path in self.files) or None
+
+    def documents(self) -> Iterator[RawDocument]:
+        return read_documents(self.files, self._reading) if self.files else python_docs()
+
+    @property
+    def fingerprint(self) -> str:
+        return (
+            files_fingerprint(self.files) if self.files else f"standard library of Python {platform.python_version()}"
+        )
+
+
+def _refuse_wrong_settings(settings: PrepareSettings) -> None:
+    if bool(settings.input) == settings.python_docs:
+        raise UserError("prepare needs either --input or --python_docs as its text")
+    if (settings.tokenizer_name is None) == (settings.train_vocab is None):
+        raise UserError("prepare needs either --tokenizer_name or --train_vocab for its vocabulary")
+    if not 0.0 <= settings.validation_share < 1.0:
+        raise UserError(f"--validation_share {settings.validation_share}: must be at least 0 and below 1")
+    if settings.num_workers < 1 or settings.shard_tokens < 1:
+        raise UserError("--num_workers and --shard_tokens must be at least 1")
+
+
+def _decisive(settings: PrepareSettings, corpus: _Corpus, given: Tokenizer | None) -> dict[str, Any]:
+    """Return all that decides the result, to compare when resuming."""
+    return {
+        "input": corpus.fingerprint,
+        "format": settings.reading.format,
+        "text_key": settings.reading.text_key,
+        "document_end": settings.reading.document_end,
+        "tokenizer": given.fingerprint[:16] if given else f"{settings.train_vocab} tokens trained",
+        "shard_tokens": settings.shard_tokens,
+        "validation_share": settings.validation_share,
+    }
+
+
+def _saved_tokenizer(settings: PrepareSettings, corpus: _Corpus, given: Tokenizer | None) -> Tokenizer:
+    folder = settings.output_dir / "tokenizer"
+    if (folder / "tokenizer_config.json").is_file():  # the last file that `save` writes
+        return load_tokenizer(folder)
+    if given is None:
+        assert settings.train_vocab is not None
+        given = train_vocabulary(lambda: _with_progress(corpus, "vocabulary"), settings.train_vocab)
+    given.save(folder)
+    if settings.validation_share:
+        given.save(settings.output_dir / VALIDATION / "tokenizer")
+    return load_tokenizer(folder)
+
+
+def _with_progress(corpus: _Corpus, title: str) -> Iterator[list[str]]:
+    with _progress_bar(corpus, title) as bar:
+        for document in corpus.documents():
+            bar.update(document.num_bytes)
+            yield document.sentences()
+
+
+def _write_shards(settings: PrepareSettings, corpus: _Corpus, state: PrepareState, parts: list[str]) -> dict[str, int]:
+    """Tokenise all that no finished shard covers; return the empty documents after each part's last shard."""
+    writers = {
+        part: PartWriter(state.part_folder(part), state.shards[part], settings.shard_tokens, state.save)
+        for part in parts
+    }
+    part_of: dict[int, str] = {}
+    with _progress_bar(corpus, "tokenise") as bar:
+
+        def missing() -> Iterator[NumberedDocument]:
+            next_document = {part: state.next_document(part) for part in parts}
+            documents: Iterable[RawDocument] = corpus.documents()
+            held_out = _held_out(settings.validation_share)
+            for number, (document, is_held_out) in enumerate(zip(documents, held_out, strict=False)):
+                part = VALIDATION if is_held_out else TRAIN
+                if number < next_document[part]:
+                    bar.update(document.num_bytes)
+                else:
+                    part_of[number] = part
+                    yield NumberedDocument(number, document)
+
+        for chunk in encode_documents(missing(), settings.output_dir / "tokenizer", settings.num_workers):
+            for encoded in chunk.documents():
+                writers[part_of.pop(encoded.number)].add(encoded)
+            bar.update(chunk.num_bytes)
+    return {part: writer.finish() for part, writer in writers.items()}
+
+
+def _held_out(share: float) -> Iterator[bool]:
+    """Yield for document 0, 1, … whether it belongs to the validation data."""
+    for first in itertools.count(0, _DRAWS_AT_A_TIME):
+        numbers = np.arange(first, first + _DRAWS_AT_A_TIME)
+        yield from (uniform(random_bits(_VALIDATION_STREAM, numbers)) < share).tolist()
+
+
+def _refuse_empty_parts(settings: PrepareSettings, state: PrepareState, parts: list[str]) -> None:
+    if not any(state.shards[part] for part in parts):
+        raise UserError(f"{', '.join(settings.input) or '--python_docs'}: no document with a token in it")
+    for part in parts:
+        if not state.shards[part]:
+            raise UserError(
+                f"--validation_share {settings.validation_share}: leaves no document for the {part} data; "
+                f"choose another share and a new --output_dir"
+            )
+
+
+def _complete(state: PrepareState, part: str, tokenizer: Tokenizer, empty_at_end: int) -> None:
+    entries = state.shards[part]
+    entries[-1]["num_empty_documents"] += empty_at_end
+    state.save()
+    about = {
+        total: sum(entry[total] for entry in entries)
+        for total in ("num_documents", "num_sentences", "num_tokens", "num_unknown", "num_empty_documents")
+    }
+    write_manifest(state.part_folder(part), tokenizer, entries, about)
+
+
+def _summarise(state: PrepareState, part: str, tokenizer: Tokenizer) -> PartSummary:
+    counts = ("num_documents", "num_sentences", "num_tokens", "num_unknown", "num_empty_documents")
+    totals = {count: sum(entry[count] for entry in state.shards[part]) for count in counts}
+    return PartSummary(folder=state.part_folder(part), vocab_size=tokenizer.size, **totals)
+
+
+def _progress_bar(corpus: _Corpus, title: str) -> Any:
+    return tqdm(total=corpus.num_bytes, desc=title, unit="B", unit_scale=True, disable=None)

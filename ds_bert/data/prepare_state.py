@@ -1,0 +1,141 @@
+"""What an interrupted `ds-bert prepare` needs to go on: its settings and the shards that are finished."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ds_bert.data.encoding import EncodedDocument
+from ds_bert.data.shards import shard_name, write_shard
+from ds_bert.errors import UserError
+from ds_bert.files import read_json, write_json
+
+STATE = "prepare.json"
+TRAIN, VALIDATION = "train", "validation"
+
+
+class PrepareState:
+    """The file prepare.json of an output folder.
+
+    Attributes:
+        folder: the output folder.
+        shards: of `TRAIN` and `VALIDATION`, the entries of the finished shards.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], shards: dict[str, list[dict[str, Any]]]) -> None:
+        self.folder = folder
+        self.shards = shards
+        self._settings = settings
+
+    @classmethod
+    def start_or_resume(cls, folder: Path, settings: dict[str, Any]) -> "PrepareState":
+        """Claim an empty folder, or go on in one that was started with the same settings.
+
+        Raises:
+            UserError: the folder holds something else, or was started with other settings, or lost a shard.
+        """
+        path = folder / STATE
+        if path.is_file():
+            return cls._resume(folder, settings)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder}: not empty and not begun by `ds-bert prepare`; name a new --output_dir")
+        folder.mkdir(parents=True, exist_ok=True)
+        state = cls(folder, settings, {TRAIN: [], VALIDATION: []})
+        state.save()
+        return state
+
+    @classmethod
+    def _resume(cls, folder: Path, settings: dict[str, Any]) -> "PrepareState":
+        path = folder / STATE
+        stored = read_json(path)
+        try:
+            before, shards = stored["settings"], {part: stored["shards"][part] for part in (TRAIN, VALIDATION)}
+            changed = [key for key in settings if before.get(key) != settings[key]]
+            state = cls(folder, settings, shards)
+            for part, entries in shards.items():
+                for index, entry in enumerate(entries):
+                    _refuse_lost_shard(state.part_folder(part) / shard_name(index), entry)
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{path}: damaged, so the run cannot be resumed; name a new --output_dir") from None
+        if changed:
+            what = ", ".join(f"{key} (was {before.get(key)!r}, now {settings[key]!r})" for key in changed)
+            raise UserError(f"{folder}: begun with other settings: {what}; repeat them or name a new --output_dir")
+        return state
+
+    def part_folder(self, part: str) -> Path:
+        """Return the data folder of a part: the output folder, or its subfolder ``validation``."""
+        return self.folder if part == TRAIN else self.folder / VALIDATION
+
+    def next_document(self, part: str) -> int:
+        """Return the number of the first document that no finished shard of the part covers."""
+        return self.shards[part][-1]["next_document"] if self.shards[part] else 0
+
+    def save(self) -> None:
+        """Write the file, atomically."""
+        write_json(self.folder / STATE, {"settings": self._settings, "shards": self.shards})
+
+
+class PartWriter:
+    """Gathers one part's documents and writes a shard whenever enough tokens have come together."""
+
+    def __init__(self, folder: Path, shards: list[dict[str, Any]], shard_tokens: int, save: Callable[[], None]) -> None:
+        """Append to ``shards``, the entries of the shards in ``folder``, and call ``save`` after each."""
+        self._folder = folder
+        self._shards = shards
+        self._shard_tokens = shard_tokens
+        self._save = save
+        self._clear()
+
+    def _clear(self) -> None:
+        self._tokens: list[np.ndarray] = []
+        self._sentence_lengths: list[np.ndarray] = []
+        self._num_tokens = self._num_unknown = self._num_empty = self._next_document = 0
+
+    def add(self, document: EncodedDocument) -> None:
+        """Take the next document; one without a token is only counted."""
+        self._next_document = document.number + 1
+        if not len(document.tokens):
+            self._num_empty += 1
+            return
+        self._tokens.append(document.tokens.copy())  # a view would keep its whole chunk in memory
+        self._sentence_lengths.append(document.sentence_lengths)
+        self._num_tokens += len(document.tokens)
+        self._num_unknown += document.num_unknown
+        if self._num_tokens >= self._shard_tokens:
+            self._write()
+
+    def finish(self) -> int:
+        """Write what is left and return how many empty documents came after the last one with a token."""
+        if self._tokens:
+            self._write()
+        return self._num_empty
+
+    def _write(self) -> None:
+        entry = write_shard(
+            self._folder / shard_name(len(self._shards)),
+            np.concatenate(self._tokens),
+            np.concatenate(self._sentence_lengths),
+            np.array([len(lengths) for lengths in self._sentence_lengths]),
+        )
+        entry["num_unknown"] = self._num_unknown
+        entry["num_empty_documents"] = self._num_empty
+        entry["next_document"] = self._next_document
+        self._shards.append(entry)
+        self._save()
+        self._clear()
+
+
+def files_fingerprint(files: list[Path]) -> str:
+    """Return a hash of the files' paths, sizes and times of change: cheap, and it notices what a person would do."""
+    facts = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _refuse_lost_shard(folder: Path, entry: dict[str, Any]) -> None:
+    for name, file in entry["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != file["bytes"]:
+            raise UserError(f"{path}: missing or truncated, though {STATE} lists it; name a new --output_dir")

@@ -1,0 +1,230 @@
+"""Tokenizers: load one from a folder or a vocabulary file, train one on a corpus, save it for transformers."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from ds_bert.errors import UserError
+from ds_bert.files import read_json, write_atomically, write_json
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+FEWEST_TOKENS = 100
+_CONTINUATION = "##"
+_LARGEST_ALPHABET = 1000
+
+
+class Tokenizer:
+    """A WordPiece tokenizer and the tables that masking needs.
+
+    Attributes:
+        pad_id, unk_id, cls_id, sep_id, mask_id: the ids of the special tokens.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, origin: str) -> None:
+        """Wrap ``backend``; ``origin`` names its file in messages. Raises `UserError` as `load_tokenizer` does."""
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # "[MASK]" written in a text is text
+        self.backend = backend
+        _refuse_unusable(backend, origin)
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            vocabulary[token] for token in SPECIAL_TOKENS
+        )
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The tokens in the order of their ids; "" where no token has the id."""
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        tokens = [""] * (max(vocabulary.values()) + 1)
+        for token, token_id in vocabulary.items():
+            tokens[token_id] = token
+        return tokens
+
+    @property
+    def size(self) -> int:
+        """The number of rows that an embedding needs: one more than the largest id."""
+        return len(self.tokens)
+
+    @cached_property
+    def is_continuation(self) -> np.ndarray:
+        """Bool of shape (size,): the token continues a word ("##ing")."""
+        return np.array([token.startswith(_CONTINUATION) and len(token) > 2 for token in self.tokens])
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """Bool of shape (size,): one of the five special tokens, or no token at all."""
+        return np.array([token in SPECIAL_TOKENS or not token for token in self.tokens])
+
+    @cached_property
+    def ordinary_ids(self) -> np.ndarray:
+        """The ids of all tokens that are not special, int64."""
+        return np.flatnonzero(~self.is_special)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A SHA-256 of all that decides the ids of a text: the tokens in order and the normalisation."""
+        decisive = [self.tokens, json.loads(self.backend.to_str()).get("normalizer")]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def encode(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokenise sentences, without special tokens.
+
+        Returns:
+            All their ids one after the other, int64 of shape (tokens,), and how many each has, int64 of shape
+            (sentences,).
+        """
+        encodings = [encoding.ids for encoding in self.backend.encode_batch_fast(sentences, add_special_tokens=False)]
+        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        flat = (token for ids in encodings for token in ids)
+        return np.fromiter(flat, dtype=np.int64, count=int(lengths.sum())), lengths
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers' AutoTokenizer reads them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "tokenizer.json", self.backend.to_str(pretty=True))
+        write_atomically(folder / "vocab.txt", "".join(f"{token}\n" for token in self.tokens))
+        normalizer = json.loads(self.backend.to_str()).get("normalizer") or {}
+        config = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": bool(normalizer.get("lowercase", False)),
+            "strip_accents": normalizer.get("strip_accents"),
+            "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", True)),
+            "model_max_length": 512,
+            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
+        }
+        write_json(folder / "tokenizer_config.json", config)
+
+
+def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
+    """Load the tokenizer of a folder (tokenizer.json, else vocab.txt) or of a file (tokenizer.json or a vocabulary).
+
+    Beside a bare vocabulary, ``do_lower_case`` of tokenizer_config.json decides; without it, text is lower-cased unless
+    the vocabulary has words with capitals.
+
+    Raises:
+        UserError: there is none, it lacks a special token, or it has fewer than `FEWEST_TOKENS` tokens.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        file = next((path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()), None)
+        if file is None:
+            raise UserError(f"{path}: no tokenizer in this folder; it needs a tokenizer.json or a vocab.txt")
+    elif path.is_file():
+        file = path
+    else:
+        raise UserError(f"{path}: no such folder or file; --tokenizer_name needs a tokenizer's folder or a vocab.txt")
+    return Tokenizer(_read_tokenizer_json(file) if file.suffix == ".json" else _read_vocabulary(file), str(file))
+
+
+def check_fits(tokenizer: Tokenizer, model_vocab_size: int) -> None:
+    """Refuse a model whose ``vocab_size`` is not made for the tokenizer.
+
+    A model may have some more rows than there are tokens, as padding, but not both 1,000 and 10 % more.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    surplus = model_vocab_size - tokenizer.size
+    if surplus < 0 or (surplus >= 1000 and surplus > 0.1 * tokenizer.size):
+        fewer = "fewer" if surplus < 0 else "far more"
+        raise UserError(
+            f"the model's vocab_size is {model_vocab_size}, {fewer} than the tokenizer's {tokenizer.size} tokens; "
+            f"set vocab_size to {tokenizer.size}, or up to a multiple of 128 above it"
+        )
+
+
+def train_vocabulary(documents: Callable[[], Iterable[list[str]]], size: int) -> Tokenizer:
+    """Train an uncased WordPiece vocabulary of ``size`` tokens; the same text always gives the same vocabulary.
+
+    Args:
+        documents: gives a fresh iterator over the corpus; called twice.
+        size: how many tokens, special ones included.
+
+    Raises:
+        UserError: the size is below `FEWEST_TOKENS`, or the corpus yields fewer tokens than that.
+    """
+    if size < FEWEST_TOKENS:
+        raise UserError(f"--train_vocab {size}: a vocabulary needs at least {FEWEST_TOKENS} tokens")
+    backend = _backend({token: place for place, token in enumerate(SPECIAL_TOKENS)}, lower_case=True)
+    alphabet = _alphabet(backend, documents(), limit=min(_LARGEST_ALPHABET, size // 4))
+    # Left to itself, the trainer numbers the continuing characters in the random order of a hash map, and breaks ties
+    # by these numbers. Handed over as special tokens, characters get their numbers from here.
+    continuing = [_CONTINUATION + character for character in alphabet if _can_continue(backend, character)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        special_tokens=[*SPECIAL_TOKENS, *alphabet, *continuing],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        continuing_subword_prefix=_CONTINUATION,
+        show_progress=False,
+    )
+    backend.train_from_iterator((" ".join(document) for document in documents()), trainer)
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    return Tokenizer(_backend(vocabulary, lower_case=True), "the trained vocabulary")
+
+
+def _alphabet(backend: tokenizers.Tokenizer, documents: Iterable[list[str]], limit: int) -> list[str]:
+    counts: Counter[str] = Counter()
+    for document in documents:
+        counts.update(backend.normalizer.normalize_str(" ".join(document)))
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))
+    return sorted([character for character in frequent if not character.isspace()][:limit])
+
+
+def _can_continue(backend: tokenizers.Tokenizer, character: str) -> bool:
+    """Say whether the character may stand inside a word, unlike punctuation and Chinese."""
+    text = backend.normalizer.normalize_str("a" + character)
+    return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == ["a" + character]
+
+
+def _refuse_unusable(backend: tokenizers.Tokenizer, origin: str) -> None:
+    found = backend.get_vocab_size(with_added_tokens=True)
+    if found < FEWEST_TOKENS:
+        raise UserError(f"{origin}: a tokenizer of {found} tokens, but pre-training needs at least {FEWEST_TOKENS}")
+    missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+    if missing:
+        raise UserError(f"{origin}: lacks {', '.join(missing)}, but a BERT tokenizer needs {', '.join(SPECIAL_TOKENS)}")
+
+
+def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
+    read_json(path)  # for its message
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{path}: no tokenizer of the tokenizers library ({error})") from None
+
+
+def _read_vocabulary(path: Path) -> tokenizers.Tokenizer:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no vocabulary: cannot be read as UTF-8 text ({error})") from None
+    tokens = [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+    config_path = path.parent / "tokenizer_config.json"
+    config = read_json(config_path) if config_path.is_file() else {}
+    words = (token for token in tokens if len(token) > 1 and not token.startswith("["))
+    lower_case = config.get("do_lower_case", not any(word != word.lower() for word in words))
+    return _backend({token: place for place, token in enumerate(tokens)}, bool(lower_case))
+
+
+def _backend(vocabulary: dict[str, int], lower_case: bool) -> tokenizers.Tokenizer:
+    """Build BERT's tokenizer, as transformers does, from a vocabulary that may lack special tokens."""
+    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix=_CONTINUATION)
+    if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
+        specials = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=specials
+        )
+    backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])
+    return backend
