@@ -31,7 +31,9 @@ from ds_bert.schedules.one_f_one_b import one_f_one_b
 class Objective(Protocol):
     """What the last stage minimises and measures."""
 
-    sums: tuple[str, ...]
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Names of what `forward` sums."""
 
     def counts(self, labels: Carry) -> torch.Tensor:
         """A micro-batch's share of what the loss is divided by, on the CPU."""
@@ -39,6 +41,10 @@ class Objective(Protocol):
 
     def forward(self, outputs: Carry, labels: Carry, totals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(loss share, vector of sums) of a micro-batch."""
+        ...
+
+    def report(self, sums: torch.Tensor) -> dict[str, float]:
+        """Measures, "loss" among them, from sums added up over micro-batches."""
         ...
 
 

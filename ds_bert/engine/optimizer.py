@@ -51,6 +51,7 @@ class Optimizer:
     ) -> None:
         self.settings = settings
         self.grid = grid
+        self.parameters = parameters
         self.owners = _stages_by_name(parameters, grid, control)
         self.buckets = _make_buckets(parameters, self.owners, grid, settings)
         self.scaler = LossScaler(settings.loss_scaling) if settings.precision == "fp16" else None

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -22,10 +22,21 @@ _ALIGNMENT = 16
 class Field(Protocol):
     """One tensor of a message."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    has_gradient: bool
+    @property
+    def name(self) -> str:
+        """Its name in the Carry."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its type."""
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether its gradient travels back."""
 
 
 def message_layout(fields: Sequence[Field]) -> tuple[list[tuple[int, int]], int]:
@@ -67,8 +78,8 @@ class _Channel:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self.posted: deque[tuple[Sequence[Field], torch.Tensor, dist.Work]] = deque()
-        self.sent: deque[tuple[torch.Tensor, dist.Work]] = deque()
+        self.posted: deque[tuple[Sequence[Field], torch.Tensor, Any]] = deque()
+        self.sent: deque[tuple[torch.Tensor, Any]] = deque()
         self.bytes_sent = 0
 
     def send(self, fields: Sequence[Field], tensors: Sequence[torch.Tensor]) -> None:

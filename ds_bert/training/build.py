@@ -1,11 +1,15 @@
 """From a model's configuration and a stage map to an engine on every process."""
 
+from pathlib import Path
+
 from transformers import BertConfig
 
+from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
+from ds_bert.errors import UserError
 from ds_bert.modeling.carry import BatchShape, Field, encoder_carry
 from ds_bert.modeling.families.bert import pretraining_layers
 from ds_bert.modeling.layer import initialize
@@ -36,7 +40,28 @@ def build_pretraining_engine(
     for name, parameter in module.parameters_by_name().items():
         initialize(name, parameter.data, config.initializer_range, settings.seed, config.pad_token_id)
 
-    def carry(*shape: int) -> list[Field]:
-        return encoder_carry(config.hidden_size, settings.dtype, BatchShape(*shape))
+    def carry(rows: int, length: int, padded: bool) -> list[Field]:
+        return encoder_carry(config.hidden_size, settings.dtype, BatchShape(rows, length, padded))
 
     return Engine(module, carry, PretrainingObjective(), settings, grid, micro_batch_size, micro_batches)
+
+
+def load_weights(engine: Engine, folder: Path) -> list[str]:
+    """Start from the weights of a Hugging Face folder; return the names that it lacks, which stay as initialised.
+
+    Raises:
+        UserError: the folder has none of this stage's parameters, or one of another shape.
+    """
+    weights = TensorFolder(folder)
+    parameters = engine.boundary.parameters
+    tensors = engine.boundary.state_by_name()[0]["weights"]
+    missing = [name for name in parameters if name not in weights]
+    if len(missing) == len(parameters):
+        raise UserError(f"{folder}: has none of this model's parameters, such as {missing[0]}")
+    for name in parameters.keys() - set(missing):
+        found = weights.read(name)
+        if found.shape != tensors[name].shape:
+            raise UserError(f"{folder}: {name} has shape {tuple(found.shape)}, needed is {tuple(tensors[name].shape)}")
+        tensors[name] = found
+    engine.boundary.load_state_by_name({"weights": tensors}, {})
+    return missing

@@ -1,0 +1,71 @@
+"""The arguments that every training job shares, under the names transformers' users know."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def argument(default: Any, text: str, **metadata: Any) -> Any:
+    """Declare a dataclass field that is a command-line argument with a help text."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class TrainingArguments:
+    """How to train: lengths, batches, optimizer, placement, output."""
+
+    output_dir: str | None = argument(None, "Where checkpoints and logs go. Refused if not empty, see the next two.")
+    overwrite_output_dir: bool = argument(False, "Start anew: what output_dir held is moved aside, never deleted.")
+    resume: bool = argument(False, "Go on from the newest checkpoint in output_dir, or begin where there is none.")
+
+    stage_map: str | None = argument(None, "JSON file saying which layers run on which ranks, or a shipped map's name.")
+    num_stages: int = argument(1, "Without a stage map: cut the layers into this many stages of even work.")
+    deepspeed_config: str | None = argument(None, 'DeepSpeed JSON file; "auto" in it is filled from these arguments.')
+
+    max_steps: int = argument(-1, "Optimizer steps to train for; overrides num_train_epochs.")
+    num_train_epochs: float = argument(3.0, "Passes over the training data.")
+    num_minibatches: int = argument(0, "Throughput run: train for this many micro-batches per replica, print speeds.")
+    per_device_train_batch_size: int = argument(8, "Examples of a micro-batch, per replica.")
+    per_device_eval_batch_size: int = argument(8, "The same for evaluation; need not be the training one.")
+    gradient_accumulation_steps: int = argument(1, "Micro-batches of an optimizer step, per replica.")
+
+    optim: str = argument("adamw", "Optimizer.", choices=["adamw", "adam", "sgd"])
+    learning_rate: float = argument(1e-4, "Peak learning rate.")
+    lr_scheduler_type: str = argument(
+        "linear", "Course of the learning rate after warm-up.", choices=["linear", "cosine", "constant"]
+    )
+    warmup_steps: int = argument(0, "Optimizer steps over which the learning rate rises from 0.")
+    warmup_ratio: float = argument(0.0, "The same as a share of all steps; used where warmup_steps is 0.")
+    weight_decay: float = argument(0.01, "Decoupled weight decay of matrices; biases and norms have none.")
+    adam_beta1: float = argument(0.9, "Decay of the first moment.")
+    adam_beta2: float = argument(0.999, "Decay of the second moment.")
+    adam_epsilon: float = argument(1e-8, "Added to the root of the second moment.")
+    max_grad_norm: float = argument(1.0, "Bound of the global gradient norm over all stages; 0 for none.")
+
+    bf16: bool = argument(False, "Weights and activations in bf16; sums and updates in fp32.")
+    fp16: bool = argument(False, "The same in fp16 with a dynamic loss scale; CUDA only.")
+    gradient_checkpointing: bool = argument(False, "Keep only each layer's input, compute activations again.")
+    seed: int = argument(42, "Of first weights, order of examples, masks and dropout.")
+
+    logging_steps: int = argument(10, "Steps between two entries of the log.")
+    eval_steps: int = argument(0, "Steps between two evaluations; 0 evaluates at the end only.")
+    save_steps: int = argument(500, "Steps between two checkpoints; 0 saves at the end only.")
+    save_total_limit: int = argument(0, "Checkpoints to keep, the newest ones; 0 keeps all.")
+    disable_tqdm: bool = argument(False, "No progress bar.")
+    trace: bool = argument(False, "Keep the times of every instruction and draw the schedule as it ran.")
+    ddp_timeout: int = argument(1800, "Seconds after which a silent peer ends the job.")
+    local_rank: int = argument(-1, "Set by the deepspeed launcher.")
+
+
+@dataclass
+class PretrainArguments(TrainingArguments):
+    """What to pre-train on what."""
+
+    train_path: str | None = argument(None, "Data folder written by `ds-bert prepare`.")
+    eval_path: str | None = argument(None, "Held-out data folder; default: `validation` in train_path if there.")
+    config_name: str | None = argument(None, "Model to start from scratch: shipped name, config.json or its folder.")
+    model_name_or_path: str | None = argument(None, "Hugging Face folder whose weights to start from.")
+    tokenizer_name: str | None = argument(None, "Tokenizer that the data must have been written with; default: any.")
+    max_seq_length: int = argument(128, "Tokens of a sequence.")
+    mlm_probability: float = argument(0.15, "Share of tokens to predict.")
+    max_predictions_per_seq: int = argument(20, "Most tokens to predict in a sequence.")
+    whole_word_mask: bool = argument(False, "Mask whole words.")

@@ -1,0 +1,80 @@
+"""What rank 0 shows and keeps of a run: progress bar, TensorBoard, and a log of JSON lines."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class RunLog:
+    """The log of one run; on other ranks than 0 it does nothing.
+
+    Args:
+        output_dir: where `log.jsonl` and TensorBoard's `tensorboard/` go; None keeps nothing.
+        is_main: whether this is rank 0.
+        first_step, total_steps: of the progress bar.
+        show_bar: whether there is one.
+    """
+
+    def __init__(
+        self, output_dir: Path | None, is_main: bool, first_step: int, total_steps: int, show_bar: bool = True
+    ) -> None:
+        self.is_main = is_main
+        self.writer: Any = None
+        self.path = output_dir / "log.jsonl" if output_dir and is_main else None
+        if self.path:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.path.parent / "tensorboard"))
+            _forget_after(self.path, first_step)
+        self.bar = tqdm(
+            initial=first_step,
+            total=total_steps,
+            unit="step",
+            disable=not (is_main and show_bar),
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
+
+    def progress(self, loss: float, samples_per_second: float) -> None:
+        """Advance the bar by one step."""
+        self.bar.set_postfix_str(f"loss {loss:.3f}, {samples_per_second:.1f} samples/s", refresh=False)
+        self.bar.update()
+
+    def record(self, step: int, values: dict[str, float], prefix: str = "train") -> None:
+        """Keep values of a step."""
+        if self.path is None:
+            return
+        entry = {"step": step, "time": round(time.time(), 3), **{f"{prefix}/{key}": v for key, v in values.items()}}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        for key, value in values.items():
+            self.writer.add_scalar(f"{prefix}/{key}", value, step)
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        if self.is_main:
+            tqdm.write(text)
+
+    def close(self) -> None:
+        """Finish the bar and TensorBoard's file."""
+        self.bar.close()
+        if self.writer:
+            self.writer.close()
+
+
+def read_log(output_dir: Path) -> list[dict[str, Any]]:
+    """The entries of a run's `log.jsonl`, oldest first."""
+    path = output_dir / "log.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the entries of steps that a resumed run takes again."""
+    if path.is_file():
+        kept = [entry for entry in read_log(path.parent) if entry["step"] <= step]
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")

@@ -1,0 +1,45 @@
+"""Which layers run where: the user's stage map, or an even cut."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ds_bert.engine.process_group import launcher_world
+from ds_bert.errors import UserError
+from ds_bert.files import find_config
+from ds_bert.modeling.costs import layer_costs
+from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending
+from ds_bert.training.arguments import TrainingArguments
+
+
+def choose_stage_map(
+    arguments: TrainingArguments, given: set[str], model: Mapping[str, Any], length: int, predictions: int
+) -> StageMap:
+    """Return the stage map of a job on the processes that were started.
+
+    Args:
+        arguments, given: ``stage_map`` or ``num_stages``.
+        model: configuration of the model.
+        length, predictions: tokens of a sequence and how many of them are predicted, for an even cut by FLOPs.
+
+    Raises:
+        UserError: the map is wrong, or does not fit the model or the processes.
+    """
+    _, world_size = launcher_world()
+    num_layers = model["num_hidden_layers"] + 2
+    if arguments.stage_map:
+        path = find_config("stage_maps", arguments.stage_map)
+        stage_map = load_stage_map(path, num_layers, world_size)
+        require_ascending(stage_map, str(path))
+        if "num_stages" in given and arguments.num_stages != stage_map.num_stages:
+            raise UserError(
+                f"--num_stages is {arguments.num_stages}, but {path} has {stage_map.num_stages} stages; give only one"
+            )
+        return stage_map
+    stages = arguments.num_stages
+    if stages < 1 or world_size % stages:
+        raise UserError(
+            f"--num_stages is {stages}, but {world_size} processes were started; needed is a number of processes that "
+            "is a multiple of the stages"
+        )
+    costs = [layer.flops for layer in layer_costs(model, length, predictions)]
+    return make_stage_map(costs, stages, world_size // stages)

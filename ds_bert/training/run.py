@@ -1,0 +1,118 @@
+"""The frame around a job: its output folder, its failures, and what it says at the end."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from ds_bert.checkpoint import folders
+from ds_bert.checkpoint.training_state import read_state
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.process_group import launcher_world
+from ds_bert.errors import UserError
+from ds_bert.files import write_json
+from ds_bert.stage_map import StageMap, save_stage_map
+from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.charts import draw_run, terminal_chart
+from ds_bert.training.log import RunLog, read_log
+from ds_bert.training.loop import Outcome
+from ds_bert.training.summary import summarize, summary_lines
+
+# What a trajectory is a function of: a resumed run must be told the same.
+FIXED = ("seed", "max_seq_length", "mlm_probability", "max_predictions_per_seq", "whole_word_mask", "optim")
+
+
+def claim_run(arguments: TrainingArguments, stage_map: StageMap, data: Any) -> Path | None:
+    """Take hold of ``output_dir`` and return the checkpoint to resume from, if any.
+
+    Only the launcher's first rank looks whether the folder is free, since it fills it while others still start.
+
+    Raises:
+        UserError: the folder is not empty, or its newest checkpoint is damaged or of another kind of run.
+    """
+    if not arguments.output_dir:
+        return None
+    output_dir = Path(arguments.output_dir)
+    rank, _ = launcher_world()
+    if rank == 0:
+        folders.claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
+    checkpoint = folders.newest_checkpoint(output_dir) if arguments.resume else None
+    if checkpoint:
+        _check_same_run(checkpoint, arguments, stage_map)
+    if rank == 0:
+        write_json(output_dir / "arguments.json", asdict(arguments))
+        (output_dir / "stage_map.json").unlink(missing_ok=True)
+        save_stage_map(stage_map, output_dir / "stage_map.json")
+    return checkpoint
+
+
+def _check_same_run(checkpoint: Path, arguments: TrainingArguments, stage_map: StageMap) -> None:
+    state, now = read_state(checkpoint), asdict(arguments)
+    for name in FIXED:
+        if name in now and state["arguments"].get(name) != now[name]:
+            raise UserError(f"{checkpoint}: was written with --{name} {state['arguments'].get(name)}, now {now[name]}")
+    size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    global_batch = size * micro_batches * stage_map.num_replicas
+    if state["global_batch"] != global_batch:
+        raise UserError(
+            f"{checkpoint}: was written with global batches of {state['global_batch']}, now {size} examples x "
+            f"{micro_batches} micro-batches x {stage_map.num_replicas} replicas = {global_batch}; needed is the same"
+        )
+
+
+def share(engine: Engine, numbers: Sequence[int]) -> list[int]:
+    """Tell all processes rank 0's numbers."""
+    box = [list(numbers)]
+    dist.broadcast_object_list(box, src=0, group=engine.control)
+    return box[0]
+
+
+@contextmanager
+def failing_by_name(engine: Engine) -> Iterator[None]:
+    """Let a failure say which rank and stage it met, and leave the processes' group at the end."""
+    try:
+        yield
+    except RuntimeError as error:
+        print(f"error: {engine.place}: {error}", file=sys.stderr, flush=True)
+        raise
+    dist.destroy_process_group()
+
+
+def conclude(engine: Engine, arguments: TrainingArguments, stage_map: StageMap, outcome: Outcome, log: RunLog) -> int:
+    """Write charts and the summary, print them on rank 0, and return the exit status: 0, or 128 + signal."""
+    length = getattr(arguments, "max_seq_length", 1)
+    figures = summarize(engine, outcome, arguments.gradient_accumulation_steps, length)
+    spans = _gather_spans(engine)
+    log.close()
+    if engine.place.rank == 0:
+        lines = summary_lines(figures)
+        if arguments.output_dir:
+            output_dir = Path(arguments.output_dir)
+            write_json(output_dir / "summary.json", {**figures, "evaluation": outcome.evaluation})
+            entries = read_log(output_dir)
+            print("\n".join(terminal_chart(entries, "train/loss")))
+            lines += draw_run(output_dir, entries, spans)
+        cuts = " | ".join(
+            f"layers {begin}–{end - 1} on ranks {', '.join(map(str, ranks))}"
+            for begin, end, ranks in zip(stage_map.cuts, stage_map.cuts[1:], stage_map.stage_to_ranks, strict=False)
+        )
+        lines.append(f"cut:   {cuts}")
+        if outcome.checkpoint:
+            lines.append(f"saved: {outcome.checkpoint}")
+        if outcome.signal:
+            lines.append(f"ended by signal {outcome.signal} after step {engine.steps_done}; go on with --resume")
+        print("\n".join(lines), flush=True)
+    return 128 + outcome.signal if outcome.signal else 0
+
+
+def _gather_spans(engine: Engine) -> list[Any]:
+    """(rank, spans) of all processes; empty without --trace."""
+    if not engine.settings.trace:
+        return []
+    everyone: list[Any] = [None] * engine.place.world_size
+    dist.all_gather_object(everyone, engine.timeline.spans, group=engine.control)
+    return everyone

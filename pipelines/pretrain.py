@@ -1,0 +1,76 @@
+"""Pre-train BERT as a pipeline: masked words and next sentences, on text from `ds-bert prepare`.
+
+    deepspeed --num_accelerators 2 pipelines/pretrain.py run.json --stage_map map.json --output_dir runs/wiki
+    python pipelines/pretrain.py run.json                         # one process
+
+Arguments come from flags, or from a JSON file with flags after it overriding; --help lists them.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from ds_bert.errors import exit_on_user_error
+from ds_bert.training.arguments import PretrainArguments
+from ds_bert.training.parser import parse_arguments
+
+
+def main() -> int:
+    """Run the job and return its exit status."""
+    arguments, given = parse_arguments(PretrainArguments)
+
+    # What can be wrong is found before any process waits for another.
+    from ds_bert.training import pretraining
+    from ds_bert.training.deepspeed_config import apply_deepspeed_config
+    from ds_bert.training.placement import choose_stage_map
+    from ds_bert.training.run import claim_run
+
+    model = pretraining.load_model(arguments)
+    predictions = arguments.max_predictions_per_seq
+    stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, predictions)
+    arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
+    pretraining.check_numbers(arguments)
+    data = pretraining.open_data(arguments, model, stage_map)
+    checkpoint = claim_run(arguments, stage_map, data.train)
+
+    from ds_bert.checkpoint.training_state import describe_model, load_checkpoint
+    from ds_bert.data.sampler import GlobalBatchSampler
+    from ds_bert.modeling.families.bert import bert_config
+    from ds_bert.training.build import build_pretraining_engine, load_weights
+    from ds_bert.training.feed import Feed
+    from ds_bert.training.log import RunLog
+    from ds_bert.training.loop import Training
+    from ds_bert.training.run import conclude, failing_by_name, share
+
+    size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    config = bert_config(model)
+    engine = build_pretraining_engine(config, stage_map, settings, size, micro_batches, arguments.ddp_timeout)
+    with failing_by_name(engine):
+        if arguments.model_name_or_path:
+            load_weights(engine, Path(arguments.model_name_or_path))
+        if checkpoint:
+            load_checkpoint(checkpoint, engine)
+
+        num_train, num_held_out = share(engine, [len(part) if part else 0 for part in (data.train, data.held_out)])
+        sampler = GlobalBatchSampler(num_train, size * micro_batches * stage_map.num_replicas, arguments.seed)
+        steps = pretraining.total_steps(arguments, num_train / sampler.global_batch_size)
+        held_out = Feed(data.held_out, engine)
+        output_dir = Path(arguments.output_dir) if arguments.output_dir else None
+        log = RunLog(output_dir, engine.place.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+        training = Training(
+            engine,
+            arguments,
+            Feed(data.train, engine),
+            sampler,
+            steps,
+            (lambda: held_out.measure(num_held_out, arguments.per_device_eval_batch_size)) if num_held_out else None,
+            describe_model(config, data.train.tokenizer if data.train else None),
+            {"arguments": asdict(arguments), "global_batch": sampler.global_batch_size, "model": model},
+            log,
+        )
+        outcome = training.run()
+        return conclude(engine, arguments, stage_map, outcome, log)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main))
