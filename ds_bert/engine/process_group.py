@@ -6,6 +6,7 @@ exists, and everything after sees the canonical grid, whatever permutation the s
 """
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -122,9 +123,10 @@ def _join_deepspeed() -> None:
     """
     with quiet():
         import deepspeed
-        from deepspeed.comm import torch as deepspeed_torch_backend
 
-        deepspeed_torch_backend.build_shm_op = lambda: None
+        # by its full name: `deepspeed.comm.torch`, the attribute, is torch itself
+        backend = importlib.import_module("deepspeed.comm.torch")
+        backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
         deepspeed.init_distributed(dist_init_required=None, verbose=False)
 
 
