@@ -114,11 +114,11 @@ def _read_file(path: Path, reading: Reading) -> Iterator[RawDocument]:
     is_prose = format_ == "prose"
     lines: list[str] = []
     num_bytes = 0
-    is_wikitext = False
-    for number, text, length in _decoded_lines(path):
+    is_wikitext: bool | None = None  # unknown before the first line with text
+    for _, text, length in _decoded_lines(path):
         is_blank = not text.strip()
-        if is_prose and not is_blank and number <= 2 and _WIKITEXT_TITLE.fullmatch(text):
-            is_wikitext = True
+        if is_wikitext is None and not is_blank:
+            is_wikitext = is_prose and bool(_WIKITEXT_TITLE.fullmatch(text))
         if is_wikitext:
             ends_document = bool(_WIKITEXT_TITLE.fullmatch(text))
         else:
@@ -162,14 +162,19 @@ def _text_of(line: str, text_key: str, where: str) -> str:
 def detect_format(path: Path) -> str:
     """Tell a file's format by its ending, or by its first 256 kB: ``lines``, ``prose`` or ``jsonl``.
 
-    Text counts as prose when most of it stands in lines of two or more sentences.
+    Text counts as prose when it is WikiText, or when most of it stands in lines of two or more sentences.
     """
     if path.suffix.lower() in _JSON_SUFFIXES:
         return "jsonl"
     in_prose = in_lines = 0
     for _, line, _ in _decoded_lines(path):
-        if not in_prose and not in_lines and _is_json_object(line):
-            return "jsonl"
+        if not line.strip():
+            continue
+        if not in_prose and not in_lines:
+            if _is_json_object(line):
+                return "jsonl"
+            if _WIKITEXT_TITLE.fullmatch(line):
+                return "prose"
         if len(split_sentences(line)) > 1:
             in_prose += len(line)
         else:

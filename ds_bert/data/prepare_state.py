@@ -63,7 +63,14 @@ class PrepareState:
         if changed:
             what = ", ".join(f"{key} (was {before.get(key)!r}, now {settings[key]!r})" for key in changed)
             raise UserError(f"{folder}: begun with other settings: {what}; repeat them or name a new --output_dir")
+        state._sweep()
         return state
+
+    def _sweep(self) -> None:
+        """Remove the half-written JSON files that a killed run left behind."""
+        for part in (TRAIN, VALIDATION):
+            for leftover in self.part_folder(part).glob(".*.json.*.tmp"):
+                leftover.unlink()
 
     def part_folder(self, part: str) -> Path:
         """Return the data folder of a part: the output folder, or its subfolder ``validation``."""

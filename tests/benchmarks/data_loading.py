@@ -1,7 +1,7 @@
 """Measure how fast one core plans and loads masked sentence pairs.
 
-    python tests/benchmarks/data_loading.py                       # a synthetic corpus
-    python tests/benchmarks/data_loading.py --data_dir FOLDER     # what `ds-bert prepare` made
+python tests/benchmarks/data_loading.py                       # a synthetic corpus
+python tests/benchmarks/data_loading.py --data_dir FOLDER     # what `ds-bert prepare` made
 """
 
 import argparse

@@ -1,0 +1,211 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ds_bert.cli import main
+from ds_bert.data.shards import ShardedCorpus
+from ds_bert.data.vocabulary import load_tokenizer
+
+WORDS = ["bad", "cab", "dad", "fab", "gag", "hag", "jab", "lab", "mad", "nab", "zzz"]
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    letters = [chr(code) for code in range(ord("a"), ord("z"))]  # no z: words with it are unknown
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters, *("##" + letter for letter in letters)]
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*tokens, *(f"[unused{number}]" for number in range(60))]))
+    return path
+
+
+def write_text(path: Path, documents: int, seed: int = 0) -> Path:
+    rng = random.Random(seed)
+    lines = []
+    for _ in range(documents):
+        for _ in range(rng.randint(1, 12)):
+            lines.append(" ".join(rng.choices(WORDS, k=rng.randint(2, 20))) + " .")
+        lines.append("")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def prepare(*flags: object) -> int:
+    return main(["prepare", *map(str, flags)])
+
+
+def contents(folder: Path, hidden: tuple[str, ...] = ()) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in hidden}
+
+
+def test_shards_hold_the_tokenised_text(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture) -> None:
+    text = write_text(tmp_path / "text.txt", documents=50)
+    out = tmp_path / "data"
+    assert prepare("--input", text, "--tokenizer_name", vocabulary, "--output_dir", out, "--shard_tokens", "2k") == 0
+    corpus = ShardedCorpus.open(out)
+    corpus.verify()
+    assert len(corpus.shards) > 2
+    tokenizer = load_tokenizer(vocabulary)
+    expected = [
+        [tokenizer.encode([sentence])[0].tolist() for sentence in document.split("\n")]
+        for document in text.read_text().strip().split("\n\n")
+    ]
+    found = []
+    for shard in corpus.shards:
+        sentences = [shard.tokens[a:b].tolist() for a, b in zip(shard.sentences, shard.sentences[1:], strict=False)]
+        found += [sentences[a:b] for a, b in zip(shard.documents, shard.documents[1:], strict=False)]
+    assert found == expected
+    printed = capsys.readouterr().out
+    unknown = sum(token == 1 for document in found for sentence in document for token in sentence)
+    assert f"{corpus.num_documents} documents" in printed and f"[UNK] {unknown / corpus.num_tokens:.2%}" in printed
+    assert "more than 1% of the tokens are [UNK]" in printed and "next: " in printed
+
+
+def test_workers_do_not_change_a_byte(tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ds_bert.data.encoding._CHUNK_BYTES", 1000)
+    text = write_text(tmp_path / "text.txt", documents=200)
+    flags = ["--input", text, "--tokenizer_name", vocabulary, "--shard_tokens", 4000, "--validation_share", 0.1]
+    for workers in (1, 2):
+        assert prepare(*flags, "--output_dir", tmp_path / f"out{workers}", "--num_workers", workers) == 0
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
+    training, validation = ShardedCorpus.open(tmp_path / "out1"), ShardedCorpus.open(tmp_path / "out1" / "validation")
+    assert training.num_documents + validation.num_documents == 200 and 8 <= validation.num_documents <= 35
+    assert validation.tokenizer.fingerprint == training.tokenizer.fingerprint
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, vocabulary: Path) -> None:
+    text = write_text(tmp_path / "text.txt", documents=2000)
+    flags = ["--input", text, "--tokenizer_name", vocabulary, "--shard_tokens", 3000, "--validation_share", 0.05]
+    slow = (
+        "import sys, time, ds_bert.data.encoding as encoding\n"
+        "encoding._CHUNK_BYTES = 2000\n"
+        "encode = encoding.encode_chunk\n"
+        "encoding.encode_chunk = lambda *chunk: (time.sleep(0.02), encode(*chunk))[1]\n"
+        "from ds_bert.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", slow, "prepare", *map(str, flags), "--output_dir", str(out), "--num_workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (out / "shard-00002").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    assert (out / "shard-00002").exists() and not (out / "dataset.json").exists()
+    finished = {path: path.stat().st_mtime_ns for path in (out / "shard-00000").iterdir()}
+    assert prepare(*flags, "--output_dir", out, "--num_workers", 1) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished  # kept, not redone
+    assert prepare(*flags, "--output_dir", tmp_path / "whole", "--num_workers", 1) == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_ctrl_c_ends_with_a_sentence(tmp_path: Path, vocabulary: Path) -> None:
+    text = write_text(tmp_path / "text.txt", documents=300)
+    out = tmp_path / "out"
+    interrupted = (
+        "import sys, ds_bert.data.prepare_state as state\n"
+        "def interrupt(*arguments): raise KeyboardInterrupt\n"
+        "state.PartWriter.finish = interrupt\n"
+        "from ds_bert.cli import main\n"
+        "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(interrupted)
+    flags = ["prepare", "--input", text, "--tokenizer_name", vocabulary, "--output_dir", out, "--num_workers", 2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    result = subprocess.run([sys.executable, script, *map(str, flags)], capture_output=True, text=True, env=environment)
+    assert result.returncode == 130
+    assert "resumes" in result.stderr and str(out) in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_finished_folder_is_left_as_it_is(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = ["--input", write_text(tmp_path / "text.txt", 20), "--tokenizer_name", vocabulary]
+    assert prepare(*flags, "--output_dir", tmp_path / "out") == 0
+    first, before = capsys.readouterr().out, contents(tmp_path / "out")
+    assert prepare(*flags, "--output_dir", tmp_path / "out") == 0
+    assert contents(tmp_path / "out") == before and capsys.readouterr().out == first
+
+
+def test_trained_vocabulary_from_python_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ds_bert.data import python_docs
+
+    few = list(python_docs._modules())[:60]
+    monkeypatch.setattr(python_docs, "_modules", lambda: few)
+    flags = ["--python_docs", "--train_vocab", 600, "--num_workers", 1, "--validation_share", 0.1]
+    for name in ("one", "two"):
+        assert prepare(*flags, "--output_dir", tmp_path / name) == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert ShardedCorpus.open(tmp_path / "one").tokenizer.size == 600
+
+
+def refusal(capsys: pytest.CaptureFixture, *flags: object) -> str:
+    capsys.readouterr()
+    assert prepare(*flags) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: ") and "\n" not in message
+    return message
+
+
+def test_unusable_inputs_exit_with_2(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture) -> None:
+    cases = {
+        "binary.txt": b"text\0more",
+        "empty.txt": b"",
+        "latin.txt": b"good\ncaf\xe9\n",
+        "bad.jsonl": b'{"text": "good"}\nnone\n',
+        "blank.jsonl": b'{"text": " "}\n',
+    }
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        out = tmp_path / ("out_" + name)
+        message = refusal(capsys, "--input", tmp_path / name, "--tokenizer_name", vocabulary, "--output_dir", out)
+        assert name in message
+        assert not (out / "dataset.json").exists()
+
+
+def test_unusable_settings_exit_with_2(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture) -> None:
+    text = write_text(tmp_path / "text.txt", 20)
+    five = tmp_path / "five.txt"
+    five.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    out, given = ("--output_dir", tmp_path / "out"), ("--input", text)
+    named = ("--tokenizer_name", vocabulary)
+    assert "tokenizer of 5 tokens" in refusal(capsys, *given, *out, "--tokenizer_name", five)
+    assert "either --tokenizer_name or --train_vocab" in refusal(capsys, *given, *out)
+    assert "either --input or --python_docs" in refusal(capsys, *named, *out)
+    assert "--train_vocab 5" in refusal(capsys, *given, "--output_dir", tmp_path / "small", "--train_vocab", 5)
+    assert "--validation_share 1.0" in refusal(capsys, *given, *named, *out, "--validation_share", 1)
+    assert not (tmp_path / "out").exists()
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("precious")
+    assert "not empty" in refusal(capsys, *given, *named, "--output_dir", foreign)
+    assert contents(foreign) == {"thesis.tex": b"precious"}
+
+
+def test_changed_settings_and_damage_are_refused(
+    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture
+) -> None:
+    text = write_text(tmp_path / "text.txt", 20)
+    out = tmp_path / "out"
+    flags = ["--input", text, "--tokenizer_name", vocabulary, "--output_dir", out]
+    assert prepare(*flags) == 0
+    before = contents(out)
+    assert "shard_tokens (was 16000000, now 500)" in refusal(capsys, *flags, "--shard_tokens", 500)
+    write_text(text, 21)
+    assert "other settings: input" in refusal(capsys, *flags)
+    assert contents(out) == before
+    write_text(text, 20)
+    state = json.loads((out / "prepare.json").read_text())
+    state["shards"] = 5
+    (out / "prepare.json").write_text(json.dumps(state))
+    assert "damaged" in refusal(capsys, *flags)
