@@ -19,7 +19,8 @@ class Bucket:
         group: the processes that hold these parameters.
         ranks: their ranks, ascending.
         rank: this process's rank.
-        master_dtype: of gradients and master weights.
+        dtype: of the weights computed with.
+        master_dtype: of gradients and master weights; the parameters' own values lose nothing in it.
         sharded: whether each process of the group updates only its own part (ZeRO stage 1).
     """
 
@@ -29,6 +30,7 @@ class Bucket:
         group: dist.ProcessGroup | None,
         ranks: Sequence[int],
         rank: int,
+        dtype: torch.dtype,
         master_dtype: torch.dtype,
         sharded: bool,
     ) -> None:
@@ -39,20 +41,20 @@ class Bucket:
         used = max(end for _, end in self.places.values())
         self.shard_length = -(-used // self.size) if self.sharded else used
         length = self.shard_length * (self.size if self.sharded else 1)
-        first = next(iter(parameters.values()))
-        self.gradients = torch.zeros(length, dtype=master_dtype, device=first.device)
-        self.weights = torch.zeros(length, dtype=first.dtype, device=first.device)
+        device = next(iter(parameters.values())).device
+        self.gradients = torch.zeros(length, dtype=master_dtype, device=device)
+        precise = torch.zeros(length, dtype=master_dtype, device=device)
+        for name, (begin, end) in self.places.items():
+            precise[begin:end].copy_(parameters[name].detach().reshape(-1))
+        self.weights = precise.to(dtype)
         for name, parameter in parameters.items():
             begin, end = self.places[name]
-            self.weights[begin:end].copy_(parameter.detach().reshape(-1))
             parameter.data = self.weights[begin:end].view(parameter.shape)
             parameter.main_grad = self.gradients[begin:end].view(parameter.shape)  # type: ignore[attr-defined]
             _accumulate_into_main_grad(parameter)
         self.own_weights = self._own(self.weights)
         # Where weights are as precise as the master copy, they are the master copy.
-        self.master = self.own_weights
-        if self.weights.dtype != master_dtype:
-            self.master = self.own_weights.to(master_dtype)
+        self.master = self.own_weights if dtype == master_dtype else self._own(precise).clone()
 
     def _own(self, flat: torch.Tensor) -> torch.Tensor:
         """The part of a flat buffer that this process updates."""
@@ -132,7 +134,8 @@ def _accumulate_into_main_grad(parameter: torch.nn.Parameter) -> None:
         return
 
     def add(parameter: torch.Tensor) -> None:
-        main_grad.add_(parameter.grad)
-        parameter.grad = None
+        if parameter.grad is not None:  # it is None where a layer has added to main_grad itself
+            main_grad.add_(parameter.grad)
+            parameter.grad = None
 
     parameter.register_post_accumulate_grad_hook(add)

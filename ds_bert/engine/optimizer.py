@@ -168,8 +168,6 @@ def _stages_by_name(
 def _make_buckets(
     parameters: dict[str, torch.nn.Parameter], owners: dict[str, tuple[int, ...]], grid: Grid, settings: EngineSettings
 ) -> list[Bucket]:
-    for parameter in parameters.values():
-        parameter.data = parameter.data.to(settings.dtype)
     buckets = []
     for stages in sorted(set(owners.values())):  # the same order everywhere: making a group takes all processes
         ranks = [grid.rank_of(stage, replica) for stage in stages for replica in range(grid.num_replicas)]
@@ -184,7 +182,8 @@ def _make_buckets(
             }
             if members:
                 sharded = settings.zero_stage == 1
-                buckets.append(Bucket(members, group, ranks, grid.rank, settings.master_dtype, sharded))
+                types = settings.dtype, settings.master_dtype
+                buckets.append(Bucket(members, group, ranks, grid.rank, *types, sharded))
     return buckets
 
 
