@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint benchmark
+
+# The packages that `make` installs are pinned in constraints.txt; setup.cfg names the ranges that work.
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/ds-bert prepare --python_docs --train_vocab 8192 --validation_share 0.05 --output_dir runs/demo-data
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/deepspeed -q --num_accelerators 2 pipelines/pretrain.py ds_configs/demo/pretrain.json
+	@echo
+	@echo 'next:  source $(BIN)/activate'
+	@echo '       ds-bert stage-map show ds_configs/demo/stage_map.json --config_name bert-demo'
+	@echo '       ds-bert export runs/demo --output_dir runs/demo-exported'
+	@echo '       deepspeed --num_accelerators 2 pipelines/pretrain.py ds_configs/demo/pretrain.json --max_steps 1000'
+	@echo '       tensorboard --logdir runs/demo/tensorboard'
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(READY)
+	$(BIN)/python tests/benchmarks/pretraining.py
