@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{where}: {error.strerror or error}; mend that and run the same command again") from None
     for summary in summaries:
         _print_summary(summary)
-    print(f"next: deepspeed pipelines/pretrain.py --data_dir {settings.output_dir} …")
+    print(f"next: deepspeed pipelines/pretrain.py --train_path {settings.output_dir} --config_name … --output_dir …")
     return 0
 
 

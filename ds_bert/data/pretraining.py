@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ds_bert.data.masking import IGNORED_LABEL, Masker
+from ds_bert.data.masking import Masker
 from ds_bert.data.pairs import PairPlan, count_examples, plan_pairs
 from ds_bert.data.randomness import random_bits
-from ds_bert.data.sampler import BLANK
 from ds_bert.data.shards import ShardedCorpus
 
 _PLANS_KEPT = 2  # a batch that ends an epoch is completed from the next
@@ -25,7 +24,7 @@ class Batch:
         attention_mask: bool (B, T), False on padding; None if there is no padding.
         masked_positions: int64 (B, P), ascending, padded with 0.
         masked_labels: int64 (B, P), padded with −100.
-        next_sentence_label: int64 (B,), 0 if B follows A, 1 if not, −100 for a blank example.
+        next_sentence_label: int64 (B,), 0 if B follows A, 1 if not.
     """
 
     input_ids: np.ndarray
@@ -41,7 +40,7 @@ class PretrainingDataset:
 
     Examples, pairs and masks follow from (seed, epoch, number) alone: not from the process, nor from the batch that an
     example is read in. Every epoch has the same number of examples. For evaluation use epoch 0 only, numbers in
-    order (`SequentialSampler`): its pairs and masks then are the same at every evaluation, and others than in training.
+    order: its pairs and masks then are the same at every evaluation, and others than in training.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class PretrainingDataset:
 
         Args:
             epochs: of each example, int64 (B,), or one for all.
-            numbers: int64 (B,), each in [0, len(self)), or `BLANK` for an example that is padding only.
+            numbers: int64 (B,), each in [0, len(self)).
         """
         numbers = np.asarray(numbers, dtype=np.int64)
         epochs = np.broadcast_to(np.asarray(epochs, dtype=np.int64), numbers.shape)
@@ -104,14 +103,14 @@ class PretrainingDataset:
             attention_mask=None if attention_mask.all() else attention_mask,
             masked_positions=positions,
             masked_labels=labels,
-            next_sentence_label=np.where(numbers == BLANK, IGNORED_LABEL, pairs.label),
+            next_sentence_label=pairs.label,
         )
 
     def _pairs(self, epochs: np.ndarray, numbers: np.ndarray) -> PairPlan:
-        """Gather the examples' pairs as int64; a blank example has no tokens."""
+        """Gather the examples' pairs as int64."""
         pairs = PairPlan(*(np.zeros(numbers.shape, dtype=np.int64) for _ in fields(PairPlan)))
         for epoch in np.unique(epochs):
-            chosen = (epochs == epoch) & (numbers != BLANK)
+            chosen = epochs == epoch
             plan = self.plan(int(epoch))
             for field in fields(PairPlan):
                 getattr(pairs, field.name)[chosen] = getattr(plan, field.name)[numbers[chosen]]

@@ -5,8 +5,6 @@ import numpy as np
 from ds_bert.data.randomness import permutation
 from ds_bert.errors import UserError
 
-BLANK = -1  # the number of an example that is only padding and counts nowhere
-
 
 class GlobalBatchSampler:
     """Deal the shuffled examples of endless epochs into global batches.
@@ -59,32 +57,6 @@ class GlobalBatchSampler:
                 del self._orders[old]
             self._orders[epoch] = permutation(self.num_examples, self.seed, epoch)
         return self._orders[epoch]
-
-
-class SequentialSampler:
-    """Deal all examples once, in order, for evaluation; the last global batch is filled up with `BLANK`."""
-
-    def __init__(self, num_examples: int, global_batch_size: int) -> None:
-        self.num_examples = num_examples
-        self.global_batch_size = global_batch_size
-
-    def __len__(self) -> int:
-        """Return the number of global batches."""
-        return -(-self.num_examples // self.global_batch_size)
-
-    def samples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (epochs, numbers) of batch ``step``, each int64 of shape (global_batch_size,); epochs are 0."""
-        return self._deal(step * self.global_batch_size + np.arange(self.global_batch_size))
-
-    def micro_batch(
-        self, step: int, replica: int, index: int, micro_batch_size: int, num_replicas: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (epochs, numbers) of a replica's ``index``-th micro-batch, each int64 of shape (micro_batch_size,)."""
-        first = _first_of_micro_batch(replica, index, micro_batch_size, num_replicas, self.global_batch_size)
-        return self._deal(step * self.global_batch_size + first + np.arange(micro_batch_size))
-
-    def _deal(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros_like(places), np.where(places < self.num_examples, places, BLANK)
 
 
 def _first_of_micro_batch(replica: int, index: int, size: int, num_replicas: int, global_batch_size: int) -> int:

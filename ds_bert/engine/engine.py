@@ -220,7 +220,7 @@ class Engine(PipelineEngine):
         state = self._in_flight[micro_batch]
         labels = _to(device, batch.labels) if self.place.is_last else None
         numbered = (self.steps_done, batch.number) if self.module.training else None
-        with self.timeline.span("forward", micro_batch):
+        with self.timeline.span("forward" if self.module.training else "evaluate", micro_batch):
             state.outputs = self.module(state.inputs, labels, numbered)
             if labels is not None:
                 state.loss, sums = self.objective.forward(state.outputs, labels, self._totals)

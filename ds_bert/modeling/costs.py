@@ -131,8 +131,8 @@ def stage_memory(
 ) -> StageMemory:
     """Estimate the bytes on one rank of a stage under 1F1B, without activation checkpointing.
 
-    Gradients are counted in fp32. AdamW keeps two moments in fp32; bf16 weights and ZeRO 1 add fp32 master weights,
-    and ZeRO 1 shares master weights and moments between the replicas.
+    Gradients are counted in fp32. AdamW keeps two moments in fp32, and fp32 master weights beside bf16 ones; ZeRO 1
+    shares master weights and moments between the replicas.
 
     Args:
         layers: the stage's layers, from `layer_costs` with the matching ``bytes_per_value``.
@@ -144,8 +144,7 @@ def stage_memory(
         bf16: weights are bfloat16, else fp32.
     """
     parameters = stage_parameters(layers)
-    has_master_weights = bf16 or zero_stage == 1
-    optimizer = parameters * (12 if has_master_weights else 8)
+    optimizer = parameters * (12 if bf16 else 8)
     return StageMemory(
         weights=parameters * (2 if bf16 else 4),
         gradients=parameters * 4,

@@ -67,10 +67,10 @@ def _draw_loss(path: Path, entries: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_schedule(path: Path, spans: Sequence[Sequence[Span]]) -> None:
-    """One row per rank, one box per forward and backward, of the last step."""
+    """One row per rank, one box per forward and backward, of the last training step."""
     from matplotlib import patches, pyplot
 
-    last = max(span.step for rank in spans for span in rank)
+    last = max(span.step for rank in spans for span in rank if span.kind == "backward")
     shown = [[span for span in rank if span.step == last and span.kind in COLOURS] for rank in spans]
     begin = min(span.begin for rank in shown for span in rank)
     figure, axes = pyplot.subplots(figsize=(12, 1.2 + 0.7 * len(shown)), layout="constrained")

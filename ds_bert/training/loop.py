@@ -23,7 +23,7 @@ class Outcome:
     """How a run ended.
 
     Args:
-        seconds, samples: of the steps taken now, the first left out (it warms up).
+        seconds, samples: of the steps taken now, the first left out (it warms up) where there are more.
         busy_seconds: that this process computed in that time.
         signal: that ended the run early, or 0.
         evaluation: last measures on held-out data.
@@ -93,14 +93,14 @@ class Training:
         batches = self.feed.step(
             self.sampler, step, arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
         )
-        result, sums = engine.train_batch(batches, rate, votes=[float(stop.number)])
+        result, sums = engine.train_batch(batches, rate, votes=stop.votes())
         seconds = time.perf_counter() - begin
         samples = self.sampler.global_batch_size
-        if step > self.first_step:  # the first step warms up
+        if step > self.first_step or step + 1 == self.total_steps:  # the first step warms up, unless it is the only one
             outcome.seconds += seconds
             outcome.samples += samples
             outcome.busy_seconds += engine.timeline.busy_seconds - busy
-        outcome.signal = stop.number or int(result.sums[0] > 0) * 15
+        outcome.signal = stop.agreed(result.sums.tolist())
         self._report(result.grad_norm, rate, sums, samples / seconds, result.skipped)
 
     def _report(self, grad_norm: float, rate: float, sums: torch.Tensor, speed: float, skipped: bool) -> None:

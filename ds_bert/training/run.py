@@ -1,7 +1,7 @@
 """The frame around a job: its output folder, its failures, and what it says at the end."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +14,8 @@ from ds_bert.checkpoint.training_state import read_state
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
-from ds_bert.files import write_json
-from ds_bert.stage_map import StageMap, save_stage_map
+from ds_bert.files import write_atomically, write_json
+from ds_bert.stage_map import StageMap, to_json
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.charts import draw_run, terminal_chart
 from ds_bert.training.log import RunLog, read_log
@@ -26,7 +26,7 @@ from ds_bert.training.summary import summarize, summary_lines
 FIXED = ("seed", "max_seq_length", "mlm_probability", "max_predictions_per_seq", "whole_word_mask", "optim")
 
 
-def claim_run(arguments: TrainingArguments, stage_map: StageMap, data: Any) -> Path | None:
+def claim_run(arguments: TrainingArguments, stage_map: StageMap, model: Mapping[str, Any]) -> Path | None:
     """Take hold of ``output_dir`` and return the checkpoint to resume from, if any.
 
     Only the launcher's first rank looks whether the folder is free, since it fills it while others still start.
@@ -42,16 +42,26 @@ def claim_run(arguments: TrainingArguments, stage_map: StageMap, data: Any) -> P
         folders.claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     checkpoint = folders.newest_checkpoint(output_dir) if arguments.resume else None
     if checkpoint:
-        _check_same_run(checkpoint, arguments, stage_map)
-    if rank == 0:
-        write_json(output_dir / "arguments.json", asdict(arguments))
-        (output_dir / "stage_map.json").unlink(missing_ok=True)
-        save_stage_map(stage_map, output_dir / "stage_map.json")
+        _check_same_run(checkpoint, arguments, stage_map, model)
     return checkpoint
 
 
-def _check_same_run(checkpoint: Path, arguments: TrainingArguments, stage_map: StageMap) -> None:
+def keep_settings(engine: Engine, arguments: TrainingArguments, stage_map: StageMap) -> None:
+    """Write what the run was told into ``output_dir``, once nothing can be wrong with it any more."""
+    if engine.place.rank == 0 and arguments.output_dir:
+        output_dir = Path(arguments.output_dir)
+        write_json(output_dir / "arguments.json", asdict(arguments))
+        write_atomically(output_dir / "stage_map.json", to_json(stage_map))
+
+
+def _check_same_run(
+    checkpoint: Path, arguments: TrainingArguments, stage_map: StageMap, model: Mapping[str, Any]
+) -> None:
     state, now = read_state(checkpoint), asdict(arguments)
+    for name in sorted(state["model"].keys() | model.keys()):
+        if state["model"].get(name) != model.get(name):
+            found, wanted = model.get(name), state["model"].get(name)
+            raise UserError(f"{checkpoint}: was written by a model with {name} {wanted!r}, now it is {found!r}")
     for name in FIXED:
         if name in now and state["arguments"].get(name) != now[name]:
             raise UserError(f"{checkpoint}: was written with --{name} {state['arguments'].get(name)}, now {now[name]}")
@@ -76,7 +86,7 @@ def failing_by_name(engine: Engine) -> Iterator[None]:
     """Let a failure say which rank and stage it met, and leave the processes' group at the end."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         print(f"error: {engine.place}: {error}", file=sys.stderr, flush=True)
         raise
     dist.destroy_process_group()
@@ -89,10 +99,11 @@ def conclude(engine: Engine, arguments: TrainingArguments, stage_map: StageMap, 
     spans = _gather_spans(engine)
     log.close()
     if engine.place.rank == 0:
-        lines = summary_lines(figures)
+        lines = summary_lines(figures) if outcome.samples else [f"nothing to do: step {engine.steps_done} is reached"]
         if arguments.output_dir:
             output_dir = Path(arguments.output_dir)
-            write_json(output_dir / "summary.json", {**figures, "evaluation": outcome.evaluation})
+            if outcome.samples:
+                write_json(output_dir / "summary.json", {**figures, "evaluation": outcome.evaluation})
             entries = read_log(output_dir)
             print("\n".join(terminal_chart(entries, "train/loss")))
             lines += draw_run(output_dir, entries, spans)
@@ -106,6 +117,7 @@ def conclude(engine: Engine, arguments: TrainingArguments, stage_map: StageMap, 
         if outcome.signal:
             lines.append(f"ended by signal {outcome.signal} after step {engine.steps_done}; go on with --resume")
         print("\n".join(lines), flush=True)
+    dist.barrier(group=engine.control)  # a launcher ends all ranks as soon as one has left with a signal's status
     return 128 + outcome.signal if outcome.signal else 0
 
 

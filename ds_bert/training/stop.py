@@ -1,20 +1,40 @@
 """SIGINT and SIGTERM as a wish to stop, which all ranks grant together at the end of an optimizer step."""
 
 import signal
+import time
+from collections.abc import Sequence
 from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONE_PRESS = 2.0  # seconds within which a launcher may hand on the same Ctrl-C again
 
 
 class StopSignal:
-    """Remembers the first SIGINT or SIGTERM; a second SIGINT interrupts at once."""
+    """Remembers the first SIGINT or SIGTERM; a second SIGINT, seconds later, interrupts at once.
+
+    A signal may reach one rank only, or each in another step. So ranks vote in every step on the signals they had when
+    the step began, and all see the same sums: they end after the same step.
+    """
 
     def __init__(self) -> None:
         self.number = 0
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._since = 0.0
+        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number and number == signal.SIGINT:
+        if not self.number:
+            self.number, self._since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > _ONE_PRESS:
             raise KeyboardInterrupt
-        self.number = number
+
+    def votes(self) -> list[float]:
+        """This process's votes, to be added up over all processes."""
+        return [float(self.number == number) for number in _SIGNALS]
+
+    @staticmethod
+    def agreed(votes: Sequence[float]) -> int:
+        """The signal that the added votes are for, or 0."""
+        return next((int(number) for number, vote in zip(_SIGNALS, votes, strict=True) if vote > 0), 0)
 
     def release(self) -> None:
         """Give the signals back."""

@@ -8,7 +8,7 @@ import pytest
 
 from ds_bert.cli import main
 from ds_bert.data.pretraining import Batch, PretrainingDataset
-from ds_bert.data.sampler import BLANK, GlobalBatchSampler, SequentialSampler
+from ds_bert.data.sampler import GlobalBatchSampler
 
 LENGTH, MOST = 64, 10
 
@@ -67,7 +67,6 @@ def test_full_batches_have_no_attention_mask(folder: Path) -> None:
     plan = dataset.plan(0)
     full = np.flatnonzero(plan.len_a.astype(int) + plan.len_b == LENGTH - 3)
     assert dataset.batch(0, full[:50]).attention_mask is None
-    assert dataset.batch(0, np.append(full[:3], BLANK)).attention_mask is not None
 
 
 @pytest.mark.parametrize("whole_word_mask", [False, True])
@@ -99,14 +98,6 @@ def test_masks_differ_between_epochs_seeds_and_evaluation(folder: Path) -> None:
             assert (one.masked_positions != another.masked_positions).mean() > 0.5
 
 
-def test_blank_examples_count_nowhere(folder: Path) -> None:
-    dataset = open_dataset(folder)
-    batch = dataset.batch(0, np.array([3, BLANK]))
-    assert (batch.masked_labels[1] == -100).all() and batch.next_sentence_label[1] == -100
-    assert batch.attention_mask is not None and batch.attention_mask[1].sum() == 3
-    assert rows(batch)[0] == rows(dataset.batch(0, np.array([3])))[0]
-
-
 def test_batches_that_span_epochs(folder: Path) -> None:
     dataset = open_dataset(folder)
     sampler = GlobalBatchSampler(len(dataset), len(dataset) - 5, seed=0)
@@ -124,8 +115,7 @@ def test_real_text(tmp_path: Path) -> None:
     assert dataset.corpus.num_documents == 60 and dataset.corpus.num_tokens > 200_000
     plan = dataset.plan(0)
     assert (plan.len_a.astype(int) + plan.len_b == 125).mean() > 0.99 and abs(plan.label.mean() - 0.5) < 0.02
-    sampler = SequentialSampler(len(dataset), 64)
-    batch = dataset.batch(*sampler.samples(0))
+    batch = dataset.batch(0, np.arange(64))
     text = dataset.tokenizer.backend.decode(np.where(batch.input_ids == 103, 100, batch.input_ids)[0].tolist())
     assert "homarus" in text or "lobster" in text
     masked = (batch.masked_labels != -100).sum() / (64 * 125)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ds_bert.data.sampler import BLANK, GlobalBatchSampler, SequentialSampler
+from ds_bert.data.sampler import GlobalBatchSampler
 from ds_bert.errors import UserError
 
 
@@ -32,9 +32,9 @@ def test_orders_differ_between_epochs_and_seeds() -> None:
     assert (epochs[0] != GlobalBatchSampler(500, 500, seed=2).samples(0)[1]).mean() > 0.9
 
 
-@pytest.mark.parametrize("sampler", [GlobalBatchSampler(50, 24, seed=0), SequentialSampler(50, 24)])
 @pytest.mark.parametrize("size, replicas", [(24, 1), (4, 2), (2, 3), (1, 8)])
-def test_a_global_batch_is_the_same_for_every_split(sampler: GlobalBatchSampler, size: int, replicas: int) -> None:
+def test_a_global_batch_is_the_same_for_every_split(size: int, replicas: int) -> None:
+    sampler = GlobalBatchSampler(50, 24, seed=0)
     for step in (0, 2):
         parts = [
             sampler.micro_batch(step, replica, index, size, replicas)
@@ -47,12 +47,6 @@ def test_a_global_batch_is_the_same_for_every_split(sampler: GlobalBatchSampler,
 def test_a_micro_batch_outside_the_global_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="outside"):
         GlobalBatchSampler(50, 8, seed=0).micro_batch(0, 1, 2, 2, 2)
-
-
-def test_sequential_sampler_shows_all_once_then_blanks() -> None:
-    sampler = SequentialSampler(10, 4)
-    numbers = np.concatenate([sampler.samples(step)[1] for step in range(len(sampler))])
-    assert numbers.tolist() == [*range(10), BLANK, BLANK]
 
 
 def test_empty_data_are_refused() -> None:
