@@ -110,7 +110,7 @@ def test_default_predictions_are_15_percent_rounded_up(tokens, predictions):
 
 @pytest.mark.parametrize(
     ("zero_stage", "bf16", "bytes_of_weights", "bytes_of_optimizer"),
-    [(0, False, 4, 8), (1, False, 4, 12 / 4), (0, True, 2, 12), (1, True, 2, 12 / 4)],
+    [(0, False, 4, 8), (1, False, 4, 8 / 4), (0, True, 2, 12), (1, True, 2, 12 / 4)],
 )
 def test_stage_memory_by_precision_and_zero(zero_stage, bf16, bytes_of_weights, bytes_of_optimizer):
     layers = layer_costs(TINY, 8, 2)[2:]
