@@ -4,8 +4,9 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from ds_bert.errors import exit_on_user_error
+from ds_bert.errors import UserError, exit_on_user_error
 
 # One module of ds_bert/commands/ for each. A module has a docstring (the help's first line), ``add_arguments(parser)``
 # and ``run(arguments) -> int | None``; only the one asked for is imported, so that the command starts at once.
@@ -16,10 +17,18 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message} (--help lists the arguments)")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand named in ``argv`` (default: the process's arguments) and return its exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="ds-bert", description=__doc__)
+    return exit_on_user_error(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(arguments: list[str]) -> int | None:
+    parser = _Parser(prog="ds-bert", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
@@ -29,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)
-    return exit_on_user_error(lambda: parsed.run(parsed))
+    return parsed.run(parsed)
 
 
 if __name__ == "__main__":

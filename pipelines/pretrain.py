@@ -31,7 +31,7 @@ def main() -> int:
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
     pretraining.check_numbers(arguments)
     data = pretraining.open_data(arguments, model, stage_map)
-    checkpoint = claim_run(arguments, stage_map, data.train)
+    checkpoint = claim_run(arguments, stage_map, model)
 
     from ds_bert.checkpoint.training_state import describe_model, load_checkpoint
     from ds_bert.data.sampler import GlobalBatchSampler
@@ -40,7 +40,7 @@ def main() -> int:
     from ds_bert.training.feed import Feed
     from ds_bert.training.log import RunLog
     from ds_bert.training.loop import Training
-    from ds_bert.training.run import conclude, failing_by_name, share
+    from ds_bert.training.run import conclude, failing_by_name, keep_settings, share
 
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     config = bert_config(model)
@@ -50,6 +50,7 @@ def main() -> int:
             load_weights(engine, Path(arguments.model_name_or_path))
         if checkpoint:
             load_checkpoint(checkpoint, engine)
+        keep_settings(engine, arguments, stage_map)
 
         num_train, num_held_out = share(engine, [len(part) if part else 0 for part in (data.train, data.held_out)])
         sampler = GlobalBatchSampler(num_train, size * micro_batches * stage_map.num_replicas, arguments.seed)

@@ -10,6 +10,7 @@ from ds_bert.files import read_json, write_json
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
+_HIDDEN = ".checkpoint-{}.partial"
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
@@ -19,13 +20,14 @@ def checkpoint_folder(output_dir: Path, step: int) -> Path:
 
 def partial_folder(output_dir: Path, step: int) -> Path:
     """Where it is written before it is whole."""
-    return output_dir / f".checkpoint-{step}.partial"
+    return output_dir / _HIDDEN.format(step)
 
 
 def begin(output_dir: Path, step: int) -> Path:
-    """Make the empty folder to write into; what an interrupted attempt left there is removed."""
+    """Make the empty folder to write into; what interrupted attempts left is removed."""
+    for leftover in output_dir.glob(_HIDDEN.format("*")):
+        shutil.rmtree(leftover, ignore_errors=True)
     partial = partial_folder(output_dir, step)
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
 
@@ -41,7 +43,7 @@ def commit(output_dir: Path, step: int) -> Path:
     for folder in {partial, *(file.parent for file in files)}:
         sync(folder)
     if whole.exists():
-        shutil.rmtree(whole)
+        _remove(whole)
     os.rename(partial, whole)
     sync(output_dir)
     return whole
@@ -83,7 +85,11 @@ def check_files(folder: Path) -> None:
     """
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder}: not a checkpoint: it has no {MANIFEST}")
-    for name, size in read_json(folder / MANIFEST)["files"].items():
+    manifest = read_json(folder / MANIFEST)
+    sizes = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(sizes, dict):
+        raise UserError(f"{folder / MANIFEST}: lists no files: damaged; restore it or remove this checkpoint")
+    for name, size in sizes.items():
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path}: missing, but {MANIFEST} lists it; restore it or remove this checkpoint")
@@ -94,7 +100,14 @@ def check_files(folder: Path) -> None:
 def remove_oldest(output_dir: Path, keep: int) -> None:
     """Remove all but the ``keep`` newest checkpoints; 0 keeps all."""
     for folder in checkpoints(output_dir)[:-keep] if keep else []:
-        shutil.rmtree(folder)
+        _remove(folder)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that, if interrupted, no part of it passes for one."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.old.partial")
+    os.rename(checkpoint, hidden)
+    shutil.rmtree(hidden)
 
 
 def claim_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
@@ -105,6 +118,9 @@ def claim_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
     """
     occupied = _is_occupied(output_dir)
     if occupied and overwrite and not resume:
+        output_dir = output_dir.resolve()
+        if Path.cwd().is_relative_to(output_dir):
+            raise UserError(f"{output_dir}: --output_dir holds the current folder and cannot be moved aside")
         number = 1
         while (aside := output_dir.with_name(f"{output_dir.name}.old-{number}")).exists():
             number += 1

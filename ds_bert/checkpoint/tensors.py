@@ -43,8 +43,7 @@ class TensorFolder:
         if not files:
             raise UserError(f"{folder}: has no {kind}.safetensors; needed is a folder with weights in that format")
         if kind == WEIGHTS and (folder / INDEX).is_file():
-            listed = set(read_json(folder / INDEX)["weight_map"].values())
-            missing = listed - {file.name for file in files}
+            missing = _listed_files(folder / INDEX) - {file.name for file in files}
             if missing:
                 raise UserError(f"{folder}: {', '.join(sorted(missing))} is missing, but {INDEX} lists it")
         self._readers: dict[str, Any] = {}
@@ -63,6 +62,10 @@ class TensorFolder:
         """All names."""
         return list(self._readers)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        return tuple(self._readers[name].get_slice(name).get_shape())
+
     def read(self, name: str) -> torch.Tensor:
         """One tensor."""
         return self._readers[name].get_tensor(name)
@@ -78,3 +81,11 @@ class TensorFolder:
             if name not in self:
                 raise UserError(f"{self.folder}: its {self.kind} files have no tensor {name}")
         return {name: self.read(name) for name in names}
+
+
+def _listed_files(index: Path) -> set[str]:
+    data = read_json(index)
+    places = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise UserError(f"{index}: has no weight_map from names to files; needed is Hugging Face's index")
+    return set(places.values())

@@ -5,15 +5,17 @@ the step, so the step is all that a run needs besides weights and moments to go 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.tensors import WEIGHTS, TensorFolder, part_name, write_index, write_tensors
+from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_json
 
 STATE = "trainer_state.json"
@@ -55,7 +57,7 @@ def save_checkpoint(
         if place.rank == 0:
             describe(partial)
             write_json(partial / STATE, {"step": step, "optimizer": scalars, **state})
-    except OSError as problem:
+    except (OSError, SafetensorError) as problem:
         error = str(problem)
     total_bytes = sum(_gather(engine, written, error))
     if place.rank == 0:
@@ -91,14 +93,22 @@ def _gather(engine: TrainedStage, number: int, error: str | None = None) -> list
     return [number for number, _ in answers]
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
+def read_state(checkpoint: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """What `save_checkpoint` was told of the run.
+
+    Args:
+        checkpoint: its folder.
+        needed: keys that must be there beside "step" and "optimizer".
 
     Raises:
         UserError: the checkpoint is damaged.
     """
     folders.check_files(checkpoint)
-    return read_json(checkpoint / STATE)
+    state = read_json(checkpoint / STATE)
+    missing = {"step", "optimizer", *needed} - set(state if isinstance(state, dict) else ())
+    if missing:
+        raise UserError(f"{checkpoint / STATE}: has no {' and no '.join(sorted(missing))}: damaged; restore the file")
+    return state
 
 
 def load_checkpoint(checkpoint: Path, engine: TrainedStage) -> None:

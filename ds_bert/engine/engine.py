@@ -146,7 +146,7 @@ class Engine(PipelineEngine):
             The objective's sums over the micro-batches of all replicas, the same on every process.
         """
         self.module.eval()
-        self._totals = torch.ones(8, dtype=torch.float64)
+        self._totals = None
         sums = self._execute((Forward(i) for i in range(len(micro_batches))), micro_batches)
         dist.all_reduce(sums)
         return sums.cpu()
@@ -164,10 +164,10 @@ class Engine(PipelineEngine):
     def _train_order(self, micro_batches: int) -> Iterable[Forward | Backward]:
         return one_f_one_b(self.place.stage, self.place.num_stages, micro_batches)
 
-    def _global_counts(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor:
+    def _global_counts(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor | None:
         """Add up over the global batch what the loss is divided by; only the last stage knows and needs it."""
         if not self.place.is_last:
-            return torch.ones(0)
+            return None
         totals = torch.stack([self.objective.counts(batch.labels or {}) for batch in micro_batches]).sum(0)
         dist.all_reduce(totals, group=self.loss_group)
         return totals
@@ -223,7 +223,8 @@ class Engine(PipelineEngine):
         with self.timeline.span("forward" if self.module.training else "evaluate", micro_batch):
             state.outputs = self.module(state.inputs, labels, numbered)
             if labels is not None:
-                state.loss, sums = self.objective.forward(state.outputs, labels, self._totals)
+                totals = self.objective.counts(labels) if self._totals is None else self._totals
+                state.loss, sums = self.objective.forward(state.outputs, labels, totals)
                 self._sums += sums
         if self.place.is_last:
             state.outputs = {}

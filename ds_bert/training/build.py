@@ -9,7 +9,6 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.errors import UserError
 from ds_bert.modeling.carry import BatchShape, Field, encoder_carry
 from ds_bert.modeling.families.bert import pretraining_layers
 from ds_bert.modeling.layer import initialize
@@ -46,22 +45,9 @@ def build_pretraining_engine(
     return Engine(module, carry, PretrainingObjective(), settings, grid, micro_batch_size, micro_batches)
 
 
-def load_weights(engine: Engine, folder: Path) -> list[str]:
-    """Start from the weights of a Hugging Face folder; return the names that it lacks, which stay as initialised.
-
-    Raises:
-        UserError: the folder has none of this stage's parameters, or one of another shape.
-    """
+def load_weights(engine: Engine, folder: Path) -> None:
+    """Start from the weights of a Hugging Face folder of this model; what it lacks stays as initialised."""
     weights = TensorFolder(folder)
-    parameters = engine.boundary.parameters
     tensors = engine.boundary.state_by_name()[0]["weights"]
-    missing = [name for name in parameters if name not in weights]
-    if len(missing) == len(parameters):
-        raise UserError(f"{folder}: has none of this model's parameters, such as {missing[0]}")
-    for name in parameters.keys() - set(missing):
-        found = weights.read(name)
-        if found.shape != tensors[name].shape:
-            raise UserError(f"{folder}: {name} has shape {tuple(found.shape)}, needed is {tuple(tensors[name].shape)}")
-        tensors[name] = found
+    tensors |= {name: weights.read(name) for name in tensors if name in weights}
     engine.boundary.load_state_by_name({"weights": tensors}, {})
-    return missing

@@ -1,5 +1,6 @@
 """DeepSpeed's JSON and the command line as one set of settings: "auto" is filled in, contradictions are refused."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -22,19 +23,23 @@ SHARED = {
     "optimizer.params.weight_decay": "weight_decay",
     "optimizer.params.eps": "adam_epsilon",
 }
+# Numbers that only the file has, and what they are where it has them not.
+_NUMBERS = {
+    "optimizer.params.momentum": 0.0,
+    "fp16.loss_scale": 0.0,
+    "fp16.initial_scale_power": 16.0,
+    "fp16.loss_scale_window": 1000.0,
+    "fp16.min_loss_scale": 1.0,
+}
 _KNOWN = {
     *SHARED,
+    *_NUMBERS,
     "train_batch_size",
     "zero_optimization.stage",
     "optimizer.type",
     "optimizer.params.betas",
-    "optimizer.params.momentum",
     "optimizer.params.torch_adam",
     "optimizer.params.adam_w_mode",
-    "fp16.loss_scale",
-    "fp16.initial_scale_power",
-    "fp16.loss_scale_window",
-    "fp16.min_loss_scale",
 }
 # What changes nothing of the numbers: read by DeepSpeed's own optimizers or its logging, which are not used here.
 _IGNORED = {"steps_per_print", "wall_clock_breakdown", "zero_allow_untested_optimizer", "prescale_gradients"}
@@ -145,13 +150,24 @@ def _check_global_batch(arguments: TrainingArguments, config: dict[str, Any], nu
         )
 
 
+def _number(config: dict[str, Any], key: str, default: float, source: str) -> float:
+    """A number that only the file has; "auto" is the default."""
+    value = config.get(key, "auto")
+    if value == "auto":
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise UserError(f'{source}: {key} is {value!r}, needed is a number of at least 0 or "auto"')
+    return float(value)
+
+
 def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str) -> EngineSettings:
     if arguments.bf16 and arguments.fp16:
         raise UserError(f"{source or 'arguments'}: bf16 and fp16 are both on, needed is at most one")
     precision: Precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
+    numbers = {key: _number(config, key, default, source) for key, default in _NUMBERS.items()}
     options: dict[str, Any] = {}
     if arguments.optim == "sgd":
-        options["momentum"] = float(config.get("optimizer.params.momentum", 0.0))
+        options["momentum"] = numbers["optimizer.params.momentum"]
     else:
         options.update(betas=(arguments.adam_beta1, arguments.adam_beta2), eps=arguments.adam_epsilon)
     return EngineSettings(
@@ -162,10 +178,10 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
         zero_stage=config.get("zero_optimization.stage", 0),
         precision=precision,
         loss_scaling=LossScaling(
-            fixed=float(config.get("fp16.loss_scale", 0)),
-            initial=2.0 ** config.get("fp16.initial_scale_power", 16),
-            window=config.get("fp16.loss_scale_window", 1000),
-            minimum=float(config.get("fp16.min_loss_scale", 1)),
+            fixed=numbers["fp16.loss_scale"],
+            initial=2.0 ** numbers["fp16.initial_scale_power"],
+            window=int(numbers["fp16.loss_scale_window"]),
+            minimum=numbers["fp16.min_loss_scale"],
         ),
         recompute=arguments.gradient_checkpointing,
         seed=arguments.seed,

@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ds_bert.files import write_atomically
+
 
 class RunLog:
     """The log of one run; on other ranks than 0 it does nothing.
@@ -27,7 +29,8 @@ class RunLog:
         if self.path:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(self.path.parent / "tensorboard"))
+            purge_step = first_step + 1 if first_step else None
+            self.writer = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge_step)
             _forget_after(self.path, first_step)
         self.bar = tqdm(
             initial=first_step,
@@ -77,4 +80,4 @@ def _forget_after(path: Path, step: int) -> None:
     """Drop the entries of steps that a resumed run takes again."""
     if path.is_file():
         kept = [entry for entry in read_log(path.parent) if entry["step"] <= step]
-        path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept))

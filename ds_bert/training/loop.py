@@ -96,10 +96,11 @@ class Training:
         result, sums = engine.train_batch(batches, rate, votes=stop.votes())
         seconds = time.perf_counter() - begin
         samples = self.sampler.global_batch_size
-        if step > self.first_step or step + 1 == self.total_steps:  # the first step warms up, unless it is the only one
-            outcome.seconds += seconds
-            outcome.samples += samples
-            outcome.busy_seconds += engine.timeline.busy_seconds - busy
+        if step == self.first_step + 1:
+            outcome.seconds, outcome.samples, outcome.busy_seconds = 0.0, 0, 0.0  # the first step was to warm up
+        outcome.seconds += seconds
+        outcome.samples += samples
+        outcome.busy_seconds += engine.timeline.busy_seconds - busy
         outcome.signal = stop.agreed(result.sums.tolist())
         self._report(result.grad_norm, rate, sums, samples / seconds, result.skipped)
 

@@ -1,5 +1,8 @@
 """What the pre-training job checks and opens before any process group exists."""
 
+import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,30 @@ from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import PretrainArguments, TrainingArguments
 
 
+_BELOW_1 = math.nextafter(1.0, 0.0)
+BOUNDS: dict[str, tuple[float, float]] = {
+    "per_device_train_batch_size": (1, math.inf),
+    "per_device_eval_batch_size": (1, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
+    "logging_steps": (1, math.inf),
+    "ddp_timeout": (1, math.inf),
+    "num_train_epochs": (0, math.inf),
+    "num_minibatches": (0, math.inf),
+    "learning_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "max_grad_norm": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "warmup_ratio": (0, 1),
+    "adam_beta1": (0, _BELOW_1),
+    "adam_beta2": (0, _BELOW_1),
+    "adam_epsilon": (0, math.inf),
+    "seed": (0, 2**63 - 1),
+    "eval_steps": (0, math.inf),
+    "save_steps": (0, math.inf),
+    "save_total_limit": (0, math.inf),
+}
+
+
 @dataclass
 class PretrainingData:
     """The data sets of one process; None on stages that read nothing, and where nothing is held out."""
@@ -30,17 +57,15 @@ def check_numbers(arguments: TrainingArguments) -> None:
     Raises:
         UserError: the first such argument.
     """
-    at_least_one = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-    at_least_zero = ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "warmup_ratio", "eval_steps",
-                     "save_steps", "save_total_limit", "num_minibatches")  # fmt: skip
-    for name in (*at_least_one, "logging_steps", "ddp_timeout"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} is {getattr(arguments, name)}, needed is at least 1")
-    for name in at_least_zero:
-        if getattr(arguments, name) < 0:
-            raise UserError(f"--{name} is {getattr(arguments, name)}, needed is at least 0")
-    if arguments.max_steps < 1 and arguments.num_train_epochs <= 0 and not arguments.num_minibatches:
-        raise UserError(f"--num_train_epochs is {arguments.num_train_epochs}, needed is more than 0, or --max_steps")
+    for name, (lowest, highest) in BOUNDS.items():
+        value = getattr(arguments, name)
+        if not (lowest <= value <= highest and math.isfinite(value)):
+            wanted = f"at least {lowest}" if highest == math.inf else f"a number from {lowest} to {highest}"
+            raise UserError(f"--{name} is {value}, needed is {wanted}")
+    if arguments.max_steps < 1 and arguments.max_steps != -1:
+        raise UserError(f"--max_steps is {arguments.max_steps}, needed is at least 1, or -1 for num_train_epochs")
+    if arguments.max_steps < 1 and not arguments.num_train_epochs and not arguments.num_minibatches:
+        raise UserError("--num_train_epochs is 0, needed is more than 0, or --max_steps")
     if arguments.fp16 and not torch.cuda.is_available():
         raise UserError("--fp16 needs CUDA, which was not found on this machine; use --bf16 or neither")
     if not arguments.output_dir and not arguments.num_minibatches:
@@ -66,9 +91,38 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
             f"--max_seq_length is {length}, needed is 8 to {model['max_position_embeddings']}, the positions that "
             f"{names[0]} has"
         )
+    if not 1 <= arguments.max_predictions_per_seq <= length:
+        raise UserError(
+            f"--max_predictions_per_seq is {arguments.max_predictions_per_seq}, needed is 1 to {length}, the tokens of "
+            "a sequence (--max_seq_length)"
+        )
+    if not 0 < arguments.mlm_probability < 1:
+        raise UserError(f"--mlm_probability is {arguments.mlm_probability}, needed is a share between 0 and 1")
     if arguments.model_name_or_path:
-        TensorFolder(Path(arguments.model_name_or_path))
+        _check_weights(Path(arguments.model_name_or_path), model)
     return model
+
+
+def _check_weights(folder: Path, model: Mapping[str, Any]) -> None:
+    """Compare the shapes of a Hugging Face folder's weights with the model's; say which it lacks."""
+    from ds_bert.modeling.families.bert import bert_config, pretraining_layers
+
+    weights = TensorFolder(folder)
+    with torch.device("meta"):
+        layers = [make_layer() for make_layer in pretraining_layers(bert_config(model))]
+    shapes = {
+        layer.hugging_face_name(name): tuple(parameter.shape)
+        for layer in layers
+        for name, parameter in layer.named_parameters()
+    }
+    missing = [name for name in shapes if name not in weights]
+    if len(missing) == len(shapes):
+        raise UserError(f"{folder}: its weights have none of this model's names, such as {missing[0]}")
+    for name in shapes.keys() - set(missing):
+        if weights.shape(name) != shapes[name]:
+            raise UserError(f"{folder}: {name} has shape {weights.shape(name)}, config.json makes it {shapes[name]}")
+    if missing and launcher_world()[0] == 0:
+        print(f"{folder}: has no {', '.join(missing)}; these start with fresh weights", file=sys.stderr)
 
 
 def open_data(arguments: PretrainArguments, model: dict[str, Any], stage_map: StageMap) -> PretrainingData:

@@ -57,7 +57,7 @@ def keep_settings(engine: Engine, arguments: TrainingArguments, stage_map: Stage
 def _check_same_run(
     checkpoint: Path, arguments: TrainingArguments, stage_map: StageMap, model: Mapping[str, Any]
 ) -> None:
-    state, now = read_state(checkpoint), asdict(arguments)
+    state, now = read_state(checkpoint, ("arguments", "global_batch", "model")), asdict(arguments)
     for name in sorted(state["model"].keys() | model.keys()):
         if state["model"].get(name) != model.get(name):
             found, wanted = model.get(name), state["model"].get(name)
