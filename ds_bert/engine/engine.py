@@ -104,7 +104,7 @@ class Engine(PipelineEngine):
                 config={},
                 config_class=_deepspeed_config(module, micro_batch_size, micro_batches, grid),
             )
-        self.control = dist.new_group(backend="gloo")
+        self.control = grid.new_group(backend="gloo")
         self.loss_group, self.replica_group = _gloo_groups(grid)
         self.transport = Transport(grid)
         self.boundary = Optimizer(module.parameters_by_name(), grid, settings, self.control)
@@ -293,9 +293,9 @@ def _to(device: torch.device, tensors: Mapping[str, torch.Tensor] | None) -> dic
 def _gloo_groups(grid: Grid) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
     """Groups for what lies on the CPU: the last stage's replicas, and the stages of this process's replica."""
     last, replicas = grid.num_stages - 1, range(grid.num_replicas)
-    loss_group = dist.new_group([grid.rank_of(last, replica) for replica in replicas], backend="gloo")
+    loss_group = grid.new_group([grid.rank_of(last, replica) for replica in replicas], backend="gloo")
     pipelines = [
-        dist.new_group([grid.rank_of(stage, replica) for stage in range(grid.num_stages)], backend="gloo")
+        grid.new_group([grid.rank_of(stage, replica) for stage in range(grid.num_stages)], backend="gloo")
         for replica in replicas
     ]
     return loss_group, pipelines[grid.replica]

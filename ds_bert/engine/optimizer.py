@@ -171,7 +171,7 @@ def _make_buckets(
     buckets = []
     for stages in sorted(set(owners.values())):  # the same order everywhere: making a group takes all processes
         ranks = [grid.rank_of(stage, replica) for stage in stages for replica in range(grid.num_replicas)]
-        group = dist.new_group(ranks)
+        group = grid.new_group(ranks)
         if grid.stage not in stages:
             continue
         for decays in (True, False):

@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -23,12 +23,13 @@ from ds_bert.stage_map import StageMap
 
 @dataclass(frozen=True)
 class Grid:
-    """Where this process stands, and the device it computes on."""
+    """Where this process stands, the device it computes on, and how long it waits for a silent peer."""
 
     num_stages: int
     num_replicas: int
     rank: int
     device: torch.device
+    timeout_seconds: float
 
     @property
     def stage(self) -> int:
@@ -58,6 +59,13 @@ class Grid:
     def rank_of(self, stage: int, replica: int) -> int:
         """Rank of another process of the grid."""
         return stage * self.num_replicas + replica
+
+    def new_group(self, ranks: Sequence[int] | None = None, backend: str | None = None) -> dist.ProcessGroup:
+        """Make a group of some processes (None: of all) that waits as long as this grid; all processes must call it.
+
+        torch's own would wait half an hour, whatever the group of all processes was told.
+        """
+        return dist.new_group(ranks, timeout=timedelta(seconds=self.timeout_seconds), backend=backend)
 
     def __str__(self) -> str:
         return f"rank {self.rank} (stage {self.stage}, replica {self.replica})"
@@ -94,7 +102,7 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float) -> Grid:
         timeout=timedelta(seconds=timeout_seconds),
     )
     _join_deepspeed()
-    return Grid(stage_map.num_stages, stage_map.num_replicas, rank, device)
+    return Grid(stage_map.num_stages, stage_map.num_replicas, rank, device, timeout_seconds)
 
 
 def _without_launcher() -> None:

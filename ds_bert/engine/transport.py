@@ -120,7 +120,7 @@ class Transport:
 
     def _open_boundary(self, grid: Grid, stage: int, replica: int) -> None:
         before, after = grid.rank_of(stage, replica), grid.rank_of(stage + 1, replica)
-        forth, back = dist.new_group([before, after]), dist.new_group([before, after])
+        forth, back = grid.new_group([before, after]), grid.new_group([before, after])
         if grid.rank == before:
             self.activations_out = _Channel(after, forth, grid.device)
             self.gradients_in = _Channel(after, back, grid.device)
