@@ -1,0 +1,113 @@
+"""Measure BERT pre-training on one GPU in bf16: sequences/s and the share of the GPU's peak FLOP/s.
+
+Only useful FLOPs count: forward and backward, with MLM logits at the masked positions.
+
+    python tests/benchmarks/gpu_stage.py --output gpu.json
+
+To add a system, write a function like `transformers_step` and name it in `SYSTEMS`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+VOCABULARY = 30522
+SIZES = {  # layers, hidden size, heads
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+MICRO_BATCH = {128: 256, 512: 64}
+PREDICTIONS = {128: 20, 512: 76}
+PEAK_BF16_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250}  # dense, from the data sheets
+
+
+def training_flops(size: str, length: int) -> float:
+    """Return the FLOPs of one sequence, forward and backward, with MLM logits at masked positions only."""
+    layers, hidden, _ = SIZES[size]
+    per_layer = 24 * length * hidden**2 + 4 * length**2 * hidden
+    head = 2 * PREDICTIONS[length] * hidden * (hidden + VOCABULARY)
+    return 3.0 * (layers * per_layer + head)
+
+
+def transformers_step(size: str, length: int) -> Callable[[], torch.Tensor]:
+    """Return one optimizer step of transformers' BertForPreTraining, fed with the same random micro-batch."""
+    from transformers import BertConfig, BertForPreTraining
+
+    layers, hidden, heads = SIZES[size]
+    config = BertConfig(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * hidden
+    )
+    model = BertForPreTraining(config).cuda().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
+    shape = (MICRO_BATCH[length], length)
+    ids = torch.randint(1000, VOCABULARY, shape, device="cuda")
+    masked = torch.rand(shape, device="cuda").argsort(dim=1) < PREDICTIONS[length]
+    labels = ids.where(masked, -100)
+    pairs = torch.randint(2, shape[:1], device="cuda")
+
+    def step() -> torch.Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model(ids.masked_fill(masked, 103), labels=labels, next_sentence_label=pairs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+SYSTEMS = {"transformers": transformers_step}
+
+
+def sequences_per_second(step: Callable[[], torch.Tensor], micro_batch: int, steps: int, warmup: int = 3) -> float:
+    """Time ``steps`` optimizer steps after ``warmup`` of them."""
+    for index in range(warmup + steps):
+        if index == warmup:
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+        step()
+    torch.cuda.synchronize()
+    return micro_batch * steps / (time.perf_counter() - begin)
+
+
+def main() -> int:
+    """Measure every system, size and length; print a table and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--output", type=Path, help="JSON file for the results; must not exist")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("nothing measured: there is no CUDA GPU here")
+        return 0
+    if arguments.output and arguments.output.exists():
+        parser.error(f"--output: {arguments.output} exists already, and is not overwritten")
+
+    device = torch.cuda.get_device_name()
+    peak = next((tflops * 1e12 for name, tflops in PEAK_BF16_TFLOPS.items() if name in device), None)
+    print(f"{device}, torch {torch.__version__}, bf16, peak {f'{peak / 1e12:.0f} TFLOP/s' if peak else 'unknown'}")
+    rows = []
+    for system in arguments.systems:
+        for size in SIZES:
+            for length, micro_batch in MICRO_BATCH.items():
+                speed = sequences_per_second(SYSTEMS[system](size, length), micro_batch, arguments.steps)
+                share = speed * training_flops(size, length) / peak if peak else None
+                rows.append({"system": system, "size": size, "length": length, "micro_batch": micro_batch})
+                rows[-1] |= {"sequences_per_second": speed, "share_of_peak": share}
+                percent = f"{share:6.1%} of peak" if share else ""
+                print(f"{system:14} BERT-{size:5} length {length:3}: {speed:8.1f} sequences/s {percent}", flush=True)
+                torch.cuda.empty_cache()
+    if arguments.output:
+        results = {"device": device, "torch": torch.__version__, "runs": rows}
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
