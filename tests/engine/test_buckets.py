@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from ds_bert.engine.buckets import Bucket
+from ds_bert.engine.process_group import Grid, start_process_group
+from tests.support.processes import run_on_ranks
+from tests.support.toy import toy_map
+
+SHAPES = {"matrix": (5, 7), "vector": (3,), "large": (1000, 40)}
+GRIDS = {"whole": False, "sharded": True}
+
+
+def _parameters(seed: int = 0) -> dict[str, torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in SHAPES.items()}
+
+
+def _bucket(dtype: torch.dtype = torch.float32) -> Bucket:
+    return Bucket(_parameters(), None, [0], 0, dtype, torch.float32, sharded=False)
+
+
+def test_values_stay_and_gradients_are_views_of_one_buffer() -> None:
+    bucket, expected = _bucket(), _parameters()
+    for name, parameter in bucket.parameters.items():
+        assert torch.equal(parameter, expected[name])
+        (parameter * 2).sum().backward()
+        (parameter * 3).sum().backward()
+    assert bucket.gradients.sum().item() == 5 * sum(np.prod(shape) for shape in SHAPES.values())
+    assert all((parameter.main_grad == 5).all() for parameter in bucket.parameters.values())
+
+
+def test_many_small_bf16_gradients_are_not_lost() -> None:
+    """A bfloat16 sum of ones stops at 256."""
+    bucket = _bucket(torch.bfloat16)
+    vector = bucket.parameters["vector"]
+    for _ in range(300):
+        vector.sum().backward()
+    assert vector.main_grad.tolist() == [300.0] * 3
+    assert torch.equal(bucket.whole(bucket.master)["vector"], _parameters()["vector"])
+
+
+def test_squared_norm_keeps_digits_that_one_fp32_sum_loses() -> None:
+    bucket = _bucket()
+    bucket.gradients.copy_(torch.rand(bucket.gradients.shape, generator=torch.Generator().manual_seed(3)) + 1.0)
+    exact = bucket.gradients.double().square().sum().item()
+    assert bucket.squared_norm().item() == pytest.approx(exact, rel=1e-7)
+
+
+def _sharing(sharded: bool) -> dict[str, np.ndarray | float]:
+    grid: Grid = start_process_group(toy_map(1, 3), timeout_seconds=30)
+    bucket = Bucket(
+        _parameters(), grid.new_group([0, 1, 2]), [0, 1, 2], grid.rank, torch.float32, torch.float32, sharded
+    )
+    for parameter in bucket.parameters.values():
+        (parameter * (grid.rank + 1)).sum().backward()
+    bucket.reduce_gradients()
+    norm = bucket.squared_norm().item()
+    bucket.master.sub_(bucket.own_gradients)
+    bucket.publish()
+    whole = bucket.whole(bucket.master)
+    moments = torch.empty_like(bucket.master)
+    bucket.part({name: value * 2 for name, value in whole.items()}, into=moments)
+    again = bucket.whole(moments)
+    assert all(torch.equal(again[name], value * 2) for name, value in whole.items())
+    assert all(torch.equal(whole[name], parameter) for name, parameter in bucket.parameters.items())
+    return {"norm": norm, **{name: value.numpy() for name, value in whole.items()}}
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_replicas_sum_update_and_publish(sharded: bool) -> None:
+    by_rank = run_on_ranks(_sharing, 3, sharded)
+    elements = sum(np.prod(shape) for shape in SHAPES.values())
+    assert sum(found["norm"] for found in by_rank) == pytest.approx(36 * elements, rel=1e-6)
+    for found in by_rank:
+        for name, initial in _parameters().items():
+            np.testing.assert_array_equal(found[name], (initial.detach() - 6).numpy())
