@@ -71,6 +71,16 @@ def prepare(settings: PrepareSettings) -> list[PartSummary]:
     corpus = _Corpus(settings)
     given = load_tokenizer(settings.tokenizer_name) if settings.tokenizer_name else None
     state = PrepareState.start_or_resume(settings.output_dir, _decisive(settings, corpus, given))
+    try:
+        return _prepare(settings, corpus, state, given)
+    except UserError:
+        state.withdraw()
+        raise
+
+
+def _prepare(
+    settings: PrepareSettings, corpus: "_Corpus", state: PrepareState, given: Tokenizer | None
+) -> list[PartSummary]:
     tokenizer = _saved_tokenizer(settings, corpus, given)
     parts = [TRAIN, VALIDATION] if settings.validation_share else [TRAIN]
     empty_at_end = dict.fromkeys(parts, 0)

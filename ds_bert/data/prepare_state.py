@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class PrepareState:
         self.folder = folder
         self.shards = shards
         self._settings = settings
+        self._begun_in = ""
 
     @classmethod
     def start_or_resume(cls, folder: Path, settings: dict[str, Any]) -> "PrepareState":
@@ -42,10 +44,18 @@ class PrepareState:
             return cls._resume(folder, settings)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: not empty and not begun by `ds-bert prepare`; name a new --output_dir")
-        folder.mkdir(parents=True, exist_ok=True)
         state = cls(folder, settings, {TRAIN: [], VALIDATION: []})
+        state._begun_in = "empty" if folder.is_dir() else "new"
+        folder.mkdir(parents=True, exist_ok=True)
         state.save()
         return state
+
+    def withdraw(self) -> None:
+        """Leave no trace of a run that was refused before its first shard was finished: the next one starts afresh."""
+        if self._begun_in and not any(self.shards.values()):
+            shutil.rmtree(self.folder)
+            if self._begun_in == "empty":
+                self.folder.mkdir()
 
     @classmethod
     def _resume(cls, folder: Path, settings: dict[str, Any]) -> "PrepareState":

@@ -18,7 +18,6 @@ from ds_bert.modeling.config import load_model_config
 from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import PretrainArguments, TrainingArguments
 
-
 _BELOW_1 = math.nextafter(1.0, 0.0)
 BOUNDS: dict[str, tuple[float, float]] = {
     "per_device_train_batch_size": (1, math.inf),
@@ -118,9 +117,9 @@ def _check_weights(folder: Path, model: Mapping[str, Any]) -> None:
     missing = [name for name in shapes if name not in weights]
     if len(missing) == len(shapes):
         raise UserError(f"{folder}: its weights have none of this model's names, such as {missing[0]}")
-    for name in shapes.keys() - set(missing):
-        if weights.shape(name) != shapes[name]:
-            raise UserError(f"{folder}: {name} has shape {weights.shape(name)}, config.json makes it {shapes[name]}")
+    for name, shape in shapes.items():
+        if name in weights and weights.shape(name) != shape:
+            raise UserError(f"{folder}: {name} has shape {weights.shape(name)}, but config.json makes it {shape}")
     if missing and launcher_world()[0] == 0:
         print(f"{folder}: has no {', '.join(missing)}; these start with fresh weights", file=sys.stderr)
 

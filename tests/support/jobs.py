@@ -1,0 +1,78 @@
+"""Run a job's `main` on forked ranks: what a launcher does, without the seconds that imports take."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ds_bert.errors import exit_on_user_error
+from tests.support.processes import Failed, Ranks, Returned, run_on_ranks
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one rank's process ended."""
+
+    status: int
+    opened: list[str]
+    """Files opened for reading or writing, through Python or mapped into memory."""
+
+
+class Pretraining:
+    """Pre-training on ``world_size`` forked ranks, in the making.
+
+    Args:
+        folder: where what the ranks print goes.
+        words: the command line.
+        world_size: number of ranks.
+    """
+
+    def __init__(self, folder: Path, words: Sequence[object], world_size: int = 1) -> None:
+        self.folder, self.world_size = folder, world_size
+        folder.mkdir(parents=True, exist_ok=True)
+        self.ranks = Ranks(_pretrain, world_size, [str(word) for word in words], str(folder))
+
+    def signal(self, rank: int, number: int) -> None:
+        """Send a signal to one rank."""
+        os.kill(self.ranks.processes[rank].pid, number)
+
+    def wait(self, timeout: float = 60) -> dict[int, Returned | Failed]:
+        """Wait for the end of all ranks and clean up."""
+        with self.ranks:
+            return self.ranks.wait(timeout, stop_at_failure=False)
+
+    def printed(self) -> str:
+        """What all ranks printed so far."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob("*.txt")))
+
+
+def pretrain(folder: Path, words: Sequence[object], world_size: int = 1, timeout: float = 60) -> list[Ended]:
+    """Pre-train and return how each rank ended; what they print goes to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return run_on_ranks(_pretrain, world_size, [str(word) for word in words], str(folder), timeout=timeout)
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something has happened."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def _pretrain(words: list[str], folder: str) -> Ended:
+    opened: list[str] = []
+    sys.addaudithook(lambda event, details: opened.append(str(details[0])) if event == "open" else None)
+    for descriptor, kind in ((1, "out"), (2, "err")):
+        path = os.path.join(folder, f"{os.environ['RANK']}.{kind}.txt")
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    from pipelines import pretrain
+
+    sys.argv = ["pretrain.py", *words]
+    status = exit_on_user_error(pretrain.main)
+    sys.stdout.flush()
+    with open("/proc/self/maps") as maps:
+        opened += [line.split(maxsplit=5)[5].strip() for line in maps if line.count("/")]
+    return Ended(status, opened)

@@ -1,0 +1,248 @@
+"""Data, tokenizers, checkpoints and folders that are wrong: one sentence, exit status 2, nothing touched."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ds_bert import cli
+from tests.support.jobs import pretrain
+from tests.support.refusal import Job
+from tests.support.text import write_model
+
+TINY = ["--num_workers", "1"]
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, prepared: Path, model: Path) -> Path:
+    """The output folder of a run of two steps."""
+    folder = tmp_path_factory.mktemp("run")
+    flags = ["--config_name", model, "--train_path", prepared, "--output_dir", folder / "out", "--max_steps", 2]
+    flags += ["--max_seq_length", 32, "--max_predictions_per_seq", 5, "--save_steps", 1, "--disable_tqdm"]
+    assert [rank.status for rank in pretrain(folder, flags)] == [0]
+    return folder / "out"
+
+
+@pytest.fixture
+def trained(job: Job, run: Path) -> Job:
+    """A job whose output folder holds the checkpoints of steps 1 and 2, and that would go on to step 4."""
+    shutil.copytree(run, job.folder / "out")
+    job.arguments |= {"max_steps": 4, "resume": True}
+    return job
+
+
+@pytest.mark.parametrize("content", ["text.txt", ".hidden", "checkpoint-1/manifest.json"])
+def test_an_output_folder_that_holds_something(job: Job, content: str) -> None:
+    job.write(f"out/{content}", "what I want to keep")
+    sentence = job.refuse()
+    assert "out: --output_dir is not empty" in sentence
+    assert "--resume" in sentence and "--overwrite_output_dir" in sentence
+
+
+def test_an_output_folder_that_is_a_file_or_below_one(job: Job) -> None:
+    job.write("out", "text")
+    assert "out: is a file" in job.refuse()
+    assert "cannot be made" in job.refuse("--output_dir", job.folder / "out" / "below")
+
+
+def test_the_current_folder_is_not_moved_aside(job: Job) -> None:
+    sentence = job.refuse("--output_dir", ".", "--overwrite_output_dir")
+    assert str(job.folder) in sentence and "cannot be moved aside" in sentence
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "sentences.npy", "documents.npy"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "overwritten"])
+def test_damaged_shards(job: Job, name: str, damage: str) -> None:
+    path = job.folder / "data" / "shard-00000" / name
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-7] if damage == "truncated" else b"\0" * len(whole))
+    assert f"{path}: " in job.refuse()
+
+
+def test_a_pickle_in_place_of_a_shard_is_not_loaded(job: Job) -> None:
+    path = job.folder / "data" / "shard-00000" / "tokens.npy"
+    path.write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.".ljust(path.stat().st_size, b" "))
+    assert f"{path}: " in job.refuse()
+    assert not (job.folder / "owned").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{'a': 1}", '{"format_version": 1}', '{"format_version": 99}', ""])
+def test_damaged_manifests_of_data(job: Job, text: str) -> None:
+    path = job.write("data/dataset.json", text)
+    assert path in job.refuse()
+
+
+def test_a_data_folder_without_its_tokenizer(job: Job) -> None:
+    shutil.rmtree(job.folder / "data" / "tokenizer")
+    assert str(job.folder / "data" / "tokenizer") in job.refuse()
+
+
+def test_vocabularies_that_do_not_fit_the_model(job: Job) -> None:
+    write_model(job.folder / "bert.json", vocab_size=120)
+    sentence = job.refuse()
+    assert "vocab_size is 120" in sentence and "fewer than the tokenizer's" in sentence
+    write_model(job.folder / "bert.json", vocab_size=30522)
+    assert "vocab_size is 30522" in job.refuse()
+
+
+def test_another_tokenizer_than_the_data_has(job: Job) -> None:
+    shutil.copytree(job.folder / "data" / "tokenizer", job.folder / "other")
+    vocabulary = job.folder / "other" / "vocab.txt"
+    vocabulary.write_text(vocabulary.read_text().replace("##a\n", "##aaa\n"))
+    sentence = job.refuse("--tokenizer_name", vocabulary)
+    assert f"--tokenizer_name {vocabulary}" in sentence and "another tokenizer" in sentence
+    assert "nowhere" in job.refuse("--tokenizer_name", "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", ("5 tokens", "at least 100")),
+        ("\n".join(f"word{number}" for number in range(200)), ("lacks", "[MASK]")),
+        (b"\xff\xfe\x00\x01", ("UTF-8",)),
+    ],
+)
+def test_tokenizers(job: Job, text: str | bytes, words: tuple[str, ...]) -> None:
+    path = job.write("vocab.txt", text)
+    input_path = job.write("text.txt", "A sentence .\n\nAnother one .\n")
+    flags = ["--input", input_path, "--tokenizer_name", path, "--output_dir", job.folder / "new"]
+    for sentence in (job.refuse_ds_bert("prepare", *flags, *TINY), job.refuse("--tokenizer_name", path)):
+        assert path in sentence and all(word in sentence for word in words), sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ("empty",)),
+        ("\n \n\t\n", ("text",)),
+        (b"\x7fELF\x00\x01\x02", ("binary",)),
+        (b"caf\xe9\n", ("UTF-8", "line 1")),
+    ],
+)
+def test_text(job: Job, text: str | bytes, words: tuple[str, ...]) -> None:
+    path = job.write("text.txt", text)
+    flags = ["--input", path, "--tokenizer_name", job.folder / "data" / "tokenizer"]
+    sentence = job.refuse_ds_bert("prepare", *flags, "--output_dir", job.folder / "new", *TINY)
+    assert path in sentence and all(word in sentence for word in words), sentence
+    job.write("text.txt", "A sentence .\n\nAnother one .\n")
+    assert cli.main(["prepare", *map(str, flags), "--output_dir", str(job.folder / "new"), *TINY]) == 0
+
+
+def test_commands_of_ds_bert(job: Job) -> None:
+    assert "COMMAND" in job.refuse_ds_bert()
+    assert "trian" in job.refuse_ds_bert("trian")
+    assert "--output_dir" in job.refuse_ds_bert("prepare", "--input", "nowhere")
+    assert "nowhere" in job.refuse_ds_bert(
+        "prepare", "--input", "nowhere", "--train_vocab", 200, "--output_dir", job.folder / "new", *TINY
+    )
+    assert "nowhere" in job.refuse_ds_bert("export", "nowhere", "--output_dir", job.folder / "new")
+    assert "data" in job.refuse_ds_bert("export", job.folder / "data", "--output_dir", job.folder / "new")
+
+
+def test_exports_of_a_damaged_checkpoint_or_into_a_folder_with_files(trained: Job) -> None:
+    checkpoint = trained.folder / "out" / "checkpoint-2"
+    trained.write("new/file", "what I want to keep")
+    assert "new: " in trained.refuse_ds_bert("export", checkpoint, "--output_dir", trained.folder / "new")
+    (checkpoint / "config.json").unlink()
+    assert "config.json" in trained.refuse_ds_bert("export", checkpoint, "--output_dir", trained.folder / "other")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer_state.json", "config.json"])
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_damaged_checkpoints(trained: Job, name: str, damage: str) -> None:
+    path = trained.folder / "out" / "checkpoint-2" / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert f"{path}: " in trained.refuse()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 3}'])
+def test_damaged_manifests_of_checkpoints(trained: Job, text: str) -> None:
+    path = trained.write("out/checkpoint-2/manifest.json", text)
+    assert path in trained.refuse()
+
+
+def test_a_checkpoint_without_a_manifest(trained: Job) -> None:
+    (trained.folder / "out" / "checkpoint-2" / "manifest.json").unlink()
+    sentence = trained.refuse()
+    assert "checkpoint-2" in sentence and "manifest.json" in sentence
+
+
+def test_a_checkpoint_whose_state_lost_a_key(trained: Job) -> None:
+    checkpoint = trained.folder / "out" / "checkpoint-2"
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    del state["global_batch"]
+    path = Path(trained.write("out/checkpoint-2/trainer_state.json", state))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"][path.name] = path.stat().st_size
+    trained.write("out/checkpoint-2/manifest.json", manifest)
+    sentence = trained.refuse()
+    assert str(path) in sentence and "global_batch" in sentence
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--seed 43", ("--seed 42", "now 43")),
+        ("--per_device_train_batch_size 4", ("global batches of 8", "= 4")),
+        ("--gradient_accumulation_steps 2", ("global batches of 8", "= 16")),
+        ("--max_seq_length 64", ("--max_seq_length 32", "now 64")),
+        ("--mlm_probability 0.2", ("--mlm_probability 0.15", "now 0.2")),
+        ("--max_predictions_per_seq 4", ("--max_predictions_per_seq 5", "now 4")),
+        ("--whole_word_mask", ("--whole_word_mask False", "now True")),
+        ("--optim sgd", ("--optim adamw", "now sgd")),
+    ],
+)
+def test_another_run_than_the_checkpoint_was_written_by(trained: Job, flags: str, words: tuple[str, ...]) -> None:
+    sentence = trained.refuse(*flags.split())
+    assert "checkpoint-2" in sentence and all(word in sentence for word in words), sentence
+
+
+def test_another_model_than_the_checkpoint_was_written_by(trained: Job) -> None:
+    write_model(trained.folder / "bert.json", hidden_size=48)
+    sentence = trained.refuse()
+    assert "checkpoint-2" in sentence and "hidden_size 32, now it is 48" in sentence
+
+
+def test_model_folders(job: Job) -> None:
+    del job.arguments["config_name"]
+    assert "nowhere" in job.refuse("--model_name_or_path", "nowhere")
+    folder = job.folder / "weights"
+    folder.mkdir()
+    assert "config.json" in job.refuse("--model_name_or_path", folder)
+    write_model(folder / "config.json")
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    assert f"{folder}: has no model.safetensors" in job.refuse("--model_name_or_path", folder)
+    (folder / "model.safetensors").write_bytes(b"nonsense" * 10)
+    assert "model.safetensors: not a readable safetensors file" in job.refuse("--model_name_or_path", folder)
+
+
+def test_weights_that_are_not_this_model_s(trained: Job) -> None:
+    trained.arguments |= {"config_name": None, "resume": False, "output_dir": str(trained.folder / "new")}
+    folder = trained.folder / "out" / "checkpoint-2"
+    write_model(folder / "config.json", intermediate_size=48)
+    sentence = trained.refuse("--model_name_or_path", folder)
+    assert "layer.0.intermediate.dense.weight has shape (64, 32)" in sentence and "(48, 32)" in sentence
+    shutil.copy(folder / "optimizer.safetensors", folder / "model.safetensors")
+    assert "none of this model's names" in trained.refuse("--model_name_or_path", folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"hidden_size": 33}, ("hidden_size", "num_attention_heads")),
+        ({"num_hidden_layers": "4"}, ("num_hidden_layers", '"4"')),
+        ({"model_type": "gpt2"}, ("model_type", "gpt2", "bert")),
+        ({"hidden_act": "sine"}, ("hidden_act", "sine")),
+    ],
+)
+def test_model_configurations(job: Job, fields: dict[str, object], words: tuple[str, ...]) -> None:
+    path = write_model(job.folder / "bert.json", **fields)
+    sentence = job.refuse()
+    assert str(path) in sentence and all(word in sentence for word in words), sentence
