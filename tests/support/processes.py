@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -99,16 +99,20 @@ class Ranks:
     def _stack_file(self, rank: int) -> Path:
         return Path(self._folder.name) / str(rank)
 
-    def wait(self, timeout: float, stop_at_failure: bool) -> dict[int, Returned | Failed]:
-        """Wait for all ranks; return the outcome of each.
+    def wait(
+        self, timeout: float, stop_at_failure: bool, among: Iterable[int] | None = None
+    ) -> dict[int, Returned | Failed]:
+        """Wait for ranks; return the outcome of each.
 
         Args:
             timeout: in seconds; what still runs then has failed.
             stop_at_failure: whether to wait for the others, after a failure, for no more than two seconds.
+            among: the ranks waited for; None: all.
         """
         deadline = time.monotonic() + timeout
         outcomes: dict[int, Returned | Failed] = {}
-        waiting = dict(self._connections)
+        ranks = set(range(len(self.processes)) if among is None else among)
+        waiting = {connection: rank for connection, rank in self._connections.items() if rank in ranks}
         while waiting and (ready := wait(list(waiting), max(0.0, deadline - time.monotonic()))):
             for connection in ready:
                 rank = waiting.pop(connection)
