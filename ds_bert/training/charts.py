@@ -1,5 +1,6 @@
 """What people look at: the loss in the terminal and as a PNG, the schedule as it ran as a PNG."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ COLOURS = {"forward": "#4878d0", "backward": "#ee854a", "reduce": "#6acc64", "st
 
 def terminal_chart(entries: Sequence[dict[str, Any]], key: str) -> list[str]:
     """Draw ``key`` over steps with text: a column is the mean of its share of the entries."""
-    points = [(entry["step"], entry[key]) for entry in entries if key in entry]
+    points = [(entry["step"], entry[key]) for entry in entries if math.isfinite(entry.get(key, math.nan))]
     if len(points) < 2:
         return []
     values = [value for _, value in points]
@@ -41,7 +42,7 @@ def draw_run(output_dir: Path, entries: Sequence[dict[str, Any]], spans: Sequenc
     if any("train/loss" in entry for entry in entries):
         _draw_loss(output_dir / "loss.png", entries)
         lines.append(f"chart: {output_dir / 'loss.png'}")
-    if spans:
+    if any(span.kind == "backward" for rank in spans for span in rank):
         _draw_schedule(output_dir / "schedule.png", spans)
         lines.append(f"chart: {output_dir / 'schedule.png'} (the schedule as it ran)")
     return lines

@@ -54,7 +54,7 @@ def test_a_damaged_index(tmp_path: Path, text: str) -> None:
 
 
 def test_files_that_are_no_tensors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no model.safetensors"):
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
         TensorFolder(tmp_path)
     write_tensors(tmp_path / "model.safetensors", {"a": A})
     whole = (tmp_path / "model.safetensors").read_bytes()

@@ -1,0 +1,118 @@
+"""Arguments from flags and from a JSON file: types, precedence, and what the user gave."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds_bert.errors import UserError
+from ds_bert.training.arguments import PretrainArguments, argument
+from ds_bert.training.parser import parse_arguments
+
+
+def run_json(folder: Path, **values: Any) -> str:
+    path = folder / "run.json"
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def parse(*words: str) -> tuple[PretrainArguments, set[str]]:
+    return parse_arguments(PretrainArguments, words)
+
+
+def test_defaults() -> None:
+    assert parse() == (PretrainArguments(), set())
+
+
+def test_flags_have_their_types() -> None:
+    arguments, given = parse("--max_steps", "7", "--learning_rate", "2e-4", "--bf16", "--output_dir", "10")
+    assert (arguments.max_steps, arguments.learning_rate, arguments.bf16) == (7, 2e-4, True)
+    assert arguments.output_dir == "10"
+    assert given == {"max_steps", "learning_rate", "bf16", "output_dir"}
+
+
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("false", False), ("0", False)])
+def test_a_flag_may_switch_off(tmp_path: Path, word: str, value: bool) -> None:
+    arguments, given = parse(run_json(tmp_path, bf16=True), "--bf16", word)
+    assert arguments.bf16 is value and given == {"bf16"}
+
+
+def test_flags_override_the_file_wherever_they_stand(tmp_path: Path) -> None:
+    path = run_json(tmp_path, max_steps=5, learning_rate=1, seed=3)
+    for words in ([path, "--seed", "4", "--weight_decay=0"], ["--seed", "4", "--weight_decay=0", path]):
+        arguments, given = parse(*words)
+        assert (arguments.max_steps, arguments.seed, arguments.weight_decay) == (5, 4, 0.0)
+        assert type(arguments.learning_rate) is float
+        assert given == {"max_steps", "learning_rate", "seed", "weight_decay"}
+
+
+def test_a_default_that_was_given_counts_as_given(tmp_path: Path) -> None:
+    _, given = parse(run_json(tmp_path, seed=42), "--max_grad_norm", "1.0")
+    assert given == {"seed", "max_grad_norm"}
+
+
+@pytest.mark.parametrize("rank", ["--local_rank=1", "--local-rank=1"])
+def test_a_launcher_may_put_its_flag_before_the_file(tmp_path: Path, rank: str) -> None:
+    arguments, _ = parse(rank, run_json(tmp_path, max_steps=5), "--seed", "1")
+    assert (arguments.local_rank, arguments.max_steps, arguments.seed) == (1, 5, 1)
+
+
+def test_null_is_for_what_may_be_missing(tmp_path: Path) -> None:
+    assert parse(run_json(tmp_path, stage_map=None))[0].stage_map is None
+    with pytest.raises(UserError, match="seed is None"):
+        parse(run_json(tmp_path, seed=None))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", "1e-4"),
+        ("learning_rate", True),
+        ("learning_rate", None),
+        ("max_steps", 10.7),
+        ("max_steps", 10.0),
+        ("max_steps", "10"),
+        ("max_steps", False),
+        ("bf16", "false"),
+        ("bf16", 0),
+        ("output_dir", 1),
+        ("output_dir", {}),
+        ("optim", "lion"),
+        ("Seed", 1),
+    ],
+)
+def test_values_of_another_type_are_refused(tmp_path: Path, key: str, value: Any) -> None:
+    path = run_json(tmp_path, **{key: value})
+    with pytest.raises(UserError, match=rf"^{path}: .*{key}"):
+        parse(path)
+
+
+@pytest.mark.parametrize("words", [["--max_step", "5"], ["--max_steps", "5.0"], ["--seed"], ["a.json", "b.json"]])
+def test_flags_that_are_wrong_are_refused(words: list[str]) -> None:
+    with pytest.raises(UserError, match="--help lists the arguments"):
+        parse(*words)
+
+
+def test_help_names_every_argument(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("--help")
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(f"--{name}" in printed for name in PretrainArguments.__dataclass_fields__)
+
+
+@dataclass
+class Other:
+    """Another job's arguments."""
+
+    name: str | None = argument(None, "A name.")
+    share: float = argument(0.5, "A share, 100 % at most.")
+
+
+def test_any_dataclass_will_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert parse_arguments(Other, [run_json(tmp_path, share=1), "--name", "x"]) == (Other("x", 1.0), {"name", "share"})
+    with pytest.raises(SystemExit):
+        parse_arguments(Other, ["--help"])
+    assert "100 % at most" in capsys.readouterr().out
