@@ -45,7 +45,7 @@ def main() -> int:
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     config = bert_config(model)
     engine = build_pretraining_engine(config, stage_map, settings, size, micro_batches, arguments.ddp_timeout)
-    with failing_by_name(engine):
+    with failing_by_name(engine, stage_map):
         if arguments.model_name_or_path:
             load_weights(engine, Path(arguments.model_name_or_path))
         if checkpoint:

@@ -82,12 +82,16 @@ def share(engine: Engine, numbers: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def failing_by_name(engine: Engine) -> Iterator[None]:
-    """Let a failure say which rank and stage it met, and leave the processes' group at the end."""
+def failing_by_name(engine: Engine, stage_map: StageMap) -> Iterator[None]:
+    """Let a failure say which rank (the launcher's, as in the map) and stage it met; leave the group at the end."""
     try:
         yield
-    except (RuntimeError, OSError) as error:
-        print(f"error: {engine.place}: {error}", file=sys.stderr, flush=True)
+    except UserError:
+        raise
+    except Exception as error:
+        place = engine.place
+        where = f"rank {stage_map.launcher_rank(place.rank)} (stage {place.stage}, replica {place.replica})"
+        print(f"error: {where}: {error}", file=sys.stderr, flush=True)
         raise
     dist.destroy_process_group()
 

@@ -1,6 +1,7 @@
 """The pre-training job on real ranks: what resumes, stops, evaluates and saves, and what of it changes the numbers."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ import pytest
 import torch
 
 from ds_bert.checkpoint.folders import checkpoints
-from ds_bert.checkpoint.tensors import TensorFolder
+from ds_bert.checkpoint.tensors import TensorFolder, write_tensors
 from ds_bert.training.log import read_log
 from tests.support.jobs import Pretraining, pretrain, wait_for
-from tests.support.processes import Returned
+from tests.support.processes import Failed, Returned
 
 STEPS = 24
 PERMUTED = {"module_to_stage_map": [0, 0, 0, 1, 1, 1], "stage_to_rank_map": {"0": [3, 1], "1": [0, 2]}}
@@ -113,7 +114,7 @@ def test_tensorboard_holds_the_losses(left_alone: Path) -> None:
     assert len(events.Scalars("eval/mlm_loss")) == 1
 
 
-def test_the_checkpoint_says_what_was_printed(left_alone: Path) -> None:
+def test_the_figures_are_printed_once(left_alone: Path) -> None:
     printed = "".join(path.read_text() for path in left_alone.parent.glob("*.txt"))
     for words in ("samples/s", "tokens/s", "busy:  stage 0", "held-out", f"saved: {left_alone}/checkpoint-{STEPS}"):
         assert printed.count(words) == 1, (words, printed)
@@ -169,6 +170,18 @@ def test_a_signal_to_one_rank_ends_all_with_a_checkpoint(
     assert f"ended by signal {number} after step {step}; go on with --resume" in run.printed()
     pretrain(tmp_path / "resumed", [*words, "--resume"], 4)
     assert_same_bits(tmp_path / "out", left_alone)
+
+
+def test_a_killed_rank_ends_all_and_they_say_where_they_were(tmp_path: Path, two_by_two: list[Any]) -> None:
+    run = Pretraining(tmp_path / "run", [*two_by_two, "--output_dir", tmp_path / "out", "--save_steps", 0], 4)
+    wait_for(lambda: len(losses(tmp_path / "out")) >= 3)
+    run.signal(2, signal.SIGKILL)
+    outcomes = run.wait()
+    assert all(isinstance(outcome, Failed) for outcome in outcomes.values()), outcomes
+    places = {3: "stage 0, replica 0", 1: "stage 0, replica 1", 0: "stage 1, replica 0"}
+    for rank, place in places.items():  # by the launcher's ranks, as in the map
+        assert f"error: rank {rank} ({place}): " in (tmp_path / "run" / f"{rank}.err.txt").read_text()
+    assert not checkpoints(tmp_path / "out")
 
 
 def test_evaluating_and_saving_changes_nothing(tmp_path: Path, two_by_two: list[Any], left_alone: Path) -> None:
@@ -255,3 +268,20 @@ def test_started_from_exported_weights(tmp_path: Path, base: list[Any], left_alo
         pretrain(tmp_path / f"run{world}", [tmp_path / "run.json", "--disable_tqdm", *flags], world)
         started, weights = TensorFolder(out / "checkpoint-1"), TensorFolder(exported)
         assert all(torch.equal(started.read(name), weights.read(name)) for name in weights.names())
+
+
+def test_started_from_weights_without_a_head(tmp_path: Path, base: list[Any], left_alone: Path) -> None:
+    trained, folder = TensorFolder(left_alone / f"checkpoint-{STEPS}"), tmp_path / "encoder"
+    folder.mkdir()
+    shutil.copy(left_alone / f"checkpoint-{STEPS}" / "config.json", folder)
+    encoder = trained.read_all(name for name in trained.names() if name.startswith("bert."))
+    write_tensors(folder / "model.safetensors", encoder)
+    run = json.loads(base[0].read_text()) | {"config_name": None, "model_name_or_path": str(folder), "max_steps": 1}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    flags = ["--num_stages", 2, "--learning_rate", 0, "--output_dir", tmp_path / "out"]
+    pretrain(tmp_path / "run", [tmp_path / "run.json", *flags], 2)
+    said = [path.read_text() for path in (tmp_path / "run").glob("*.err.txt")]
+    assert sum("cls.predictions.bias" in text and "fresh weights" in text for text in said) == 1
+    started = TensorFolder(tmp_path / "out" / "checkpoint-1")
+    assert all(torch.equal(started.read(name), encoder[name]) for name in encoder)
+    assert not started.read("cls.predictions.bias").any()
