@@ -3,9 +3,11 @@
 A server process imports the heavy modules once; every rank is forked from it in milliseconds.
 """
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import tempfile
@@ -14,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Any
 
@@ -76,15 +79,15 @@ class Ranks:
         self.processes = []
         port = _free_port()
         for rank in range(world_size):
-            receiver, sender = _CONTEXT.Pipe(duplex=False)
+            here, there = _CONTEXT.Pipe()
             environment = _environment(rank, world_size, port)
             process = _CONTEXT.Process(
-                target=_run, args=(function, arguments, environment, sender, str(self._stack_file(rank))), daemon=True
+                target=_run, args=(function, arguments, environment, there, str(self._stack_file(rank))), daemon=True
             )
             process.start()
-            sender.close()
+            there.close()
             self.processes.append(process)
-            self._connections[receiver] = rank
+            self._connections[here] = rank
 
     def __enter__(self) -> "Ranks":
         return self
@@ -94,6 +97,8 @@ class Ranks:
             process.kill()
         for process in self.processes:
             process.join()
+        for connection in self._connections:
+            connection.close()
         self._folder.cleanup()
 
     def _stack_file(self, rank: int) -> Path:
@@ -141,20 +146,30 @@ def _run(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
     environment: Mapping[str, str],
-    sender: Connection,
+    parent: Connection,
     stack_file: str,
 ) -> None:
     with open(stack_file, "w") as stack:
         faulthandler.register(signal.SIGUSR1, file=stack)
         os.environ.update(environment)
+        end = Thread(target=_exit_with_parent, args=(parent,))
+        end.start()
         try:
             import torch
 
             torch.set_num_threads(1)
-            sender.send(Returned(function(*arguments)))
+            parent.send(Returned(function(*arguments)))
         except BaseException:
-            sender.send(Failed(traceback.format_exc()))
-        os._exit(0)
+            parent.send(Failed(traceback.format_exc()))
+            os._exit(1)
+        end.join()  # others may still be talking to this process, which serves them addresses if it is rank 0
+
+
+def _exit_with_parent(parent: Connection) -> None:
+    """End this process when the one that started it is through with it, or gone."""
+    with contextlib.suppress(EOFError, OSError):
+        parent.recv()
+    os._exit(0)
 
 
 def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
@@ -164,6 +179,9 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Choose a port below those that systems give out by themselves: nobody else takes it until rank 0 does."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 30000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
