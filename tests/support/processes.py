@@ -77,7 +77,7 @@ class Ranks:
         self._folder = tempfile.TemporaryDirectory()
         self._connections: dict[Connection, int] = {}
         self.processes = []
-        port = _free_port()
+        port = free_port()
         for rank in range(world_size):
             here, there = _CONTEXT.Pipe()
             environment = _environment(rank, world_size, port)
@@ -178,7 +178,7 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()} | fixed
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Choose a port below those that systems give out by themselves: nobody else takes it until rank 0 does."""
     while True:
         port = random.SystemRandom().randrange(20000, 30000)

@@ -16,6 +16,7 @@ import pytest
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.training.log import read_log
 from tests.support.jobs import wait_for
+from tests.support.processes import free_port
 from tests.support.refusal import LAUNCHER, the_sentence
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,16 +32,8 @@ def environment(**changes: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in LAUNCHER} | changes
 
 
-def free_port() -> str:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def command(launcher: list[str], *words: object) -> list[str]:
-    launcher = [free_port() if word == "0" else word for word in launcher]
+    launcher = [str(free_port()) if word == "0" else word for word in launcher]
     return [*launcher, *map(str, words)]
 
 
