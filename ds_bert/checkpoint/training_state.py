@@ -30,6 +30,9 @@ class TrainedStage(Protocol):
     control: Any
     steps_done: int
 
+    def resume_at(self, step: int) -> None:
+        """Number the next global batch."""
+
 
 def save_checkpoint(
     output_dir: Path, engine: TrainedStage, describe: Callable[[Path], None], state: Mapping[str, Any]
@@ -50,7 +53,7 @@ def save_checkpoint(
     if place.rank == 0:
         folders.begin(output_dir, step)
     _gather(engine, 0)
-    tensors, scalars = engine.boundary.state_by_name()
+    tensors, scalars = engine.boundary.state_by_name(step)
     written, error = 0, None
     try:
         written = _write_part(partial, engine, tensors)
@@ -120,8 +123,8 @@ def load_checkpoint(checkpoint: Path, engine: TrainedStage) -> None:
     for kind in sorted({name.partition("/")[0] for name in moments.names()}):
         stored = moments.read_all(f"{kind}/{name}" for name in names)
         tensors[kind] = {name.partition("/")[2]: tensor for name, tensor in stored.items()}
-    engine.boundary.load_state_by_name(tensors, state["optimizer"])
-    engine.steps_done = state["step"]
+    engine.boundary.load_state_by_name(tensors, state["optimizer"], state["step"])
+    engine.resume_at(state["step"])
 
 
 def describe_model(config: Any, tokenizer: Any) -> Callable[[Path], None]:

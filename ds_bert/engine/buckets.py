@@ -2,9 +2,13 @@
 
 A bucket holds the parameters of this process that the same processes hold: those of its stage's replicas, or, for tied
 parameters, of the replicas of every stage that has them. Gradients are summed over exactly these processes.
+
+Where a schedule computes with two weight versions, a bucket has two slots: version v lies in slot v % 2, and the
+gradients of global batch t in slot t % 2. A version is never changed while a micro-batch that uses it is in flight.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,14 +18,15 @@ class Bucket:
     """Named parameters in flat buffers.
 
     Args:
-        parameters: this process's parameters by name, in an order all processes of ``group`` share. Their data moves
-            into the bucket, and each gets ``main_grad``, its view of the summed gradients.
+        parameters: this process's parameters by name, in an order all processes of ``group`` share. `bind` moves them
+            into the bucket, and gives each ``main_grad``, its view of the summed gradients.
         group: the processes that hold these parameters.
         ranks: their ranks, ascending.
         rank: this process's rank.
         dtype: of the weights computed with.
         master_dtype: of gradients and master weights; the parameters' own values lose nothing in it.
         sharded: whether each process of the group updates only its own part (ZeRO stage 1).
+        slots: weight versions that are alive at once.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class Bucket:
         dtype: torch.dtype,
         master_dtype: torch.dtype,
         sharded: bool,
+        slots: int = 1,
     ) -> None:
         self.parameters = parameters
         self.group, self.size, self.index = group, len(ranks), list(ranks).index(rank)
@@ -42,54 +48,84 @@ class Bucket:
         self.shard_length = -(-used // self.size) if self.sharded else used
         length = self.shard_length * (self.size if self.sharded else 1)
         device = next(iter(parameters.values())).device
-        self.gradients = torch.zeros(length, dtype=master_dtype, device=device)
         precise = torch.zeros(length, dtype=master_dtype, device=device)
         for name, (begin, end) in self.places.items():
             precise[begin:end].copy_(parameters[name].detach().reshape(-1))
-        self.weights = precise.to(dtype)
-        for name, parameter in parameters.items():
-            begin, end = self.places[name]
-            parameter.data = self.weights[begin:end].view(parameter.shape)
-            parameter.main_grad = self.gradients[begin:end].view(parameter.shape)  # type: ignore[attr-defined]
-            _accumulate_into_main_grad(parameter)
-        self.own_weights = self._own(self.weights)
-        # Where weights are as precise as the master copy, they are the master copy.
-        self.master = self.own_weights if dtype == master_dtype else self._own(precise).clone()
+        self.weights = [precise.to(dtype, copy=True) for _ in range(slots)]
+        self.gradients = [torch.zeros_like(precise) for _ in range(slots)]
+        # Where weights are as precise as the master copy, the newest version is the master copy.
+        self.weights_are_master = dtype == master_dtype
+        self.master = self.own(self.weights[0]) if self.weights_are_master else self.own(precise).clone()
+        self._views = [
+            [(self._view(flat, name), self._view(sums, name)) for name in parameters]
+            for flat in self.weights
+            for sums in self.gradients
+        ]
+        for parameter in parameters.values():
+            parameter.data = parameter.data.to(dtype)
+            if not self.weights_are_master:
+                parameter.register_post_accumulate_grad_hook(_add_to_main_grad)
+        self.bind(0, 0)
 
-    def _own(self, flat: torch.Tensor) -> torch.Tensor:
+    def _view(self, flat: torch.Tensor, name: str) -> torch.Tensor:
+        begin, end = self.places[name]
+        return flat[begin:end].view(self.parameters[name].shape)
+
+    def bind(self, weights: int, gradients: int) -> None:
+        """Let the parameters be the weights of one slot, and their gradients be summed in another."""
+        views = self._views[weights * len(self.gradients) + gradients]
+        for parameter, (data, main_grad) in zip(self.parameters.values(), views, strict=True):
+            parameter.data = data
+            parameter.main_grad = main_grad  # type: ignore[attr-defined]
+            if self.weights_are_master:
+                parameter.grad = main_grad
+
+    def own(self, flat: torch.Tensor) -> torch.Tensor:
         """The part of a flat buffer that this process updates."""
         begin = self.index * self.shard_length if self.sharded else 0
         return flat[begin : begin + self.shard_length]
 
-    @property
-    def own_gradients(self) -> torch.Tensor:
-        """The part of the summed gradients that this process updates with."""
-        return self._own(self.gradients)
+    def begin_reduction(self, slot: int) -> Any:
+        """Begin to sum a slot's gradients over the group, at least in the part that this process updates with.
 
-    def reduce_gradients(self) -> None:
-        """Sum the gradients over the group, at least in the part that this process updates with."""
+        Returns:
+            torch's handle to wait for, or None where there is nothing to wait for.
+        """
+        flat = self.gradients[slot]
         if self.size == 1:
-            return
+            return None
         if self.sharded and dist.get_backend(self.group) == "nccl":
-            dist.reduce_scatter(self.own_gradients, list(self.gradients.chunk(self.size)), group=self.group)
-        else:
-            dist.all_reduce(self.gradients, group=self.group)
+            return dist.reduce_scatter(self.own(flat), list(flat.chunk(self.size)), group=self.group, async_op=True)
+        return dist.all_reduce(flat, group=self.group, async_op=True)
 
-    def squared_norm(self) -> torch.Tensor:
-        """Sum of squares of those gradients that no other process counts, a float64 scalar.
+    def squared_norm(self, slot: int) -> torch.Tensor:
+        """Sum of squares of those gradients of a slot that no other process counts, a float64 scalar.
 
         Added up over all processes, every element of every parameter, tied ones included, is counted once.
         """
         if not self.sharded and self.index > 0:
-            return torch.zeros((), dtype=torch.float64, device=self.gradients.device)
-        return _sum_of_squares(self.own_gradients)
+            return torch.zeros((), dtype=torch.float64, device=self.master.device)
+        return _sum_of_squares(self.own(self.gradients[slot]))
 
-    def publish(self) -> None:
-        """Make the updated master copy the weights that all processes of the group compute with."""
-        if self.master.data_ptr() != self.own_weights.data_ptr():
-            self.own_weights.copy_(self.master)
+    def advance(self, slot: int) -> None:
+        """Make ``slot`` the one that the master copy's next update is published to."""
+        target = self.own(self.weights[slot])
+        if self.weights_are_master and target.data_ptr() != self.master.data_ptr():
+            target.copy_(self.master)
+            self.master = target
+
+    def publish(self, slot: int) -> None:
+        """Make the updated master copy the weights of a slot on all processes of the group."""
+        own = self.own(self.weights[slot])
+        if not self.weights_are_master:
+            own.copy_(self.master)
+        self.gather(slot)
+
+    def gather(self, slot: int) -> None:
+        """Give all processes of the group each other's parts of a slot's weights."""
         if self.sharded:
-            dist.all_gather(list(self.weights.chunk(self.size)), self.own_weights.clone(), group=self.group)
+            parts = list(self.weights[slot].chunk(self.size))
+            dist.all_gather(parts, self.own(self.weights[slot]).clone(), group=self.group)
 
     def whole(self, own: torch.Tensor) -> dict[str, torch.Tensor]:
         """Assemble what each process holds a part of (as long as ``master``) into one tensor per parameter name."""
@@ -97,17 +133,14 @@ class Bucket:
         if self.sharded:
             flat = torch.empty(self.shard_length * self.size, dtype=own.dtype, device=own.device)
             dist.all_gather(list(flat.chunk(self.size)), own.contiguous(), group=self.group)
-        return {
-            name: flat[begin:end].view(self.parameters[name].shape).clone()
-            for name, (begin, end) in self.places.items()
-        }
+        return {name: self._view(flat, name).clone() for name in self.places}
 
     def part(self, whole: dict[str, torch.Tensor], into: torch.Tensor) -> None:
         """Undo `whole`: copy this process's part of the tensors by name ``into`` a buffer as long as ``master``."""
-        flat = torch.zeros(self.gradients.shape, dtype=into.dtype, device=into.device)
-        for name, (begin, end) in self.places.items():
-            flat[begin:end].copy_(whole[name].reshape(-1))
-        into.copy_(self._own(flat))
+        flat = torch.zeros(self.gradients[0].shape, dtype=into.dtype, device=into.device)
+        for name in self.places:
+            self._view(flat, name).copy_(whole[name])
+        into.copy_(self.own(flat))
 
 
 def _sum_of_squares(flat: torch.Tensor, row: int = 1024) -> torch.Tensor:
@@ -126,16 +159,7 @@ def _places(parameters: dict[str, torch.nn.Parameter]) -> dict[str, tuple[int, i
     return places
 
 
-def _accumulate_into_main_grad(parameter: torch.nn.Parameter) -> None:
-    """Let autograd sum this parameter's gradients in ``main_grad``."""
-    main_grad = parameter.main_grad  # type: ignore[attr-defined]
-    if parameter.dtype == main_grad.dtype:
-        parameter.grad = main_grad
-        return
-
-    def add(parameter: torch.Tensor) -> None:
-        if parameter.grad is not None:  # it is None where a layer has added to main_grad itself
-            main_grad.add_(parameter.grad)
-            parameter.grad = None
-
-    parameter.register_post_accumulate_grad_hook(add)
+def _add_to_main_grad(parameter: torch.Tensor) -> None:
+    if parameter.grad is not None:  # it is None where a layer has added to main_grad itself
+        parameter.main_grad.add_(parameter.grad)  # type: ignore[attr-defined]
+        parameter.grad = None

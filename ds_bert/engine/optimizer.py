@@ -16,20 +16,47 @@ from ds_bert.engine.buckets import Bucket
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings, LossScaling
 
+PREVIOUS = "previous_weights"
+
 
 @dataclass(frozen=True)
 class StepResult:
     """What one optimizer step did.
 
     Args:
+        step: its number, from 0.
+        learning_rate: that it was taken with.
         grad_norm: of the whole global batch's gradient before clipping, over all stages; not finite on an overflow.
         skipped: whether fp16 overflowed and the weights were left as they were.
-        sums: what the processes contributed, added up.
+        sums: what the processes contributed, added up; on the CPU.
     """
 
+    step: int
+    learning_rate: float
     grad_norm: float
     skipped: bool
     sums: torch.Tensor
+
+
+@dataclass
+class Reduction:
+    """A global batch's gradients on their way to the step: summed over processes, then their norm over all.
+
+    Args:
+        step, learning_rate: of the step.
+        slot: where the gradients lie.
+        sums: a float64 vector of this process, on its device, to be added up over all processes on the way.
+        works: the gradients' summing.
+        vector: the squared norm and the sums, once `works` are done; ``work`` adds it up over all processes.
+    """
+
+    step: int
+    learning_rate: float
+    slot: int
+    sums: torch.Tensor
+    works: list[Any]
+    vector: torch.Tensor | None = None
+    work: Any = None
 
 
 class Optimizer:
@@ -54,6 +81,8 @@ class Optimizer:
         self.parameters = parameters
         self.owners = _stages_by_name(parameters, grid, control)
         self.buckets = _make_buckets(parameters, self.owners, grid, settings)
+        self.slots = settings.weight_versions
+        self._bound = (0, 0)
         self.scaler = LossScaler(settings.loss_scaling) if settings.precision == "fp16" else None
         self.torch_optimizer = _torch_optimizer(self.buckets, settings)
 
@@ -62,53 +91,81 @@ class Optimizer:
         """What the loss is to be multiplied by before its backward."""
         return self.scaler.scale if self.scaler else 1.0
 
-    def reduce_gradients(self) -> None:
-        """Sum the gradients over the replicas, and those of tied parameters over all stages that hold them."""
-        for bucket in self.buckets:
-            bucket.reduce_gradients()
+    def bind(self, version: int, step: int) -> None:
+        """Let the parameters be weight version ``version``, and sum the gradients of ``step``."""
+        slots = version % self.slots, step % self.slots
+        if slots != self._bound:
+            for bucket in self.buckets:
+                bucket.bind(*slots)
+            self._bound = slots
+
+    def begin(self, step: int, learning_rate: float, sums: torch.Tensor) -> Reduction:
+        """Begin to sum the gradients of ``step`` over the replicas, and those of tied parameters over their stages."""
+        slot = step % self.slots
+        works = [work for bucket in self.buckets if (work := bucket.begin_reduction(slot))]
+        return Reduction(step, learning_rate, slot, sums, works)
+
+    def poll(self, reduction: Reduction, wait: bool = False) -> None:
+        """Begin to add up the norm if the gradients are summed by now; with ``wait``, wait for that."""
+        if reduction.vector is not None:
+            return
+        if wait or all(work.is_completed() for work in reduction.works):
+            for work in reduction.works:
+                work.wait()
+            squares = [bucket.squared_norm(reduction.slot) for bucket in self.buckets]
+            reduction.vector = torch.cat([torch.stack(squares).sum().reshape(1), reduction.sums])
+            reduction.work = dist.all_reduce(reduction.vector, async_op=True)
 
     @torch.no_grad()
-    def step(self, learning_rate: float, sums: torch.Tensor) -> StepResult:
-        """Clip by the global norm, update, publish the weights and set the gradients to zero.
-
-        Args:
-            learning_rate: of this step.
-            sums: a float64 vector of this process, on its device, to be added up over all processes on the way.
-        """
-        squares = [bucket.squared_norm() for bucket in self.buckets]
-        local = torch.cat([torch.stack(squares).sum().reshape(1), sums])
-        dist.all_reduce(local)
-        grad_norm = math.sqrt(local[0].item()) / self.loss_scale if math.isfinite(local[0].item()) else math.inf
+    def finish(self, reduction: Reduction) -> StepResult:
+        """Wait for the norm, clip by it, update, publish weight version ``step + 1`` and set the gradients to zero."""
+        self.poll(reduction, wait=True)
+        assert reduction.vector is not None
+        reduction.work.wait()
+        squared_norm, sums = reduction.vector[0].item(), reduction.vector[1:].cpu()
+        grad_norm = math.sqrt(squared_norm) / self.loss_scale if math.isfinite(squared_norm) else math.inf
         skipped = self.scaler is not None and not math.isfinite(grad_norm)
         if not skipped:
-            self._update(learning_rate, grad_norm)
+            self._update(reduction, grad_norm)
         if self.scaler:
             self.scaler.update(skipped)
         for bucket in self.buckets:
-            bucket.gradients.zero_()
-        return StepResult(grad_norm, skipped, local[1:])
+            bucket.gradients[reduction.slot].zero_()
+        return StepResult(reduction.step, reduction.learning_rate, grad_norm, skipped, sums)
 
-    def _update(self, learning_rate: float, grad_norm: float) -> None:
+    def _update(self, reduction: Reduction, grad_norm: float) -> None:
         factor = 1.0 / self.loss_scale
         if self.settings.max_grad_norm > 0:
             factor *= min(1.0, self.settings.max_grad_norm / (grad_norm + 1e-6))
+        slot = (reduction.step + 1) % self.slots
         for group, bucket in zip(self.torch_optimizer.param_groups, self.buckets, strict=True):
-            group["lr"] = learning_rate
+            gradients = bucket.own(bucket.gradients[reduction.slot])
             if factor != 1.0:
-                bucket.own_gradients.mul_(factor)
+                gradients.mul_(factor)
+            bucket.advance(slot)
+            group["lr"] = reduction.learning_rate
+            (parameter,) = group["params"]
+            parameter.data, parameter.grad = bucket.master, gradients
         self.torch_optimizer.step()
         for bucket in self.buckets:
-            bucket.publish()
+            bucket.publish(slot)
 
-    def state_by_name(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    def state_by_name(self, steps_done: int) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
         """Return ({kind: {parameter name: tensor}}, scalars); a collective call of all processes.
 
-        The kind "weights" is the master copy; the others are the optimizer's moments.
+        The kind "weights" is the master copy, "previous_weights" the version before it where two are alive; the others
+        are the optimizer's moments. Must not be called while micro-batches are in flight.
+
+        Args:
+            steps_done: optimizer steps taken, which number the newest version.
         """
         tensors: dict[str, dict[str, torch.Tensor]] = {"weights": {}}
         scalars: dict[str, Any] = {"scaler": vars(self.scaler).copy() if self.scaler else None}
         for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
             tensors["weights"].update(bucket.whole(bucket.master))
+            if self.slots > 1:
+                previous = bucket.own(bucket.weights[(steps_done - 1) % self.slots])
+                tensors.setdefault(PREVIOUS, {}).update(bucket.whole(previous))
             for kind, value in self.torch_optimizer.state[group["params"][0]].items():
                 if isinstance(value, torch.Tensor) and value.shape == bucket.master.shape:
                     tensors.setdefault(kind, {}).update(bucket.whole(value))
@@ -117,19 +174,30 @@ class Optimizer:
         return tensors, scalars
 
     @torch.no_grad()
-    def load_state_by_name(self, tensors: dict[str, dict[str, torch.Tensor]], scalars: dict[str, Any]) -> None:
-        """Take over what `state_by_name` gave, written under any cut; kinds other than "weights" may be absent."""
+    def load_state_by_name(
+        self, tensors: dict[str, dict[str, torch.Tensor]], scalars: dict[str, Any], steps_done: int
+    ) -> None:
+        """Take over what `state_by_name` gave, written under any cut; kinds other than "weights" may be absent.
+
+        Without previous weights, where two versions are alive, the newest stand in for them.
+        """
+        newest, previous = steps_done % self.slots, (steps_done - 1) % self.slots
         for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
+            bucket.advance(newest)
             bucket.part(tensors["weights"], into=bucket.master)
+            bucket.publish(newest)
+            if self.slots > 1:
+                bucket.part(tensors.get(PREVIOUS, tensors["weights"]), into=bucket.own(bucket.weights[previous]))
+                bucket.gather(previous)
             state = self.torch_optimizer.state[group["params"][0]]
-            for kind in tensors.keys() - {"weights"}:
+            for kind in tensors.keys() - {"weights", PREVIOUS}:
                 state[kind] = torch.zeros_like(bucket.master)
                 bucket.part(tensors[kind], into=state[kind])
             if "step" in scalars:
                 state["step"] = torch.tensor(scalars["step"], dtype=torch.float32)
-            bucket.publish()
         if self.scaler and scalars.get("scaler"):
             vars(self.scaler).update(scalars["scaler"])
+        self.bind(steps_done, steps_done)
 
 
 class LossScaler:
@@ -183,7 +251,8 @@ def _make_buckets(
             if members:
                 sharded = settings.zero_stage == 1
                 types = settings.dtype, settings.master_dtype
-                buckets.append(Bucket(members, group, ranks, grid.rank, *types, sharded))
+                slots = settings.weight_versions
+                buckets.append(Bucket(members, group, ranks, grid.rank, *types, sharded, slots))
     return buckets
 
 
@@ -191,7 +260,6 @@ def _torch_optimizer(buckets: list[Bucket], settings: EngineSettings) -> torch.o
     groups = []
     for bucket in buckets:
         master = torch.nn.Parameter(bucket.master)
-        master.grad = bucket.own_gradients
         decays = next(iter(bucket.parameters.values())).ndim >= 2
         groups.append({"params": [master], "weight_decay": settings.weight_decay if decays else 0.0})
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}

@@ -24,6 +24,7 @@ class EngineSettings:
     """Settings of one engine.
 
     Args:
+        schedule: order of forwards and backwards.
         optimizer: "adamw", "adam" or "sgd".
         optimizer_options: keyword arguments of torch's optimizer other than lr and weight_decay (betas, eps, momentum).
         weight_decay: of matrices; biases and norms (fewer than two dimensions) have none.
@@ -35,6 +36,7 @@ class EngineSettings:
         trace: whether to keep the times of every instruction.
     """
 
+    schedule: Literal["1f1b", "gpipe", "2bw"] = "1f1b"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
@@ -55,3 +57,8 @@ class EngineSettings:
     def master_dtype(self) -> torch.dtype:
         """Type in which gradients are summed and weights updated."""
         return torch.float64 if self.precision == "fp64" else torch.float32
+
+    @property
+    def weight_versions(self) -> int:
+        """Weight versions that are alive at once."""
+        return 2 if self.schedule == "2bw" else 1

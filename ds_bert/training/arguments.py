@@ -19,6 +19,11 @@ class TrainingArguments:
 
     stage_map: str | None = argument(None, "JSON file saying which layers run on which ranks, or a shipped map's name.")
     num_stages: int = argument(1, "Without a stage map: cut the layers into this many stages of even work.")
+    schedule: str = argument(
+        "1f1b",
+        "Order of forwards and backwards; 2bw never drains, on two weight versions.",
+        choices=["1f1b", "gpipe", "2bw"],
+    )
     deepspeed_config: str | None = argument(None, 'DeepSpeed JSON file; "auto" in it is filled from these arguments.')
 
     max_steps: int = argument(-1, "Optimizer steps to train for; overrides num_train_epochs.")

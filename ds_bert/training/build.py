@@ -48,6 +48,6 @@ def build_pretraining_engine(
 def load_weights(engine: Engine, folder: Path) -> None:
     """Start from the weights of a Hugging Face folder of this model; what it lacks stays as initialised."""
     weights = TensorFolder(folder)
-    tensors = engine.boundary.state_by_name()[0]["weights"]
+    tensors = engine.boundary.state_by_name(0)[0]["weights"]
     tensors |= {name: weights.read(name) for name in tensors if name in weights}
-    engine.boundary.load_state_by_name({"weights": tensors}, {})
+    engine.boundary.load_state_by_name({"weights": tensors}, {}, 0)

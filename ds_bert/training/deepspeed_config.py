@@ -171,6 +171,7 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
     else:
         options.update(betas=(arguments.adam_beta1, arguments.adam_beta2), eps=arguments.adam_epsilon)
     return EngineSettings(
+        schedule=arguments.schedule,  # type: ignore[arg-type]
         optimizer=arguments.optim,  # type: ignore[arg-type]
         optimizer_options=options,
         weight_decay=arguments.weight_decay,

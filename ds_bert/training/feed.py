@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ds_bert.engine.engine import Engine, MicroBatch
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.execution import MicroBatch
 from ds_bert.tasks.pretraining import split_batch
 
 _EVALUATED_AT_ONCE = 64  # micro-batches per replica that are read before they are computed

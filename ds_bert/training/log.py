@@ -41,9 +41,10 @@ class RunLog:
             smoothing=0.1,
         )
 
-    def progress(self, loss: float, samples_per_second: float) -> None:
+    def progress(self, loss: float, samples_per_second: float | None) -> None:
         """Advance the bar by one step."""
-        self.bar.set_postfix_str(f"loss {loss:.3f}, {samples_per_second:.1f} samples/s", refresh=False)
+        speed = f", {samples_per_second:.1f} samples/s" if samples_per_second else ""
+        self.bar.set_postfix_str(f"loss {loss:.3f}{speed}", refresh=False)
         self.bar.update()
 
     def record(self, step: int, values: dict[str, float], prefix: str = "train") -> None:

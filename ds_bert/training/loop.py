@@ -1,16 +1,15 @@
 """The one training loop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.training_state import save_checkpoint
 from ds_bert.engine.engine import Engine
+from ds_bert.engine.optimizer import StepResult
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.feed import Feed
 from ds_bert.training.learning_rate import learning_rate
@@ -93,7 +92,7 @@ class Training:
         batches = self.feed.step(
             self.sampler, step, arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
         )
-        result, sums = engine.train_batch(batches, rate, votes=stop.votes())
+        results = engine.train_batch(batches, rate, votes=stop.votes())
         seconds = time.perf_counter() - begin
         samples = self.sampler.global_batch_size
         if step == self.first_step + 1:
@@ -101,21 +100,29 @@ class Training:
         outcome.seconds += seconds
         outcome.samples += samples
         outcome.busy_seconds += engine.timeline.busy_seconds - busy
-        outcome.signal = stop.agreed(result.sums.tolist())
-        self._report(result.grad_norm, rate, sums, samples / seconds, result.skipped)
+        self._report(results, samples / seconds)
 
-    def _report(self, grad_norm: float, rate: float, sums: torch.Tensor, speed: float, skipped: bool) -> None:
-        step, measures = self.engine.steps_done, self.engine.objective.report(sums)
-        self.log.progress(measures["loss"], speed)
-        if skipped:
-            self.log.say(f"step {step}: the gradient overflowed; the step is skipped and the loss scale halved")
-        if step % self.arguments.logging_steps == 0 or step in (1, self.total_steps):
-            kept = {key: value for key, value in measures.items() if not key.endswith("accuracy")}
-            self.log.record(step, {**kept, "grad_norm": grad_norm, "learning_rate": rate, "samples_per_second": speed})
+    def _report(self, results: Sequence[StepResult], samples_per_second: float | None = None) -> None:
+        """Take note of finished steps; under 2BW they are not the ones that were just begun."""
+        objective, measured = self.engine.objective, len(self.engine.objective.sums)
+        for result in results:
+            step, measures = result.step + 1, objective.report(result.sums[:measured])
+            self.outcome.signal = self.outcome.signal or StopSignal.agreed(result.sums[measured:].tolist())
+            self.log.progress(measures["loss"], samples_per_second)
+            if result.skipped:
+                self.log.say(f"step {step}: the gradient overflowed; the step is skipped and the loss scale halved")
+            if step % self.arguments.logging_steps == 0 or step in (1, self.total_steps):
+                kept = {key: value for key, value in measures.items() if not key.endswith("accuracy")}
+                kept |= {"grad_norm": result.grad_norm, "learning_rate": result.learning_rate}
+                if samples_per_second:
+                    kept["samples_per_second"] = samples_per_second
+                self.log.record(step, kept)
 
     def _evaluate_and_save(self) -> None:
         arguments, step = self.arguments, self.engine.steps_done
         ends = step == self.total_steps or bool(self.outcome.signal)
+        if ends or _due(step, arguments.eval_steps) or _due(step, arguments.save_steps):
+            self._drain()
         if self.evaluate and not self.outcome.signal and (_due(step, arguments.eval_steps) or ends):
             self.outcome.evaluation = measures = self.evaluate()
             self.log.record(step, measures, "eval")
@@ -125,6 +132,13 @@ class Training:
             self.outcome.checkpoint = save_checkpoint(self.output_dir, self.engine, self.describe, self.state)
             if self.engine.place.rank == 0:
                 folders.remove_oldest(self.output_dir, arguments.save_total_limit)
+
+    def _drain(self) -> None:
+        outcome, begin, busy = self.outcome, time.perf_counter(), self.engine.timeline.busy_seconds
+        results = self.engine.drain()
+        outcome.seconds += time.perf_counter() - begin
+        outcome.busy_seconds += self.engine.timeline.busy_seconds - busy
+        self._report(results)
 
 
 def _due(step: int, every: int) -> bool:

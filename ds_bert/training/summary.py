@@ -17,7 +17,7 @@ def summarize(engine: Engine, outcome: Outcome, micro_batches: int, tokens_per_s
         measured (mean idle share of all stages) and that of an even cut in theory, and bytes sent per step by a stage.
     """
     seconds = max(outcome.seconds, 1e-9)
-    mine = (engine.place.stage, outcome.busy_seconds / seconds, engine.transport.bytes_sent)
+    mine = (engine.place.stage, outcome.busy_seconds / seconds, engine.execution.transport.bytes_sent)
     everyone: list[Any] = [None] * engine.place.world_size
     dist.all_gather_object(everyone, mine, group=engine.control)
     stages, replicas = engine.place.num_stages, engine.place.num_replicas

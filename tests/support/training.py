@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ds_bert.engine.engine import Engine, MicroBatch
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings

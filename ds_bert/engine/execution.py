@@ -1,0 +1,250 @@
+"""Carrying out one stage's instructions: layers forward and backward, messages between them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from ds_bert.engine.module import Carry, StageModule
+from ds_bert.engine.process_group import Grid
+from ds_bert.engine.timeline import Timeline
+from ds_bert.engine.transport import Field, Transport
+from ds_bert.schedules.instructions import (
+    Backward,
+    Forward,
+    Instruction,
+    ReceiveActivation,
+    ReceiveGradient,
+    SendActivation,
+    SendGradient,
+    instructions,
+)
+
+
+class Objective(Protocol):
+    """What the last stage minimises and measures."""
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Names of what `forward` sums."""
+
+    def counts(self, labels: Carry) -> torch.Tensor:
+        """A micro-batch's share of what the loss is divided by, on the CPU."""
+        ...
+
+    def forward(self, outputs: Carry, labels: Carry, totals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(loss share, vector of sums) of a micro-batch."""
+        ...
+
+    def report(self, sums: torch.Tensor) -> dict[str, float]:
+        """Measures, "loss" among them, from sums added up over micro-batches."""
+        ...
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One micro-batch of a replica. Only the first stage's inputs and the last stage's labels need be there.
+
+    Args:
+        number: its number in the global batch, counted over all replicas.
+        shape: what the Carry's declaration is a function of; the same on every stage.
+    """
+
+    number: int
+    shape: tuple[int, ...]
+    inputs: Carry | None = None
+    labels: Carry | None = None
+
+
+@dataclass
+class GlobalBatch:
+    """This replica's part of a global batch while it is under way.
+
+    Args:
+        step: the optimizer step it leads to; None in evaluation.
+        totals: what the loss is divided by; None on stages that do not compute it, and in evaluation.
+        sums: the objective's sums so far.
+        micro_batches: how many it has; ``open_backwards`` of them are still to have their backward.
+    """
+
+    step: int | None
+    totals: torch.Tensor | None
+    sums: torch.Tensor
+    micro_batches: int = 0
+
+    def __post_init__(self) -> None:
+        self.open_backwards = self.micro_batches
+
+
+@dataclass
+class _InFlight:
+    """A micro-batch, and what its stage keeps of it between forward and backward."""
+
+    batch: MicroBatch
+    part_of: GlobalBatch
+    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    outputs: Carry = field(default_factory=dict)
+    loss: torch.Tensor | None = None
+
+
+class Execution:
+    """Runs the instructions of one stage; micro-batches may stay in flight from one `run` to the next.
+
+    Args:
+        module: this stage's layers.
+        declare_carry: the tensors that cross a boundary, as a function of a micro-batch's shape.
+        objective: the loss and its measures.
+        grid: this process's place.
+        timeline: where times are kept.
+        before: called before each forward or backward with its global batch: binds the weights it is to use.
+        after_backward: called after each backward with its global batch.
+        loss_scale: what a loss is multiplied by before its backward, now.
+    """
+
+    def __init__(
+        self,
+        module: StageModule,
+        declare_carry: Callable[..., Sequence[Field]],
+        objective: Objective,
+        grid: Grid,
+        timeline: Timeline,
+        before: Callable[[GlobalBatch], None],
+        after_backward: Callable[[GlobalBatch], None],
+        loss_scale: Callable[[], float],
+    ) -> None:
+        self.module, self.declare_carry, self.objective = module, declare_carry, objective
+        self.grid, self.timeline = grid, timeline
+        self.before, self.after_backward, self.loss_scale = before, after_backward, loss_scale
+        self.transport = Transport(grid)
+        self._in_flight: dict[int, _InFlight] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no micro-batch is in flight."""
+        return not self._in_flight
+
+    def add(self, first: int, micro_batches: Sequence[MicroBatch], part_of: GlobalBatch) -> None:
+        """Take in micro-batches, which instructions will name by the numbers from ``first`` on."""
+        for number, batch in enumerate(micro_batches, first):
+            self._in_flight[number] = _InFlight(batch, part_of)
+
+    def run(self, order: Iterable[Forward | Backward]) -> None:
+        """Carry out forwards and backwards in this order, and the messages they need."""
+        program = list(instructions(order, self.grid.stage, self.grid.num_stages))
+        self._awaited_activations = _numbers(program, ReceiveActivation)
+        self._awaited_gradients = _numbers(program, ReceiveGradient)
+        self._post_activation()
+        self._post_gradient()
+        for instruction in program:
+            self._METHODS[type(instruction)](self, instruction.micro_batch)
+
+    def _fields(self, number: int) -> Sequence[Field]:
+        return self.declare_carry(*self._in_flight[number].batch.shape)
+
+    def _gradient_fields(self, number: int) -> list[Field]:
+        return [field for field in self._fields(number) if field.has_gradient]
+
+    def _post_activation(self) -> None:
+        """Get ready for the next message, before it is needed."""
+        number = next(self._awaited_activations, None)
+        if number is not None and self.transport.activations_in:
+            self.transport.activations_in.post_receive(self._fields(number))
+
+    def _post_gradient(self) -> None:
+        number = next(self._awaited_gradients, None)
+        if number is not None and self.transport.gradients_in:
+            self.transport.gradients_in.post_receive(self._gradient_fields(number))
+
+    def _receive_activation(self, number: int) -> None:
+        channel = self.transport.activations_in
+        assert channel is not None
+        with self.timeline.span("wait", number):
+            tensors = channel.receive()
+        self._post_activation()
+        self._in_flight[number].inputs = {
+            field.name: tensor.requires_grad_(field.has_gradient and torch.is_grad_enabled())
+            for field, tensor in zip(self._fields(number), tensors, strict=True)
+        }
+
+    def _forward(self, number: int) -> None:
+        state = self._in_flight[number]
+        batch, part_of, device = state.batch, state.part_of, self.grid.device
+        if self.grid.is_first:
+            state.inputs = _to(device, batch.inputs)
+        labels = _to(device, batch.labels) if self.grid.is_last else None
+        self.before(part_of)
+        numbered = None if part_of.step is None else (part_of.step, batch.number)
+        with self.timeline.span("evaluate" if part_of.step is None else "forward", number):
+            state.outputs = self.module(state.inputs, labels, numbered)
+            if labels is not None:
+                totals = self.objective.counts(labels) if part_of.totals is None else part_of.totals
+                state.loss, sums = self.objective.forward(state.outputs, labels, totals)
+                part_of.sums += sums
+        if self.grid.is_last:
+            state.outputs = {}
+            self._forget_after_forward(number)
+
+    def _send_activation(self, number: int) -> None:
+        channel = self.transport.activations_out
+        assert channel is not None
+        fields, outputs = self._fields(number), self._in_flight[number].outputs
+        with self.timeline.span("send", number):
+            channel.send(fields, [outputs[field.name] for field in fields])
+        self._forget_after_forward(number)
+
+    def _forget_after_forward(self, number: int) -> None:
+        if not torch.is_grad_enabled():
+            del self._in_flight[number]
+
+    def _receive_gradient(self, number: int) -> None:
+        channel = self.transport.gradients_in
+        assert channel is not None
+        with self.timeline.span("wait", number):
+            self._gradients = channel.receive()
+        self._post_gradient()
+
+    def _backward(self, number: int) -> None:
+        state = self._in_flight[number]
+        self.before(state.part_of)
+        with self.timeline.span("backward", number):
+            if state.loss is not None:
+                (state.loss * self.loss_scale()).backward()
+            else:
+                outputs = [state.outputs[field.name] for field in self._gradient_fields(number)]
+                torch.autograd.backward(outputs, self._gradients)
+        state.outputs, state.loss = {}, None
+        if self.grid.is_first:
+            del self._in_flight[number]
+        state.part_of.open_backwards -= 1
+        self.after_backward(state.part_of)
+
+    def _send_gradient(self, number: int) -> None:
+        channel = self.transport.gradients_out
+        assert channel is not None
+        fields = self._gradient_fields(number)
+        state = self._in_flight.pop(number)
+        with self.timeline.span("send", number):
+            channel.send(fields, [_gradient(state.inputs[field.name]) for field in fields])
+
+    _METHODS = {
+        Forward: _forward,
+        Backward: _backward,
+        ReceiveActivation: _receive_activation,
+        SendActivation: _send_activation,
+        ReceiveGradient: _receive_gradient,
+        SendGradient: _send_gradient,
+    }
+
+
+def _numbers(program: list[Instruction], kind: type[Instruction]) -> Iterator[int]:
+    return iter([instruction.micro_batch for instruction in program if isinstance(instruction, kind)])
+
+
+def _gradient(tensor: torch.Tensor) -> torch.Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
+
+
+def _to(device: torch.device, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in (tensors or {}).items()}
