@@ -22,7 +22,7 @@ def main() -> int:
     # What can be wrong is found before any process waits for another.
     from ds_bert.training import pretraining
     from ds_bert.training.deepspeed_config import apply_deepspeed_config
-    from ds_bert.training.placement import choose_stage_map
+    from ds_bert.training.placement import check_schedule, choose_stage_map
     from ds_bert.training.run import claim_run
 
     model = pretraining.load_model(arguments)
@@ -30,6 +30,7 @@ def main() -> int:
     stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, predictions)
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
     pretraining.check_numbers(arguments)
+    check_schedule(arguments, stage_map)
     data = pretraining.open_data(arguments, model, stage_map)
     checkpoint = claim_run(arguments, stage_map, model)
 

@@ -114,18 +114,18 @@ class Bucket:
             target.copy_(self.master)
             self.master = target
 
-    def publish(self, slot: int) -> None:
-        """Make the updated master copy the weights of a slot on all processes of the group."""
-        own = self.own(self.weights[slot])
+    def publish(self, slot: int) -> Any:
+        """Begin to make the updated master copy the weights of a slot on all processes; see `begin_reduction`."""
         if not self.weights_are_master:
-            own.copy_(self.master)
-        self.gather(slot)
+            self.own(self.weights[slot]).copy_(self.master)
+        return self.gather(slot)
 
-    def gather(self, slot: int) -> None:
-        """Give all processes of the group each other's parts of a slot's weights."""
-        if self.sharded:
-            parts = list(self.weights[slot].chunk(self.size))
-            dist.all_gather(parts, self.own(self.weights[slot]).clone(), group=self.group)
+    def gather(self, slot: int) -> Any:
+        """Begin to give all processes of the group each other's parts of a slot's weights; see `begin_reduction`."""
+        if not self.sharded:
+            return None
+        parts = list(self.weights[slot].chunk(self.size))
+        return dist.all_gather(parts, self.own(self.weights[slot]).clone(), group=self.group, async_op=True)
 
     def whole(self, own: torch.Tensor) -> dict[str, torch.Tensor]:
         """Assemble what each process holds a part of (as long as ``master``) into one tensor per parameter name."""

@@ -91,8 +91,8 @@ class Engine(PipelineEngine):
         step = self.steps_done
         never_drains = self.settings.schedule == "2bw"
         self.module.train()
-        if never_drains and self._reduction and self._reduction.step <= step - 2:
-            self._finish()
+        if never_drains:
+            self._finish(up_to=step - 2)
         batch = GlobalBatch(step, self._global_counts(micro_batches), self._no_sums(), len(micro_batches))
         self._under_way[step] = batch, learning_rate, torch.tensor(votes, dtype=torch.float64, device=self.place.device)
         first = step * len(micro_batches) if never_drains else 0
@@ -100,7 +100,7 @@ class Engine(PipelineEngine):
         self.execution.run(self._order(len(micro_batches)))
         self.steps_done += 1
         if not never_drains:
-            self._finish()
+            self._finish(up_to=step)
         self.timeline.end_step()
         return self._take_finished(step - 2 if never_drains else step)
 
@@ -114,12 +114,13 @@ class Engine(PipelineEngine):
         Returns:
             The steps that `train_batch` has not returned yet, in order. None under schedules that drain every batch.
         """
-        if self.settings.schedule == "2bw" and self._under_way:
+        if self.settings.schedule == "2bw" and self.steps_done > self._drained_at:
             self.module.train()
-            size = next(iter(self._under_way.values()))[0].micro_batches
-            place, done = self.place, self.steps_done * size
-            self.execution.run(two_bw.drain(place.stage, place.num_stages, done, self._drained_at * size))
-            self._finish()
+            place, size = self.place, self.micro_batches
+            order = two_bw.drain(place.stage, place.num_stages, self.steps_done * size, self._drained_at * size)
+            self._finish(up_to=self.steps_done - 2)
+            self.execution.run(order)
+            self._finish(up_to=self.steps_done - 1)
         self._drained_at = self.steps_done
         self.execution.transport.flush()
         self.boundary.bind(self.steps_done, self.steps_done)
@@ -182,22 +183,26 @@ class Engine(PipelineEngine):
         self.boundary.bind(two_bw.weight_version(step) if never_drains and not evaluates else step, step)
 
     def _after_backward(self, batch: GlobalBatch) -> None:
-        """Move the reductions on; begin those of a global batch whose backwards are done."""
-        if self._reduction:
-            self.boundary.poll(self._reduction)
+        """Move the step on that is under way; begin that of a global batch whose backwards are done."""
+        if self._reduction and self.boundary.poll(self._reduction):
+            self._finish(up_to=self._reduction.step, settle=False)
         if batch.open_backwards == 0:
             assert batch.step is not None
-            self._finish()  # in the order of the steps, on every process: collectives of a group must not overtake
+            # In the order of the steps on every process: the collectives of a group must not overtake each other.
+            self._finish(up_to=batch.step - 1)
             _, learning_rate, votes = self._under_way.pop(batch.step)
             self._reduction = self.boundary.begin(batch.step, learning_rate, torch.cat([batch.sums, votes]))
 
-    def _finish(self) -> None:
-        if self._reduction:
+    def _finish(self, up_to: int, settle: bool = True) -> None:
+        """Take the step that is under way if its number is at most ``up_to``; with ``settle``, see its weights here."""
+        if self._reduction and self._reduction.step <= up_to:
             with self.timeline.span("reduce"):
                 self.boundary.poll(self._reduction, wait=True)
             with self.timeline.span("step"):
                 self._finished.append(self.boundary.finish(self._reduction))
             self._reduction = None
+        if settle:
+            self.boundary.settle()
 
     def _take_finished(self, last_step: int) -> list[StepResult]:
         """The finished steps up to ``last_step``: some processes finish earlier, but all must act on them alike."""

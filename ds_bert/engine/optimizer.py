@@ -83,6 +83,7 @@ class Optimizer:
         self.buckets = _make_buckets(parameters, self.owners, grid, settings)
         self.slots = settings.weight_versions
         self._bound = (0, 0)
+        self._publishing: list[Any] = []
         self.scaler = LossScaler(settings.loss_scaling) if settings.precision == "fp16" else None
         self.torch_optimizer = _torch_optimizer(self.buckets, settings)
 
@@ -105,20 +106,23 @@ class Optimizer:
         works = [work for bucket in self.buckets if (work := bucket.begin_reduction(slot))]
         return Reduction(step, learning_rate, slot, sums, works)
 
-    def poll(self, reduction: Reduction, wait: bool = False) -> None:
-        """Begin to add up the norm if the gradients are summed by now; with ``wait``, wait for that."""
-        if reduction.vector is not None:
-            return
-        if wait or all(work.is_completed() for work in reduction.works):
+    def poll(self, reduction: Reduction, wait: bool = False) -> bool:
+        """Move a reduction on as far as it goes without waiting, or, with ``wait``, to its end.
+
+        Returns:
+            Whether the norm is known on all processes, so that `finish` would not wait.
+        """
+        if reduction.vector is None and (wait or all(work.is_completed() for work in reduction.works)):
             for work in reduction.works:
                 work.wait()
             squares = [bucket.squared_norm(reduction.slot) for bucket in self.buckets]
             reduction.vector = torch.cat([torch.stack(squares).sum().reshape(1), reduction.sums])
             reduction.work = dist.all_reduce(reduction.vector, async_op=True)
+        return reduction.work is not None and reduction.work.is_completed()
 
     @torch.no_grad()
     def finish(self, reduction: Reduction) -> StepResult:
-        """Wait for the norm, clip by it, update, publish weight version ``step + 1`` and set the gradients to zero."""
+        """Wait for the norm, clip by it, update, begin to publish version ``step + 1``, set the gradients to zero."""
         self.poll(reduction, wait=True)
         assert reduction.vector is not None
         reduction.work.wait()
@@ -132,6 +136,12 @@ class Optimizer:
         for bucket in self.buckets:
             bucket.gradients[reduction.slot].zero_()
         return StepResult(reduction.step, reduction.learning_rate, grad_norm, skipped, sums)
+
+    def settle(self) -> None:
+        """Wait until the newest weights have arrived from all processes."""
+        for work in self._publishing:
+            work.wait()
+        self._publishing.clear()
 
     def _update(self, reduction: Reduction, grad_norm: float) -> None:
         factor = 1.0 / self.loss_scale
@@ -147,8 +157,7 @@ class Optimizer:
             (parameter,) = group["params"]
             parameter.data, parameter.grad = bucket.master, gradients
         self.torch_optimizer.step()
-        for bucket in self.buckets:
-            bucket.publish(slot)
+        self._publishing = [work for bucket in self.buckets if (work := bucket.publish(slot))]
 
     def state_by_name(self, steps_done: int) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
         """Return ({kind: {parameter name: tensor}}, scalars); a collective call of all processes.
@@ -185,10 +194,12 @@ class Optimizer:
         for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
             bucket.advance(newest)
             bucket.part(tensors["weights"], into=bucket.master)
-            bucket.publish(newest)
+            if work := bucket.publish(newest):
+                work.wait()
             if self.slots > 1:
                 bucket.part(tensors.get(PREVIOUS, tensors["weights"]), into=bucket.own(bucket.weights[previous]))
-                bucket.gather(previous)
+                if work := bucket.gather(previous):
+                    work.wait()
             state = self.torch_optimizer.state[group["params"][0]]
             for kind in tensors.keys() - {"weights", PREVIOUS}:
                 state[kind] = torch.zeros_like(bucket.master)

@@ -24,7 +24,6 @@ class EngineSettings:
     """Settings of one engine.
 
     Args:
-        schedule: order of forwards and backwards.
         optimizer: "adamw", "adam" or "sgd".
         optimizer_options: keyword arguments of torch's optimizer other than lr and weight_decay (betas, eps, momentum).
         weight_decay: of matrices; biases and norms (fewer than two dimensions) have none.
@@ -33,10 +32,10 @@ class EngineSettings:
         precision: of weights and activations; gradients are summed and weights updated in fp32 (fp64 for fp64).
         recompute: activation checkpointing, layer by layer.
         seed: of dropout.
+        schedule: order of forwards and backwards.
         trace: whether to keep the times of every instruction.
     """
 
-    schedule: Literal["1f1b", "gpipe", "2bw"] = "1f1b"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
@@ -46,6 +45,7 @@ class EngineSettings:
     loss_scaling: LossScaling = LossScaling()
     recompute: bool = False
     seed: int = 42
+    schedule: Literal["1f1b", "gpipe", "2bw"] = "1f1b"
     trace: bool = False
 
     @property

@@ -43,3 +43,31 @@ def choose_stage_map(
         )
     costs = [layer.flops for layer in layer_costs(model, length, predictions)]
     return make_stage_map(costs, stages, world_size // stages)
+
+
+def check_schedule(arguments: TrainingArguments, stage_map: StageMap) -> None:
+    """Refuse what a schedule cannot run.
+
+    Raises:
+        UserError: a warm-up that the schedules do not use; for 2BW, too few micro-batches, or fp16.
+    """
+    stages, micro_batches = stage_map.num_stages, arguments.gradient_accumulation_steps
+    usual = tuple(stages - 1 - stage for stage in range(stages))
+    if stage_map.stage_to_depth not in (None, usual):
+        raise UserError(
+            f"{arguments.stage_map}: stage_to_depth_map is {stage_map.stage_to_depth}, but the schedules warm up by "
+            f"{usual} micro-batches, which is the least that keeps {stages} stages busy; leave the key out"
+        )
+    if arguments.schedule != "2bw":
+        return
+    if micro_batches < stages:
+        raise UserError(
+            f"--gradient_accumulation_steps is {micro_batches}, but --schedule 2bw on {stages} stages needs at least "
+            f"{stages}, or two weight versions would not be enough (PipeDream's gradient_accumulation_steps g at "
+            "depth d is d x g here)"
+        )
+    if arguments.fp16:
+        raise UserError(
+            "--schedule 2bw cannot be combined with --fp16: the next global batch is under way before it is known "
+            "whether this one overflowed, so it could not be computed again at a lower loss scale; use --bf16"
+        )

@@ -13,14 +13,16 @@ from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.training_state import read_state
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import launcher_world
+from ds_bert.engine.timeline import Span
 from ds_bert.errors import UserError
 from ds_bert.files import write_atomically, write_json
 from ds_bert.stage_map import StageMap, to_json
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.charts import draw_run, terminal_chart
+from ds_bert.training.charts import draw_loss, terminal_chart
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Outcome
 from ds_bert.training.summary import summarize, summary_lines
+from ds_bert.training.trace import draw_schedule, last_training_step, write_trace
 
 # What a trajectory is a function of: a resumed run must be told the same.
 FIXED = ("seed", "max_seq_length", "mlm_probability", "max_predictions_per_seq", "whole_word_mask", "optim")
@@ -110,19 +112,37 @@ def conclude(engine: Engine, arguments: TrainingArguments, stage_map: StageMap, 
                 write_json(output_dir / "summary.json", {**figures, "evaluation": outcome.evaluation})
             entries = read_log(output_dir)
             print("\n".join(terminal_chart(entries, "train/loss")))
-            lines += draw_run(output_dir, entries, spans)
+            lines += _draw(engine, output_dir, entries, spans)
         cuts = " | ".join(
             f"layers {begin}–{end - 1} on ranks {', '.join(map(str, ranks))}"
             for begin, end, ranks in zip(stage_map.cuts, stage_map.cuts[1:], stage_map.stage_to_ranks, strict=False)
         )
-        lines.append(f"cut:   {cuts}")
+        lines.append(f"cut:    {cuts}")
         if outcome.checkpoint:
-            lines.append(f"saved: {outcome.checkpoint}")
+            lines.append(f"saved:  {outcome.checkpoint}")
         if outcome.signal:
             lines.append(f"ended by signal {outcome.signal} after step {engine.steps_done}; go on with --resume")
         print("\n".join(lines), flush=True)
     dist.barrier(group=engine.control)  # a launcher ends all ranks as soon as one has left with a signal's status
     return 128 + outcome.signal if outcome.signal else 0
+
+
+def _draw(
+    engine: Engine, output_dir: Path, entries: Sequence[dict[str, Any]], ranks: Sequence[Sequence[Span]]
+) -> list[str]:
+    """Draw what there is to draw; return lines that say where it lies."""
+    lines = []
+    if any("train/loss" in entry for entry in entries):
+        draw_loss(output_dir / "loss.png", entries)
+        lines.append(f"chart:  {output_dir / 'loss.png'}")
+    if any(span.kind == "backward" for spans in ranks for span in spans):
+        stages = [rank // engine.place.num_replicas for rank in range(engine.place.world_size)]
+        last = last_training_step(ranks)
+        path = output_dir / "schedule.png"
+        draw_schedule(path, ranks, stages, max(0, last - (engine.settings.schedule == "2bw")), last)
+        lines.append(f"chart:  {path} (the schedule as it ran)")
+        lines.append(f"trace:  {write_trace(output_dir, ranks, stages)} (for Perfetto, and `ds-bert timeline`)")
+    return lines
 
 
 def _gather_spans(engine: Engine) -> list[Any]:

@@ -11,7 +11,8 @@ from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.checkpoint.training_state import describe_model, save_checkpoint
 from ds_bert.cli import main
 from ds_bert.data.vocabulary import load_tokenizer
-from ds_bert.engine.engine import Engine, MicroBatch
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.layer import Carry
 from ds_bert.stage_map import StageMap
@@ -44,7 +45,7 @@ def _predict(engine: Engine) -> Logits | None:
     labels["masked_positions"] = torch.arange(BATCH["input_ids"].size)
     labels["masked_words"] = inputs["input_ids"].flatten()
     shape = (*BATCH["input_ids"].shape, True)
-    engine.objective = recorder
+    engine.execution.objective = recorder
     engine.evaluate([MicroBatch(0, shape, inputs if place.is_first else None, labels if place.is_last else None)])
     if not place.is_last:
         return None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ds_bert.engine.engine import MicroBatch
+from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings, LossScaling
 from ds_bert.modeling.families.bert import pretraining_layers
@@ -38,7 +38,7 @@ def test_clipping_norm_counts_every_stage_without_zero() -> None:
 def _summed_in(stage_map: StageMap, case: Case) -> tuple[list[torch.dtype], list[float]]:
     grid = start_process_group(stage_map, timeout_seconds=30)
     engine = build_engine(grid, stage_map.cuts, case)
-    return [bucket.gradients.dtype for bucket in engine.boundary.buckets], train(grid, engine, case).norms
+    return [bucket.gradients[0].dtype for bucket in engine.boundary.buckets], train(grid, engine, case).norms
 
 
 def test_bf16_sums_gradients_in_fp32_without_zero() -> None:
@@ -76,7 +76,7 @@ def _bytes_sent(stage_map: StageMap) -> int:
     grid = start_process_group(stage_map, timeout_seconds=30)
     engine = build_engine(grid, stage_map.cuts, SHORT)
     train(grid, engine, replace(SHORT, steps=1))
-    return engine.transport.bytes_sent
+    return engine.execution.transport.bytes_sent
 
 
 def test_masks_cross_a_boundary_and_get_no_gradient() -> None:
@@ -99,7 +99,8 @@ def _sums(stage_map: StageMap, numbers: list[int]) -> np.ndarray:
         for number in numbers
         if number % grid.num_replicas == grid.replica
     ]
-    return engine.train_batch(mine, 0.0)[1].numpy()
+    (result,) = engine.train_batch(mine, 0.0)
+    return result.sums.numpy()
 
 
 def test_replicas_draw_different_dropout_masks() -> None:
@@ -159,7 +160,7 @@ def _overflow(stage_map: StageMap, zero: int) -> list[tuple[float, bool, float, 
     told = []
     for _ in range(12):
         before, scale = weights(engine), engine.boundary.loss_scale
-        result, _ = engine.train_batch(micro_batches(grid, case.batch(0), 2), 1e-3)
+        (result,) = engine.train_batch(micro_batches(grid, case.batch(0), 2), 1e-3)
         moved = max(np.abs(value - before[name]).max() for name, value in weights(engine).items())
         told.append((scale, result.skipped, float(moved), result.grad_norm))
     return told

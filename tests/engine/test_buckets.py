@@ -26,7 +26,7 @@ def test_values_stay_and_gradients_are_views_of_one_buffer() -> None:
         assert torch.equal(parameter, expected[name])
         (parameter * 2).sum().backward()
         (parameter * 3).sum().backward()
-    assert bucket.gradients.sum().item() == 5 * sum(np.prod(shape) for shape in SHAPES.values())
+    assert bucket.gradients[0].sum().item() == 5 * sum(np.prod(shape) for shape in SHAPES.values())
     assert all((parameter.main_grad == 5).all() for parameter in bucket.parameters.values())
 
 
@@ -42,9 +42,9 @@ def test_many_small_bf16_gradients_are_not_lost() -> None:
 
 def test_squared_norm_keeps_digits_that_one_fp32_sum_loses() -> None:
     bucket = _bucket()
-    bucket.gradients.copy_(torch.rand(bucket.gradients.shape, generator=torch.Generator().manual_seed(3)) + 1.0)
-    exact = bucket.gradients.double().square().sum().item()
-    assert bucket.squared_norm().item() == pytest.approx(exact, rel=1e-7)
+    bucket.gradients[0].copy_(torch.rand(bucket.gradients[0].shape, generator=torch.Generator().manual_seed(3)) + 1.0)
+    exact = bucket.gradients[0].double().square().sum().item()
+    assert bucket.squared_norm(0).item() == pytest.approx(exact, rel=1e-7)
 
 
 def _sharing(sharded: bool) -> dict[str, np.ndarray | float]:
@@ -54,10 +54,12 @@ def _sharing(sharded: bool) -> dict[str, np.ndarray | float]:
     )
     for parameter in bucket.parameters.values():
         (parameter * (grid.rank + 1)).sum().backward()
-    bucket.reduce_gradients()
-    norm = bucket.squared_norm().item()
-    bucket.master.sub_(bucket.own_gradients)
-    bucket.publish()
+    if work := bucket.begin_reduction(0):
+        work.wait()
+    norm = bucket.squared_norm(0).item()
+    bucket.master.sub_(bucket.own(bucket.gradients[0]))
+    if work := bucket.publish(0):
+        work.wait()
     whole = bucket.whole(bucket.master)
     moments = torch.empty_like(bucket.master)
     bucket.part({name: value * 2 for name, value in whole.items()}, into=moments)

@@ -37,10 +37,11 @@ def _run(stage_map: StageMap, case: Case, state: State | None, begin: int) -> tu
                 for kind, values in tensors.items()
             },
             scalars,
+            begin,
         )
-        engine.steps_done = begin
+        engine.resume_at(begin)
     result = train(grid, engine, case, first_step=begin)
-    tensors, scalars = engine.boundary.state_by_name()
+    tensors, scalars = engine.boundary.state_by_name(engine.steps_done)
     arrays = {kind: {name: value.numpy() for name, value in values.items()} for kind, values in tensors.items()}
     return result, (arrays, scalars)
 

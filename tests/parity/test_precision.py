@@ -33,9 +33,9 @@ def _master_weights(case: Case) -> tuple[dict[str, np.ndarray], dict[str, np.nda
     stage_map = toy_map(1, 2)
     grid = start_process_group(stage_map, timeout_seconds=30)
     engine = build_engine(grid, stage_map.cuts, case)
-    before, _ = engine.boundary.state_by_name()
+    before, _ = engine.boundary.state_by_name(engine.steps_done)
     train(grid, engine, case)
-    after, _ = engine.boundary.state_by_name()
+    after, _ = engine.boundary.state_by_name(engine.steps_done)
     return tuple({name: value.numpy() for name, value in state["weights"].items()} for state in (before, after))
 
 

@@ -88,16 +88,16 @@ def _micro_batch(grid: Grid, number: int, rows: dict[str, np.ndarray]) -> MicroB
 
 def train(grid: Grid, engine: Engine, case: Case, first_step: int = 0) -> Result:
     """Run the case's steps; report them and the weights at the end."""
-    losses, norms = [], []
+    results = []
     for step in range(first_step, case.steps):
-        step_result, sums = engine.train_batch(
-            micro_batches(grid, case.batch(step), case.micro_batch_size), case.learning_rate
-        )
-        losses.append(engine.objective.report(sums)["loss"])
-        norms.append(step_result.grad_norm)
+        results += engine.train_batch(micro_batches(grid, case.batch(step), case.micro_batch_size), case.learning_rate)
         if case.evaluate_every and (step + 1) % case.evaluate_every == 0:
+            results += engine.drain()
             engine.evaluate(micro_batches(grid, global_batch(step, rows=5, seed=9), 3))
-    return Result(losses, norms, weights(engine))
+    results += engine.drain()
+    assert [result.step for result in results] == list(range(first_step, case.steps))
+    losses = [engine.objective.report(result.sums)["loss"] for result in results]
+    return Result(losses, [result.grad_norm for result in results], weights(engine))
 
 
 def weights(engine: Engine) -> dict[str, np.ndarray]:

@@ -1,9 +1,8 @@
-"""Charts: text in the terminal, PNG files in the output folder."""
+"""Charts: text in the terminal, a PNG in the output folder."""
 
 from pathlib import Path
 
-from ds_bert.engine.timeline import Span
-from ds_bert.training.charts import HEIGHT, WIDTH, draw_run, terminal_chart
+from ds_bert.training.charts import HEIGHT, WIDTH, draw_loss, terminal_chart
 
 FALLING = [{"step": step, "train/loss": 10.0 - step / 100} for step in range(1, 201)]
 
@@ -33,27 +32,7 @@ def test_a_loss_that_is_no_number_is_left_out() -> None:
     assert terminal_chart(broken, "train/loss") == terminal_chart(FALLING, "train/loss")
 
 
-def spans(rank: int) -> list[Span]:
-    kinds = ("evaluate", "forward", "wait", "backward", "reduce", "step")
-    return [
-        Span(kind, step, place if kind in ("forward", "backward") else -1, begin, begin + 0.5)
-        for step in range(2)
-        for place, kind in enumerate(kinds)
-        for begin in [step * 10.0 + place + rank / 10]
-    ]
-
-
-def test_png_files(tmp_path: Path) -> None:
-    lines = draw_run(tmp_path, [*FALLING, {"step": 200, "eval/mlm_loss": 7.0}], [spans(0), spans(1)])
-    assert [line.split()[1] for line in lines] == [str(tmp_path / "loss.png"), str(tmp_path / "schedule.png")]
-    for name in ("loss.png", "schedule.png"):
-        content = (tmp_path / name).read_bytes()
-        assert content.startswith(b"\x89PNG") and len(content) > 5000
-
-
-def test_nothing_to_draw(tmp_path: Path) -> None:
-    assert draw_run(tmp_path, [], []) == [] and not list(tmp_path.iterdir())
-
-
-def test_a_trace_without_a_step(tmp_path: Path) -> None:
-    assert draw_run(tmp_path, [], [[], []]) == [] and not list(tmp_path.iterdir())
+def test_a_png_of_the_losses(tmp_path: Path) -> None:
+    draw_loss(tmp_path / "loss.png", [*FALLING, {"step": 200, "eval/mlm_loss": 7.0}])
+    content = (tmp_path / "loss.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and len(content) > 5000

@@ -1,0 +1,120 @@
+"""The trace of a run: who did what when, as a file that Perfetto and Chrome open, and as a picture."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ds_bert.engine.timeline import COMPUTE, Span
+from ds_bert.errors import UserError
+from ds_bert.files import read_json, write_atomically
+
+TRACE = "trace.json"
+COLOURS = {"forward": "#4878d0", "backward": "#ee854a", "reduce": "#6acc64", "step": "#956cb4"}
+
+
+def write_trace(output_dir: Path, ranks: Sequence[Sequence[Span]], stages: Sequence[int]) -> Path:
+    """Write `trace.json` in the Trace Event Format: a process per rank, times in microseconds.
+
+    Args:
+        output_dir: the run's folder.
+        ranks: the spans of every rank.
+        stages: the stage of every rank.
+    """
+    origin = min(span.begin for spans in ranks for span in spans)
+    events: list[dict] = []
+    for rank, (spans, stage) in enumerate(zip(ranks, stages, strict=True)):
+        name = {"name": f"rank {rank}, stage {stage}"}
+        events.append({"name": "process_name", "ph": "M", "pid": rank, "args": name | {"stage": stage}})
+        for span in spans:
+            event = {"name": span.kind, "ph": "X", "pid": rank, "tid": 0}
+            times = {"ts": round((span.begin - origin) * 1e6, 1), "dur": round((span.end - span.begin) * 1e6, 1)}
+            events.append(event | times | {"args": {"step": span.step, "micro_batch": span.micro_batch}})
+    path = output_dir / TRACE
+    write_atomically(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    return path
+
+
+def read_trace(output_dir: Path) -> tuple[list[list[Span]], list[int]]:
+    """Read what `write_trace` wrote: (spans of every rank, in seconds from the first; stage of every rank).
+
+    Raises:
+        UserError: the run has no trace, or it is not one of ours.
+    """
+    path = output_dir / TRACE
+    if not path.is_file():
+        raise UserError(f"{output_dir}: has no {TRACE}; needed is the folder of a run with --trace")
+    ranks: dict[int, list[Span]] = {}
+    stages: dict[int, int] = {}
+    try:
+        for event in read_json(path)["traceEvents"]:
+            if event["ph"] == "M":
+                stages[event["pid"]], ranks[event["pid"]] = event["args"]["stage"], []
+            else:
+                begin, place = event["ts"] / 1e6, event["args"]
+                end = begin + event["dur"] / 1e6
+                ranks[event["pid"]].append(Span(event["name"], place["step"], place["micro_batch"], begin, end))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a trace of ds_bert ({type(error).__name__}: {error})") from None
+    return [ranks[rank] for rank in sorted(ranks)], [stages[rank] for rank in sorted(stages)]
+
+
+def busiest_rank(ranks: Sequence[Sequence[Span]]) -> int:
+    """The rank that computed longest."""
+    return max(range(len(ranks)), key=lambda rank: sum(span.end - span.begin for span in computations(ranks[rank])))
+
+
+def computations(spans: Sequence[Span]) -> list[Span]:
+    """The forwards and backwards among spans."""
+    return [span for span in spans if span.kind in COMPUTE]
+
+
+def idle_between_batches(spans: Sequence[Span], first_step: int = 1) -> list[tuple[float, float]]:
+    """How a rank gets from one global batch to the next.
+
+    Returns:
+        For each step from ``first_step`` on: (seconds between the end of the last computation of the step before and
+        the begin of its first, seconds from the begin of its first to the begin of the next step's first).
+    """
+    by_step: dict[int, list[Span]] = {}
+    for span in computations(spans):
+        by_step.setdefault(span.step, []).append(span)
+    idle = []
+    for step in range(first_step, max(by_step, default=0)):
+        if step - 1 in by_step and step in by_step and step + 1 in by_step:
+            gap = by_step[step][0].begin - by_step[step - 1][-1].end
+            idle.append((gap, by_step[step + 1][0].begin - by_step[step][0].begin))
+    return idle
+
+
+def draw_schedule(
+    path: Path, ranks: Sequence[Sequence[Span]], stages: Sequence[int], first_step: int, last_step: int
+) -> None:
+    """Draw a PNG with a row per rank and a box per forward and backward of some training steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import patches, pyplot
+
+    steps = range(first_step, last_step + 1)
+    shown = [[span for span in spans if span.step in steps and span.kind in COLOURS] for spans in ranks]
+    begin = min(span.begin for spans in shown for span in spans)
+    figure, axes = pyplot.subplots(figsize=(12, 1.2 + 0.7 * len(shown)), layout="constrained")
+    for row, spans in enumerate(shown):
+        for span in spans:
+            left, width = (span.begin - begin) * 1e3, (span.end - span.begin) * 1e3
+            axes.barh(row, width, left=left, color=COLOURS[span.kind], edgecolor="white", height=0.8)
+            if span.micro_batch >= 0:
+                axes.text(left + width / 2, row, span.micro_batch, ha="center", va="center", color="white", fontsize=7)
+    which = f"step {first_step}" if first_step == last_step else f"steps {first_step} to {last_step}"
+    axes.set(xlabel=f"milliseconds of {which}; numbers are micro-batches", yticks=range(len(shown)))
+    axes.set_yticklabels([f"rank {rank}, stage {stage}" for rank, stage in enumerate(stages)])
+    axes.invert_yaxis()
+    handles = [patches.Patch(color=colour, label=kind) for kind, colour in COLOURS.items()]
+    axes.legend(handles=handles, ncols=len(handles), loc="upper center", bbox_to_anchor=(0.5, 1.25), frameon=False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def last_training_step(ranks: Sequence[Sequence[Span]]) -> int:
+    """The last step in which anything was computed backwards."""
+    return max((span.step for spans in ranks for span in spans if span.kind == "backward"), default=0)
