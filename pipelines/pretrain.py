@@ -36,6 +36,7 @@ def main() -> int:
 
     from ds_bert.checkpoint.training_state import describe_model, load_checkpoint
     from ds_bert.data.sampler import GlobalBatchSampler
+    from ds_bert.engine.process_group import leave
     from ds_bert.modeling.families.bert import bert_config
     from ds_bert.training.build import build_pretraining_engine, load_weights
     from ds_bert.training.feed import Feed
@@ -71,7 +72,7 @@ def main() -> int:
             log,
         )
         outcome = training.run()
-        return conclude(engine, arguments, stage_map, outcome, log)
+        leave(conclude(engine, arguments, stage_map, outcome, log))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,11 @@ class Training:
         objective, measured = self.engine.objective, len(self.engine.objective.sums)
         for result in results:
             step, measures = result.step + 1, objective.report(result.sums[:measured])
+            if not (math.isfinite(measures["loss"]) and (result.skipped or math.isfinite(result.grad_norm))):
+                raise RuntimeError(
+                    f"step {step}: the loss is {measures['loss']}, the gradient's norm {result.grad_norm}: training "
+                    "has diverged; go on from an earlier checkpoint with a lower --learning_rate or a longer warm-up"
+                )
             self.outcome.signal = self.outcome.signal or StopSignal.agreed(result.sums[measured:].tolist())
             self.log.progress(measures["loss"], samples_per_second)
             if result.skipped:

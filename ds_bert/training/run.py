@@ -85,7 +85,7 @@ def share(engine: Engine, numbers: Sequence[int]) -> list[int]:
 
 @contextmanager
 def failing_by_name(engine: Engine, stage_map: StageMap) -> Iterator[None]:
-    """Let a failure say which rank (the launcher's, as in the map) and stage it met; leave the group at the end."""
+    """Let a failure say which rank (the launcher's, as in the map) and stage it met."""
     try:
         yield
     except UserError:
@@ -95,7 +95,6 @@ def failing_by_name(engine: Engine, stage_map: StageMap) -> Iterator[None]:
         where = f"rank {stage_map.launcher_rank(place.rank)} (stage {place.stage}, replica {place.replica})"
         print(f"error: {where}: {error}", file=sys.stderr, flush=True)
         raise
-    dist.destroy_process_group()
 
 
 def conclude(engine: Engine, arguments: TrainingArguments, stage_map: StageMap, outcome: Outcome, log: RunLog) -> int:

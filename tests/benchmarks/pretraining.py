@@ -20,8 +20,15 @@ import report
 import workload
 
 HERE = Path(__file__).resolve().parent
-SYSTEMS = {"ds_bert": 2, "ddp": 2, "torch_pipelining": 2, "deepspeed": 2, "one_core": 1}  # name → processes
-CUTTABLE = ("ds_bert", "torch_pipelining", "deepspeed")
+SYSTEMS = {
+    "ds_bert": 2,
+    "ds_bert_2bw": 2,
+    "ddp": 2,
+    "torch_pipelining": 2,
+    "deepspeed": 2,
+    "one_core": 1,
+}  # name → processes
+CUTTABLE = ("ds_bert", "ds_bert_2bw", "torch_pipelining", "deepspeed")
 MINUTES_PER_RUN = 20
 
 

@@ -121,7 +121,11 @@ def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def measure(
-    arguments: argparse.Namespace, train_step: Callable[[Batch], float], cut: str | None = None, **more: object
+    arguments: argparse.Namespace,
+    train_step: Callable[[Batch], float],
+    cut: str | None = None,
+    last_losses: Callable[[], list[float]] = list,
+    **more: object,
 ) -> NoReturn:
     """Train, print the result as one JSON line from rank 0, and end the process.
 
@@ -130,6 +134,8 @@ def measure(
         train_step: runs one optimizer step on a global batch; returns this rank's share of the loss, so that the sum
             over the ranks is the loss of the global batch.
         cut: the pipeline's cut, for the report.
+        last_losses: called after the clock has stopped; the last steps' losses, where `train_step` could not know them
+            yet and returned NaN for as many steps at the beginning instead.
         more: further entries of the JSON line.
     """
     batches = [global_batch(step) for step in range(arguments.warmup + arguments.steps)]
@@ -144,7 +150,7 @@ def measure(
     dist.barrier()
     timed = ends[arguments.warmup :]
     seconds = time.perf_counter() - timed[0]
-    total = torch.tensor(losses, dtype=torch.float64)
+    total = torch.tensor([loss for loss in losses + last_losses() if loss == loss], dtype=torch.float64)
     dist.all_reduce(total)
     if dist.get_rank() == 0:
         result = {

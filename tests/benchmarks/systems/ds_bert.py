@@ -1,6 +1,8 @@
 """ds_bert's own engine, two stages; its MLM logits are at the masked positions always."""
 
 import argparse
+import math
+from typing import Literal
 
 import torch.distributed as dist
 from workload import (
@@ -18,7 +20,9 @@ from workload import (
     take_core,
 )
 
-from ds_bert.engine.engine import Engine, MicroBatch
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.execution import MicroBatch
+from ds_bert.engine.optimizer import StepResult
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.families.bert import bert_config
 from ds_bert.stage_map import StageMap
@@ -26,11 +30,15 @@ from ds_bert.tasks.pretraining import split_batch
 from ds_bert.training.build import build_pretraining_engine
 
 
-def build_engine(arguments: argparse.Namespace) -> Engine:
+def build_engine(arguments: argparse.Namespace, schedule: Literal["1f1b", "2bw"]) -> Engine:
     """Join the processes and build this one's stage: embeddings and ``cut`` encoder layers, or the others and head."""
     stage_map = StageMap((0,) * (1 + arguments.cut) + (1,) * (LAYERS - arguments.cut + 1), ((0,), (1,)))
     settings = EngineSettings(
-        weight_decay=WEIGHT_DECAY, max_grad_norm=CLIP, precision=arguments.precision, seed=SEED, trace=False
+        weight_decay=WEIGHT_DECAY,
+        max_grad_norm=CLIP,
+        precision=arguments.precision,
+        seed=SEED,
+        schedule=schedule,
     )
     return build_pretraining_engine(bert_config(MODEL), stage_map, settings, MICRO_BATCH, MICRO_BATCHES)
 
@@ -51,15 +59,19 @@ def micro_batches(batch: Batch, engine: Engine) -> list[MicroBatch]:
     return result
 
 
-def main() -> None:
-    arguments = take_core("ds_bert")
-    engine = build_engine(arguments)
+def main(system: str = "ds_bert", schedule: Literal["1f1b", "2bw"] = "1f1b") -> None:
+    arguments = take_core(system)
+    engine = build_engine(arguments, schedule)
+
+    def losses(results: list[StepResult]) -> list[float]:
+        """This rank's share of the losses, which are the same on every rank."""
+        return [engine.objective.report(result.sums)["loss"] / dist.get_world_size() for result in results]
 
     def train_step(batch: Batch) -> float:
-        _, sums = engine.train_batch(micro_batches(batch, engine), LEARNING_RATE)  # the same on every rank
-        return engine.objective.report(sums)["loss"] / dist.get_world_size()
+        return next(iter(losses(engine.train_batch(micro_batches(batch, engine), LEARNING_RATE))), math.nan)
 
-    measure(arguments, train_step, cut=f"{arguments.cut} | {LAYERS - arguments.cut}")
+    cut = f"{arguments.cut} | {LAYERS - arguments.cut}"
+    measure(arguments, train_step, cut, last_losses=lambda: losses(engine.drain()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,41 @@
+"""The training loop, where it must not go on."""
+
+from typing import Any, cast
+
+import pytest
+import torch
+
+from ds_bert.engine.optimizer import StepResult
+from ds_bert.tasks.pretraining import PretrainingObjective
+from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.log import RunLog
+from ds_bert.training.loop import Training
+
+
+class _Engine:
+    objective = PretrainingObjective()
+    steps_done = 0
+
+
+def _training() -> Training:
+    log = RunLog(None, is_main=False, first_step=0, total_steps=10)
+    arguments = TrainingArguments()
+    nothing = cast(Any, None)
+    return Training(cast(Any, _Engine()), arguments, nothing, nothing, 10, None, nothing, {}, log)
+
+
+def _result(loss: float, norm: float, skipped: bool = False) -> StepResult:
+    sums = torch.tensor([loss, 1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    return StepResult(3, 1e-3, norm, skipped, sums)
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (float("inf"), 1.0), (2.0, float("inf"))])
+def test_a_diverged_run_ends(loss: float, norm: float) -> None:
+    with pytest.raises(RuntimeError, match=r"step 4: .* diverged"):
+        _training()._report([_result(loss, norm)])
+
+
+def test_a_skipped_overflow_does_not_end_it() -> None:
+    training = _training()
+    training._report([_result(2.0, float("inf"), skipped=True), _result(2.0, 1.0)])
+    assert training.outcome.signal == 0
