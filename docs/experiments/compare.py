@@ -1,0 +1,40 @@
+"""Draw the held-out loss of several runs in one chart.
+
+python docs/experiments/compare.py runs/wikipedia-1f1b runs/wikipedia-2bw --line 7.2904 "unigram entropy" --output chart.png
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from ds_bert.training.log import read_log
+
+
+def main() -> None:
+    """Write the chart and print each run's last held-out loss."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="output_dir of runs")
+    parser.add_argument("--key", default="eval/mlm_loss", help="entry of log.jsonl to draw")
+    parser.add_argument("--line", nargs=2, metavar=("VALUE", "LABEL"), help="a level to compare with")
+    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    arguments = parser.parse_args()
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for run in arguments.runs:
+        points = [(entry["step"], entry[arguments.key]) for entry in read_log(run) if arguments.key in entry]
+        axes.plot(*zip(*points, strict=True), marker="o", label=run.name)
+        print(f"{run.name}: {arguments.key} {points[-1][1]:.4f} at step {points[-1][0]}")
+    if arguments.line:
+        axes.axhline(float(arguments.line[0]), color="gray", linestyle="--", label=arguments.line[1])
+    axes.set(xlabel="optimizer step", ylabel=f"{arguments.key} (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(arguments.output, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
