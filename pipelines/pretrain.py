@@ -6,11 +6,10 @@
 Arguments come from flags, or from a JSON file with flags after it overriding; --help lists them.
 """
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from ds_bert.errors import exit_on_user_error
+from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.training.arguments import PretrainArguments
 from ds_bert.training.parser import parse_arguments
 
@@ -36,7 +35,6 @@ def main() -> int:
 
     from ds_bert.checkpoint.training_state import describe_model, load_checkpoint
     from ds_bert.data.sampler import GlobalBatchSampler
-    from ds_bert.engine.process_group import leave
     from ds_bert.modeling.families.bert import bert_config
     from ds_bert.training.build import build_pretraining_engine, load_weights
     from ds_bert.training.feed import Feed
@@ -72,8 +70,8 @@ def main() -> int:
             log,
         )
         outcome = training.run()
-        leave(conclude(engine, arguments, stage_map, outcome, log))
+        return conclude(engine, arguments, stage_map, outcome, log)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main))
+    leave(exit_on_user_error(main))

@@ -1,7 +1,4 @@
-"""Draw the held-out loss of several runs in one chart.
-
-python docs/experiments/compare.py runs/wikipedia-1f1b runs/wikipedia-2bw --line 7.2904 "unigram entropy" --output chart.png
-"""
+"""Draw the held-out loss of several runs in one chart; --help says how."""
 
 import argparse
 from pathlib import Path

@@ -11,11 +11,9 @@ import io
 import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -138,17 +136,6 @@ def _join_deepspeed() -> None:
         backend = importlib.import_module("deepspeed.comm.torch")
         backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
         deepspeed.init_distributed(dist_init_required=None, verbose=False)
-
-
-def leave(status: int) -> NoReturn:
-    """End this process without taking its groups apart.
-
-    In torch 2.13 that can hang: gloo's thread waits for the interpreter's lock to release a tensor, while the main
-    thread holds the lock and waits for gloo's thread.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 @contextlib.contextmanager
