@@ -73,6 +73,7 @@ class Engine(PipelineEngine):
         self._under_way: dict[int, tuple[GlobalBatch, float, torch.Tensor]] = {}
         self._reduction: Reduction | None = None
         self._finished: deque[StepResult] = deque()
+        self._shapes_on_their_way: deque[tuple[Any, torch.Tensor]] = deque()
 
     def train_batch(  # type: ignore[override]
         self, micro_batches: Sequence[MicroBatch], learning_rate: float, votes: Sequence[float] = ()
@@ -150,10 +151,20 @@ class Engine(PipelineEngine):
         """Tell this replica's stages the shapes of ``count`` micro-batches, which only the first stage knows."""
         if self.place.num_stages == 1:
             return list(shapes or [])
+        if self.settings.schedule == "2bw":
+            self._finish(up_to=self.steps_done - 2)  # what the stages behind wait for before they come here
         plan = torch.zeros(count, 3, dtype=torch.int64)
         if shapes is not None:
             plan.copy_(torch.tensor(shapes, dtype=torch.int64))
-        dist.broadcast(plan, src=self.place.rank_of(0, self.place.replica), group=self.replica_group)
+        root = self.place.rank_of(0, self.place.replica)
+        work = dist.broadcast(plan, src=root, group=self.replica_group, async_op=True)
+        # The first stage is ahead of the others: it must not wait for them, only keep the message until it is gone.
+        if self._shapes_on_their_way:
+            self._shapes_on_their_way.popleft()[0].wait()
+        if self.place.is_first:
+            self._shapes_on_their_way.append((work, plan))
+        else:
+            work.wait()
         return [tuple(row) for row in plan.tolist()]
 
     def _order(self, micro_batches: int) -> Iterable[Forward | Backward]:
