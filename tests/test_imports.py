@@ -1,0 +1,57 @@
+"""Imports point one way, so that a room can be understood, and changed, without those above it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "ds_bert"
+BASE = {"errors", "files"}
+# Each room, and the rooms that it may import from.
+ALLOWED = {
+    "errors": set(),
+    "files": {"errors"},
+    "stage_map_faults": BASE,
+    "stage_map": BASE | {"stage_map_faults"},
+    "schedules": set(),
+    "modeling": BASE,
+    "data": BASE,
+    "checkpoint": BASE,
+    "tasks": BASE | {"modeling"},
+    "engine": BASE | {"schedules", "stage_map"},
+    "training": BASE | {"engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
+    "commands": BASE | {"training", "checkpoint", "data", "modeling", "stage_map", "stage_map_faults"},
+    "cli": BASE | {"commands"},
+}
+WITHOUT_TORCH = ("errors", "files", "stage_map", "stage_map_faults", "schedules", "data")
+
+
+def modules() -> list[tuple[str, Path]]:
+    """(room, file) of every module."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return [
+        (file.relative_to(PACKAGE).parts[0].removesuffix(".py"), file)
+        for file in files
+        if file.parent != PACKAGE or file.name != "__init__.py"
+    ]
+
+
+def imported(file: Path) -> set[str]:
+    """Full names of what a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize(("room", "file"), modules(), ids=lambda value: getattr(value, "name", value))
+def test_a_room_imports_only_from_below(room: str, file: Path) -> None:
+    names = [name.split(".") for name in imported(file)]
+    rooms = {parts[1] for parts in names if parts[0] == "ds_bert" and len(parts) > 1}
+    assert rooms - {room, "__version__"} <= ALLOWED[room]
+    assert "pipelines" not in {parts[0] for parts in names}
+    if room in WITHOUT_TORCH:
+        assert not {parts[0] for parts in names} & {"torch", "deepspeed", "transformers"}
