@@ -46,6 +46,7 @@ class Engine(PipelineEngine):
         micro_batches: int,
     ) -> None:
         self.settings, self.place, self.objective = settings, grid, objective
+        self._never_drains = settings.schedule == "2bw"
         with quiet():
             super().__init__(
                 args=None,
@@ -90,20 +91,18 @@ class Engine(PipelineEngine):
             the last, if there was no drain since. A result's sums are the objective's, then the votes'.
         """
         step = self.steps_done
-        never_drains = self.settings.schedule == "2bw"
         self.module.train()
-        if never_drains:
+        if self._never_drains:
             self._finish(up_to=step - 2)
         batch = GlobalBatch(step, self._global_counts(micro_batches), self._no_sums(), len(micro_batches))
         self._under_way[step] = batch, learning_rate, torch.tensor(votes, dtype=torch.float64, device=self.place.device)
-        first = step * len(micro_batches) if never_drains else 0
-        self.execution.add(first, micro_batches, batch)
+        self.execution.add(step * len(micro_batches) if self._never_drains else 0, micro_batches, batch)
         self.execution.run(self._order(len(micro_batches)))
         self.steps_done += 1
-        if not never_drains:
+        if not self._never_drains:
             self._finish(up_to=step)
         self.timeline.end_step()
-        return self._take_finished(step - 2 if never_drains else step)
+        return self._take_finished(step - 2 if self._never_drains else step)
 
     def resume_at(self, step: int) -> None:
         """Number the next global batch ``step``; its weights come from `boundary`'s ``load_state_by_name``."""
@@ -115,7 +114,7 @@ class Engine(PipelineEngine):
         Returns:
             The steps that `train_batch` has not returned yet, in order. None under schedules that drain every batch.
         """
-        if self.settings.schedule == "2bw" and self.steps_done > self._drained_at:
+        if self._never_drains and self.steps_done > self._drained_at:
             self.module.train()
             place, size = self.place, self.micro_batches
             order = two_bw.drain(place.stage, place.num_stages, self.steps_done * size, self._drained_at * size)
@@ -148,10 +147,13 @@ class Engine(PipelineEngine):
         return batch.sums.cpu()
 
     def share_shapes(self, shapes: Sequence[tuple[int, ...]] | None, count: int) -> list[tuple[int, ...]]:
-        """Tell this replica's stages the shapes of ``count`` micro-batches, which only the first stage knows."""
+        """Tell this replica's stages the shapes of ``count`` micro-batches, three numbers each.
+
+        Only the first stage knows them beforehand; others give None.
+        """
         if self.place.num_stages == 1:
             return list(shapes or [])
-        if self.settings.schedule == "2bw":
+        if self._never_drains:
             self._finish(up_to=self.steps_done - 2)  # what the stages behind wait for before they come here
         plan = torch.zeros(count, 3, dtype=torch.int64)
         if shapes is not None:
@@ -169,7 +171,7 @@ class Engine(PipelineEngine):
 
     def _order(self, micro_batches: int) -> Iterable[Forward | Backward]:
         place = self.place
-        if self.settings.schedule == "2bw":
+        if self._never_drains:
             drained = self._drained_at * micro_batches
             return two_bw.two_bw(place.stage, place.num_stages, micro_batches, self.steps_done, drained)
         order = gpipe if self.settings.schedule == "gpipe" else one_f_one_b
@@ -188,10 +190,12 @@ class Engine(PipelineEngine):
 
     def _bind(self, batch: GlobalBatch) -> None:
         """Give the layers the weights that a global batch computes with, and the place for its gradients."""
-        step = self.steps_done if batch.step is None else batch.step
-        evaluates = batch.step is None
-        never_drains = self.settings.schedule == "2bw"
-        self.boundary.bind(two_bw.weight_version(step) if never_drains and not evaluates else step, step)
+        if batch.step is None:
+            self.boundary.bind(self.steps_done, self.steps_done)
+        elif self._never_drains:
+            self.boundary.bind(two_bw.weight_version(batch.step), batch.step)
+        else:
+            self.boundary.bind(batch.step, batch.step)
 
     def _after_backward(self, batch: GlobalBatch) -> None:
         """Move the step on that is under way; begin that of a global batch whose backwards are done."""
