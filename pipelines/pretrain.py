@@ -31,7 +31,8 @@ def main() -> int:
     pretraining.check_numbers(arguments)
     check_schedule(arguments, stage_map)
     data = pretraining.open_data(arguments, model, stage_map)
-    checkpoint = claim_run(arguments, stage_map, model)
+    fingerprint = data.train.corpus.fingerprint if data.train else None
+    checkpoint = claim_run(arguments, stage_map, model, fingerprint)
 
     from ds_bert.checkpoint.training_state import describe_model, load_checkpoint
     from ds_bert.data.sampler import GlobalBatchSampler
@@ -45,7 +46,7 @@ def main() -> int:
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     config = bert_config(model)
     engine = build_pretraining_engine(config, stage_map, settings, size, micro_batches, arguments.ddp_timeout)
-    with failing_by_name(engine, stage_map):
+    with failing_by_name(engine):
         if arguments.model_name_or_path:
             load_weights(engine, Path(arguments.model_name_or_path))
         if checkpoint:
@@ -66,7 +67,12 @@ def main() -> int:
             steps,
             (lambda: held_out.measure(num_held_out, arguments.per_device_eval_batch_size)) if num_held_out else None,
             describe_model(config, data.train.tokenizer if data.train else None),
-            {"arguments": asdict(arguments), "global_batch": sampler.global_batch_size, "model": model},
+            {
+                "arguments": asdict(arguments),
+                "global_batch": sampler.global_batch_size,
+                "model": model,
+                "data": fingerprint,
+            },
             log,
         )
         outcome = training.run()

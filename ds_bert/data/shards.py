@@ -12,6 +12,7 @@ A document never spans two shards. Nothing here is pickled.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -85,6 +86,12 @@ class ShardedCorpus:
                 f"restore the folder or prepare the data anew"
             )
         return tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 that tells this data from other data: of the shards' checksums and the tokenizer's."""
+        decisive = [self._manifest["tokenizer_sha256"], [shard["files"] for shard in self._manifest["shards"]]]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def verify(self) -> None:
         """Read everything and compare checksums. Raises `UserError` naming the first file that differs."""

@@ -23,13 +23,25 @@ from ds_bert.stage_map import StageMap
 
 @dataclass(frozen=True)
 class Grid:
-    """Where this process stands, the device it computes on, and how long it waits for a silent peer."""
+    """Where this process stands, the device it computes on, and how long it waits for a silent peer.
 
-    num_stages: int
-    num_replicas: int
+    Ranks are those of the canonical grid, except where people read them: those are the launcher's, as in the stage map.
+    """
+
+    stage_map: StageMap
     rank: int
     device: torch.device
     timeout_seconds: float
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the pipeline."""
+        return self.stage_map.num_stages
+
+    @property
+    def num_replicas(self) -> int:
+        """Copies of the pipeline."""
+        return self.stage_map.num_replicas
 
     @property
     def stage(self) -> int:
@@ -67,8 +79,13 @@ class Grid:
         """
         return dist.new_group(ranks, timeout=timedelta(seconds=self.timeout_seconds), backend=backend)
 
+    def describe(self, rank: int) -> str:
+        """Name a process for people."""
+        stage, replica = divmod(rank, self.num_replicas)
+        return f"rank {self.stage_map.launcher_rank(rank)} (stage {stage}, replica {replica})"
+
     def __str__(self) -> str:
-        return f"rank {self.rank} (stage {self.stage}, replica {self.replica})"
+        return self.describe(self.rank)
 
 
 def launcher_world() -> tuple[int, int]:
@@ -102,7 +119,7 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float) -> Grid:
         timeout=timedelta(seconds=timeout_seconds),
     )
     _join_deepspeed()
-    return Grid(stage_map.num_stages, stage_map.num_replicas, rank, device, timeout_seconds)
+    return Grid(stage_map, rank, device, timeout_seconds)
 
 
 def _without_launcher() -> None:

@@ -74,6 +74,7 @@ class _Channel:
     """Messages in one direction over one boundary, seen from one end."""
 
     peer: int
+    name: str
     group: dist.ProcessGroup
     device: torch.device
 
@@ -98,7 +99,10 @@ class _Channel:
 
     def receive(self) -> list[torch.Tensor]:
         fields, message, work = self.posted.popleft()
-        work.wait()
+        try:
+            work.wait()
+        except RuntimeError as error:
+            raise RuntimeError(f"nothing comes from {self.name}: {error}") from error
         return unpack(fields, message)
 
     def flush(self) -> None:
@@ -122,11 +126,11 @@ class Transport:
         before, after = grid.rank_of(stage, replica), grid.rank_of(stage + 1, replica)
         forth, back = grid.new_group([before, after]), grid.new_group([before, after])
         if grid.rank == before:
-            self.activations_out = _Channel(after, forth, grid.device)
-            self.gradients_in = _Channel(after, back, grid.device)
+            self.activations_out = _Channel(after, grid.describe(after), forth, grid.device)
+            self.gradients_in = _Channel(after, grid.describe(after), back, grid.device)
         elif grid.rank == after:
-            self.activations_in = _Channel(before, forth, grid.device)
-            self.gradients_out = _Channel(before, back, grid.device)
+            self.activations_in = _Channel(before, grid.describe(before), forth, grid.device)
+            self.gradients_out = _Channel(before, grid.describe(before), back, grid.device)
 
     @property
     def channels(self) -> list[_Channel]:

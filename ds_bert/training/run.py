@@ -28,10 +28,16 @@ from ds_bert.training.trace import draw_schedule, last_training_step, write_trac
 FIXED = ("seed", "max_seq_length", "mlm_probability", "max_predictions_per_seq", "whole_word_mask", "optim")
 
 
-def claim_run(arguments: TrainingArguments, stage_map: StageMap, model: Mapping[str, Any]) -> Path | None:
+def claim_run(
+    arguments: TrainingArguments, stage_map: StageMap, model: Mapping[str, Any], data: str | None
+) -> Path | None:
     """Take hold of ``output_dir`` and return the checkpoint to resume from, if any.
 
     Only the launcher's first rank looks whether the folder is free, since it fills it while others still start.
+
+    Args:
+        arguments, stage_map, model: of the job.
+        data: fingerprint of the training data; None on a process that reads none.
 
     Raises:
         UserError: the folder is not empty, or its newest checkpoint is damaged or of another kind of run.
@@ -44,7 +50,7 @@ def claim_run(arguments: TrainingArguments, stage_map: StageMap, model: Mapping[
         folders.claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     checkpoint = folders.newest_checkpoint(output_dir) if arguments.resume else None
     if checkpoint:
-        _check_same_run(checkpoint, arguments, stage_map, model)
+        _check_same_run(checkpoint, arguments, stage_map, model, data)
     return checkpoint
 
 
@@ -57,9 +63,14 @@ def keep_settings(engine: Engine, arguments: TrainingArguments, stage_map: Stage
 
 
 def _check_same_run(
-    checkpoint: Path, arguments: TrainingArguments, stage_map: StageMap, model: Mapping[str, Any]
+    checkpoint: Path, arguments: TrainingArguments, stage_map: StageMap, model: Mapping[str, Any], data: str | None
 ) -> None:
-    state, now = read_state(checkpoint, ("arguments", "global_batch", "model")), asdict(arguments)
+    state, now = read_state(checkpoint, ("arguments", "global_batch", "model", "data")), asdict(arguments)
+    if data not in (None, state["data"]):
+        raise UserError(
+            f"{checkpoint}: was written on other training data than --train_path is now; go on with the data it began "
+            "with, or start from its weights with --model_name_or_path in another --output_dir"
+        )
     for name in sorted(state["model"].keys() | model.keys()):
         if state["model"].get(name) != model.get(name):
             found, wanted = model.get(name), state["model"].get(name)
@@ -84,16 +95,14 @@ def share(engine: Engine, numbers: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def failing_by_name(engine: Engine, stage_map: StageMap) -> Iterator[None]:
+def failing_by_name(engine: Engine) -> Iterator[None]:
     """Let a failure say which rank (the launcher's, as in the map) and stage it met."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        place = engine.place
-        where = f"rank {stage_map.launcher_rank(place.rank)} (stage {place.stage}, replica {place.replica})"
-        print(f"error: {where}: {error}", file=sys.stderr, flush=True)
+        print(f"error: {engine.place}: {error}", file=sys.stderr, flush=True)
         raise
 
 

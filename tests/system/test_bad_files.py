@@ -9,7 +9,7 @@ import pytest
 from ds_bert import cli
 from tests.support.jobs import pretrain
 from tests.support.refusal import Job
-from tests.support.text import write_model
+from tests.support.text import prepare_data, write_model
 
 TINY = ["--num_workers", "1"]
 
@@ -208,6 +208,13 @@ def test_another_model_than_the_checkpoint_was_written_by(trained: Job) -> None:
     write_model(trained.folder / "bert.json", hidden_size=48)
     sentence = trained.refuse()
     assert "checkpoint-2" in sentence and "hidden_size 32, now it is 48" in sentence
+
+
+def test_other_data_than_the_checkpoint_was_written_on(trained: Job) -> None:
+    (trained.folder / "other").mkdir()
+    other = prepare_data(trained.folder / "other", "--shard_tokens", "2000")
+    sentence = trained.refuse("--train_path", str(other))
+    assert "checkpoint-2" in sentence and "other training data" in sentence and "--model_name_or_path" in sentence
 
 
 def test_model_folders(job: Job) -> None:
