@@ -79,6 +79,7 @@ class Optimizer:
         self.settings = settings
         self.grid = grid
         self.parameters = parameters
+        self.group = grid.new_group()  # of its own: under 2BW the norm is under way while others add up other things
         self.owners = _stages_by_name(parameters, grid, control)
         self.buckets = _make_buckets(parameters, self.owners, grid, settings)
         self.slots = settings.weight_versions
@@ -117,7 +118,7 @@ class Optimizer:
                 work.wait()
             squares = [bucket.squared_norm(reduction.slot) for bucket in self.buckets]
             reduction.vector = torch.cat([torch.stack(squares).sum().reshape(1), reduction.sums])
-            reduction.work = dist.all_reduce(reduction.vector, async_op=True)
+            reduction.work = dist.all_reduce(reduction.vector, group=self.group, async_op=True)
         return reduction.work is not None and reduction.work.is_completed()
 
     @torch.no_grad()
