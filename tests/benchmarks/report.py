@@ -48,7 +48,7 @@ def summarise(runs: list[dict]) -> list[dict]:
                     "ratio": None if system == OURS else _median_ratio(speeds.get(OURS, {}), by_round),
                 }
             )
-        peers = [entry for entry in entries if entry["system"] not in (OURS, REFERENCE)]
+        peers = [entry for entry in entries if entry["system"] != REFERENCE and not entry["system"].startswith(OURS)]
         if OURS in speeds and peers:
             best = max(peers, key=lambda entry: entry["median"])
             entries.append(best | {"system": f"best peer: {best['system']}"})
