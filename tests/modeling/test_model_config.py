@@ -38,7 +38,7 @@ def test_bert24_has_the_sizes_of_bert_large():
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
-    with pytest.raises(UserError, match="bert-base-cased, bert-base-uncased, bert-large-uncased, bert-mini"):
+    with pytest.raises(UserError, match="bert-base-cased, bert-base-uncased, bert-demo, bert-large-uncased, bert-mini"):
         load_model_config("bert-huge")
 
 
