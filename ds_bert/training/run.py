@@ -144,7 +144,10 @@ def _draw(
         draw_loss(output_dir / "loss.png", entries)
         lines.append(f"chart:  {output_dir / 'loss.png'}")
     if any(span.kind == "backward" for spans in ranks for span in spans):
-        stages = [rank // engine.place.num_replicas for rank in range(engine.place.world_size)]
+        stage_map = engine.place.stage_map
+        by_launcher = range(engine.place.world_size)  # the numbers that people know processes by
+        ranks = [ranks[stage_map.grid_rank(rank)] for rank in by_launcher]
+        stages = [stage_map.position(rank)[0] for rank in by_launcher]
         last = last_training_step(ranks)
         path = output_dir / "schedule.png"
         draw_schedule(path, ranks, stages, max(0, last - (engine.settings.schedule == "2bw")), last)

@@ -56,7 +56,7 @@ CASES = [
     )
     for optimizer, zero in (("sgd", index % 2), ("adamw", 1 - index % 2))
 ]
-LARGE = [("sgd", 4, 2, micro_batches, 1) for micro_batches in (4, 8, 13)]
+LARGE = [(optimizer, 4, 2, micro_batches, 1) for optimizer in OPTIMIZERS for micro_batches in (4, 8, 13)]
 
 
 def _check(optimizer: str, stages: int, replicas: int, micro_batches: int, zero: int) -> None:
