@@ -7,7 +7,7 @@ from transformers import BertConfig
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.module import StageModule
-from ds_bert.engine.process_group import start_process_group
+from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.carry import BatchShape, Field, encoder_carry
 from ds_bert.modeling.families.bert import pretraining_layers
@@ -24,7 +24,7 @@ def build_pretraining_engine(
     micro_batches: int,
     timeout_seconds: float = 1800,
 ) -> Engine:
-    """Join the processes and build this one's stage of a BERT with fresh weights for pre-training.
+    """Join the processes and build this one's stage; see `pretraining_engine`.
 
     Args:
         config: the model, from `ds_bert.modeling.families.bert.bert_config`.
@@ -35,7 +35,14 @@ def build_pretraining_engine(
         timeout_seconds: how long a silent peer is waited for.
     """
     grid = start_process_group(stage_map, timeout_seconds)
-    module = StageModule(pretraining_layers(config), stage_map.cuts, grid, settings.seed, settings.recompute)
+    return pretraining_engine(config, grid, settings, micro_batch_size, micro_batches)
+
+
+def pretraining_engine(
+    config: BertConfig, grid: Grid, settings: EngineSettings, micro_batch_size: int, micro_batches: int
+) -> Engine:
+    """Build this process's stage of a BERT with fresh weights for pre-training; all processes must call it."""
+    module = StageModule(pretraining_layers(config), grid.stage_map.cuts, grid, settings.seed, settings.recompute)
     for name, parameter in module.parameters_by_name().items():
         initialize(name, parameter.data, config.initializer_range, settings.seed, config.pad_token_id)
 

@@ -12,9 +12,18 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
+
+from ds_bert.engine.execution import MicroBatch
+from ds_bert.engine.process_group import Grid, start_process_group
+from ds_bert.engine.settings import EngineSettings
+from ds_bert.modeling.families.bert import bert_config
+from ds_bert.stage_map import StageMap
+from ds_bert.training.build import pretraining_engine
 
 VOCABULARY = 30522
 SIZES = {  # layers, hidden size, heads
@@ -62,7 +71,40 @@ def transformers_step(size: str, length: int) -> Callable[[], torch.Tensor]:
     return step
 
 
-SYSTEMS = {"transformers": transformers_step}
+@cache
+def one_process() -> Grid:
+    """Join a world of one; can be done once only."""
+    layers = max(layers for layers, _, _ in SIZES.values())
+    return start_process_group(StageMap((0,) * (layers + 2), ((0,),)), timeout_seconds=60)
+
+
+def ds_bert_step(size: str, length: int) -> Callable[[], torch.Tensor]:
+    """Return one optimizer step of ds_bert's engine on one stage, fed with the same random micro-batch."""
+    layers, hidden, heads = SIZES[size]
+    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
+    config = bert_config(sizes | {"intermediate_size": 4 * hidden, "vocab_size": VOCABULARY})
+    grid = replace(one_process(), stage_map=StageMap((0,) * (layers + 2), ((0,),)))
+    rows, predictions = MICRO_BATCH[length], PREDICTIONS[length]
+    engine = pretraining_engine(config, grid, EngineSettings(weight_decay=0.01, precision="bf16"), rows, 1)
+    ids = torch.randint(1000, VOCABULARY, (rows, length), device=grid.device)
+    columns = torch.rand((rows, length), device=grid.device).argsort(dim=1)[:, :predictions]
+    positions = (torch.arange(rows, device=grid.device)[:, None] * length + columns).flatten()
+    labels = {
+        "masked_positions": positions,
+        "masked_words": ids.flatten()[positions],
+        "next_sentence": torch.randint(2, (rows,), device=grid.device),
+    }
+    inputs = {"input_ids": ids.flatten().index_fill(0, positions, 103).view_as(ids), "token_type_ids": ids * 0}
+    batch = MicroBatch(0, (rows, length, 0), inputs, labels)
+
+    def step() -> torch.Tensor:
+        (result,) = engine.train_batch([batch], 1e-4)
+        return torch.tensor(engine.objective.report(result.sums)["loss"])
+
+    return step
+
+
+SYSTEMS = {"ds_bert": ds_bert_step, "transformers": transformers_step}
 
 
 def sequences_per_second(step: Callable[[], torch.Tensor], micro_batch: int, steps: int, warmup: int = 3) -> float:
