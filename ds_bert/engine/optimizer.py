@@ -176,7 +176,8 @@ class Optimizer:
             if self.slots > 1:
                 previous = bucket.own(bucket.weights[(steps_done - 1) % self.slots])
                 tensors.setdefault(PREVIOUS, {}).update(bucket.whole(previous))
-            for kind, value in self.torch_optimizer.state[group["params"][0]].items():
+            # Sorted: every process must gather the same kind at the same time.
+            for kind, value in sorted(self.torch_optimizer.state[group["params"][0]].items()):
                 if isinstance(value, torch.Tensor) and value.shape == bucket.master.shape:
                     tensors.setdefault(kind, {}).update(bucket.whole(value))
                 elif value is not None:
@@ -202,7 +203,7 @@ class Optimizer:
                 if work := bucket.gather(previous):
                     work.wait()
             state = self.torch_optimizer.state[group["params"][0]]
-            for kind in tensors.keys() - {"weights", PREVIOUS}:
+            for kind in sorted(tensors.keys() - {"weights", PREVIOUS}):
                 state[kind] = torch.zeros_like(bucket.master)
                 bucket.part(tensors[kind], into=state[kind])
             if "step" in scalars:
