@@ -59,6 +59,7 @@ def main() -> int:
         held_out = Feed(data.held_out, engine)
         output_dir = Path(arguments.output_dir) if arguments.output_dir else None
         log = RunLog(output_dir, engine.place.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+        state = {"arguments": asdict(arguments), "global_batch": sampler.global_batch_size, "model": model}
         training = Training(
             engine,
             arguments,
@@ -67,12 +68,7 @@ def main() -> int:
             steps,
             (lambda: held_out.measure(num_held_out, arguments.per_device_eval_batch_size)) if num_held_out else None,
             describe_model(config, data.train.tokenizer if data.train else None),
-            {
-                "arguments": asdict(arguments),
-                "global_batch": sampler.global_batch_size,
-                "model": model,
-                "data": fingerprint,
-            },
+            state | {"data": fingerprint},
             log,
         )
         outcome = training.run()
