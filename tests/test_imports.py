@@ -17,7 +17,7 @@ ALLOWED = {
     "modeling": BASE,
     "data": BASE,
     "checkpoint": BASE,
-    "tasks": BASE | {"modeling"},
+    "tasks": BASE | {"modeling", "data"},
     "engine": BASE | {"schedules", "stage_map"},
     "training": BASE | {"engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
     "commands": BASE | {"training", "checkpoint", "data", "modeling", "stage_map", "stage_map_faults"},

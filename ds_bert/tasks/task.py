@@ -1,0 +1,67 @@
+"""What a task is: a head, an objective, examples, and what becomes of a model's outputs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+Outputs = Mapping[str, np.ndarray]
+"""What the head said of one example: float32 arrays by name, without the batch's dimension."""
+
+
+class Examples(Protocol):
+    """Examples by number."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each, int64 (examples,): the work it makes."""
+
+    def __len__(self) -> int:
+        """Number of examples of an epoch."""
+
+    def batch(self, epochs: int | np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Collate examples, given by (B,) epochs and numbers, see `ds_bert.data.features.Features.batch`."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples to evaluate or predict.
+
+    Args:
+        examples: without what the head would only need in training.
+        measure: makes measures (names and values) of all examples' outputs, in order; None where no answers are known.
+        write: writes prediction files into a folder, and returns their paths; None where there are none to write.
+    """
+
+    examples: Examples
+    measure: Callable[[Sequence[Outputs]], dict[str, float]] | None = None
+    write: Callable[[Sequence[Outputs], Path], Sequence[Path]] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to fine-tune on.
+
+    Args:
+        name: shown to people.
+        head: name of a head in `ds_bert.modeling.model`, or a function from the model's configuration to a layer.
+        config: what the head adds to the model's configuration: ``num_labels``, ``id2label``, ``problem_type``, …
+        objective: the loss and its measures.
+        train: examples to train on; None where nothing is to be trained.
+        evaluation: splits with known answers, by name ("validation", "validation_mismatched", …).
+        prediction: splits to predict ("test", …).
+        best_metric: measure of the first evaluation split by which the best checkpoint is chosen; higher is better.
+        fingerprint: of the data, the tokenizer and the options that the training examples follow from.
+    """
+
+    name: str
+    head: str | Callable[[Any], Any]
+    config: Mapping[str, Any]
+    objective: Any
+    train: Examples | None
+    evaluation: Mapping[str, Split] = field(default_factory=dict)
+    prediction: Mapping[str, Split] = field(default_factory=dict)
+    best_metric: str = "accuracy"
+    fingerprint: str = ""
