@@ -37,6 +37,7 @@ def main() -> int:
     from ds_bert.checkpoint.training_state import describe_model, load_checkpoint
     from ds_bert.data.sampler import GlobalBatchSampler
     from ds_bert.modeling.families.bert import bert_config
+    from ds_bert.tasks.pretraining import split_batch
     from ds_bert.training.build import build_pretraining_engine, load_weights
     from ds_bert.training.feed import Feed
     from ds_bert.training.log import RunLog
@@ -56,14 +57,14 @@ def main() -> int:
         num_train, num_held_out = share(engine, [len(part) if part else 0 for part in (data.train, data.held_out)])
         sampler = GlobalBatchSampler(num_train, size * micro_batches * stage_map.num_replicas, arguments.seed)
         steps = pretraining.total_steps(arguments, num_train / sampler.global_batch_size)
-        held_out = Feed(data.held_out, engine)
+        held_out = Feed(data.held_out, engine, split_batch)
         output_dir = Path(arguments.output_dir) if arguments.output_dir else None
         log = RunLog(output_dir, engine.place.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
         state = {"arguments": asdict(arguments), "global_batch": sampler.global_batch_size, "model": model}
         training = Training(
             engine,
             arguments,
-            Feed(data.train, engine),
+            Feed(data.train, engine, split_batch),
             sampler,
             steps,
             (lambda: held_out.measure(num_held_out, arguments.per_device_eval_batch_size)) if num_held_out else None,

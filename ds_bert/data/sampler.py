@@ -59,6 +59,68 @@ class GlobalBatchSampler:
         return self._orders[epoch]
 
 
+class LengthGroupedSampler:
+    """Deal the same examples as `GlobalBatchSampler`, so that those of a micro-batch are about equally long.
+
+    The examples of up to ``window`` consecutive global batches are sorted by length and cut into as many global batches
+    again, which come in a shuffled order. No window reaches over the end of an epoch, so that whole epochs see the same
+    examples as without. A global batch, sorted too, is dealt out so that at any time all replicas compute micro-batches
+    of about the same length; which examples belong to it does not depend on the number of replicas or micro-batches.
+
+    Args:
+        lengths: tokens of each example, int64 (examples,).
+        global_batch_size: examples of an optimizer step.
+        seed: of the order.
+        window: global batches that may exchange examples; 1 keeps every global batch as it was drawn.
+    """
+
+    def __init__(self, lengths: np.ndarray, global_batch_size: int, seed: int, window: int = 1) -> None:
+        self.lengths, self.seed, self.window = lengths, seed, window
+        self._drawn = GlobalBatchSampler(len(lengths), global_batch_size, seed)
+        self.num_examples, self.global_batch_size = len(lengths), global_batch_size
+        self._sorted: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The optimizer steps that it takes to see every example once, rounded up."""
+        return self._drawn.steps_per_epoch
+
+    def samples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (epochs, numbers) of step ``step``, each int64 of shape (global_batch_size,), longest first."""
+        first, last = self._window_of(step)
+        if self._sorted is None or self._sorted[0] != first:
+            epochs, numbers = (
+                np.concatenate(part) for part in zip(*map(self._drawn.samples, range(first, last)), strict=True)
+            )
+            order = np.argsort(-self.lengths[numbers], kind="stable")
+            shape = (last - first, self.global_batch_size)
+            shuffled = permutation(last - first, self.seed, first)
+            self._sorted = first, epochs[order].reshape(shape)[shuffled], numbers[order].reshape(shape)[shuffled]
+        _, epochs, numbers = self._sorted
+        return epochs[step - first], numbers[step - first]
+
+    def micro_batch(
+        self, step: int, replica: int, index: int, micro_batch_size: int, num_replicas: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (epochs, numbers) of a replica's ``index``-th micro-batch, each int64 of shape (micro_batch_size,)."""
+        first = _first_of_micro_batch(replica, index, micro_batch_size, num_replicas, self.global_batch_size)
+        epochs, numbers = self.samples(step)
+        return epochs[first : first + micro_batch_size], numbers[first : first + micro_batch_size]
+
+    def _window_of(self, step: int) -> tuple[int, int]:
+        """The steps, half open, that exchange examples with ``step``."""
+        epoch_end = 0
+        epoch = step * self.global_batch_size // self.num_examples
+        while epoch_end <= step:
+            epoch_begin, epoch_end = self._steps_before(epoch), self._steps_before(epoch + 1)
+            epoch += 1
+        first = epoch_begin + (step - epoch_begin) // self.window * self.window
+        return first, min(first + self.window, epoch_end)
+
+    def _steps_before(self, epoch: int) -> int:
+        return round(epoch * self.num_examples / self.global_batch_size)
+
+
 def _first_of_micro_batch(replica: int, index: int, size: int, num_replicas: int, global_batch_size: int) -> int:
     first = (index * num_replicas + replica) * size
     if not 0 <= replica < num_replicas or index < 0 or first + size > global_batch_size:

@@ -10,7 +10,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
 from ds_bert.engine.execution import Execution, GlobalBatch, MicroBatch, Objective
-from ds_bert.engine.module import StageModule
+from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.optimizer import Optimizer, Reduction, StepResult
 from ds_bert.engine.process_group import Grid, quiet
 from ds_bert.engine.settings import EngineSettings
@@ -136,15 +136,35 @@ class Engine(PipelineEngine):
         Raises:
             RuntimeError: micro-batches are in flight; `drain` comes first.
         """
-        if not self.execution.is_idle:
-            raise RuntimeError("evaluate() while micro-batches are in flight: drain() first")
-        self.module.eval()
         batch = GlobalBatch(None, None, self._no_sums())
+        self._forward_only(batch, micro_batches)
+        dist.all_reduce(batch.sums)
+        return batch.sums.cpu()
+
+    @torch.no_grad()
+    def predict(self, micro_batches: Sequence[MicroBatch]) -> dict[int, Carry]:
+        """Run forwards only, as `evaluate` does, and bring the last stage's outputs to the grid's first process.
+
+        Returns:
+            On the grid's rank 0, the outputs of all replicas' micro-batches by their numbers, on the CPU, floating
+            point as float32; nothing on the others.
+
+        Raises:
+            RuntimeError: micro-batches are in flight; `drain` comes first.
+        """
+        outputs: dict[int, Carry] = {}
+        self._forward_only(GlobalBatch(None, None, self._no_sums(), outputs=outputs), micro_batches)
+        everyone = [{} for _ in range(self.place.world_size)] if self.place.rank == 0 else None
+        dist.gather_object(outputs, everyone, dst=0, group=self.control)
+        return {number: carry for part in everyone or () for number, carry in part.items()}
+
+    def _forward_only(self, batch: GlobalBatch, micro_batches: Sequence[MicroBatch]) -> None:
+        if not self.execution.is_idle:
+            raise RuntimeError("forwards only while micro-batches are in flight: drain() first")
+        self.module.eval()
         self.execution.add(0, micro_batches, batch)
         self.execution.run(Forward(number) for number in range(len(micro_batches)))
         self.execution.transport.flush()
-        dist.all_reduce(batch.sums)
-        return batch.sums.cpu()
 
     def share_shapes(self, shapes: Sequence[tuple[int, ...]] | None, count: int) -> list[tuple[int, ...]]:
         """Tell this replica's stages the shapes of ``count`` micro-batches, three numbers each.

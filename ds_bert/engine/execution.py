@@ -66,12 +66,14 @@ class GlobalBatch:
         totals: what the loss is divided by; None on stages that do not compute it, and in evaluation.
         sums: the objective's sums so far.
         micro_batches: how many it has; ``open_backwards`` of them are still to have their backward.
+        outputs: where the last stage keeps outputs by micro-batch number, in place of measuring them; None to measure.
     """
 
     step: int | None
     totals: torch.Tensor | None
     sums: torch.Tensor
     micro_batches: int = 0
+    outputs: dict[int, Carry] | None = None
 
     def __post_init__(self) -> None:
         self.open_backwards = self.micro_batches
@@ -177,10 +179,12 @@ class Execution:
         numbered = None if part_of.step is None else (part_of.step, batch.number)
         with self.timeline.span("evaluate" if part_of.step is None else "forward", number):
             state.outputs = self.module(state.inputs, labels, numbered)
-            if labels is not None:
+            if labels is not None and part_of.outputs is None:
                 totals = self.objective.counts(labels) if part_of.totals is None else part_of.totals
                 state.loss, sums = self.objective.forward(state.outputs, labels, totals)
                 part_of.sums += sums
+            elif part_of.outputs is not None and self.grid.is_last:
+                part_of.outputs[batch.number] = {name: _portable(tensor) for name, tensor in state.outputs.items()}
         if self.grid.is_last:
             state.outputs = {}
             self._forget_after_forward(number)
@@ -244,6 +248,10 @@ def _numbers(program: list[Instruction], kind: type[Instruction]) -> Iterator[in
 def _gradient(tensor: torch.Tensor) -> torch.Tensor:
     assert tensor.grad is not None
     return tensor.grad
+
+
+def _portable(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float().cpu() if tensor.is_floating_point() else tensor.cpu()
 
 
 def _to(device: torch.device, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:

@@ -1,15 +1,18 @@
 """From a data set to the micro-batches of one process; only first and last stages read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from ds_bert.data.features import INPUTS
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
-from ds_bert.tasks.pretraining import split_batch
+from ds_bert.tasks.task import Outputs
+
+Tensors = dict[str, torch.Tensor]
 
 _EVALUATED_AT_ONCE = 64  # micro-batches per replica that are read before they are computed
 
@@ -24,16 +27,29 @@ class Examples(Protocol):
         """Collate examples, given by (B,) epochs and numbers."""
 
 
+def split_features(batch: Mapping[str, np.ndarray]) -> tuple[Tensors, Tensors]:
+    """Split a batch of `ds_bert.data.features.Features` into the first stage's inputs and the last stage's labels."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+    inputs = {name: tensors.pop(name) for name in INPUTS if name in tensors}
+    return inputs, tensors
+
+
 class Feed:
     """Makes this process's micro-batches.
 
     Args:
         examples: the data set; None on stages that read nothing.
         engine: whose place in the grid says which micro-batches are this process's.
+        split: splits a batch of the data set into the first stage's inputs and the last stage's labels.
     """
 
-    def __init__(self, examples: Examples | None, engine: Engine) -> None:
-        self.examples, self.engine, self.grid = examples, engine, engine.place
+    def __init__(
+        self,
+        examples: Examples | None,
+        engine: Engine,
+        split: Callable[[Any], tuple[Tensors, Tensors]] = split_features,
+    ) -> None:
+        self.examples, self.engine, self.grid, self.split = examples, engine, engine.place, split
 
     def micro_batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]], numbers: Sequence[int]) -> list[MicroBatch]:
         """Read this replica's micro-batches.
@@ -59,7 +75,7 @@ class Feed:
     def _read(self, epochs: np.ndarray, numbers: np.ndarray) -> tuple[dict, dict]:
         assert self.examples is not None
         batch = self.examples.batch(epochs, numbers)
-        return split_batch(asdict(batch) if is_dataclass(batch) and not isinstance(batch, type) else batch)
+        return self.split(asdict(batch) if is_dataclass(batch) and not isinstance(batch, type) else batch)
 
     def step(self, sampler: Any, step: int, size: int, count: int) -> list[MicroBatch]:
         """The ``count`` micro-batches of ``size`` examples that this replica computes in optimizer step ``step``."""
@@ -69,20 +85,39 @@ class Feed:
 
     def measure(self, num_examples: int, size: int) -> dict[str, float]:
         """Evaluate all examples, each once, in micro-batches of up to ``size``; a collective call."""
-        at_once = size * self.grid.num_replicas * _EVALUATED_AT_ONCE
         sums = torch.zeros(len(self.engine.objective.sums), dtype=torch.float64)
-        for begin in range(0, num_examples, at_once):
-            sums += self.engine.evaluate(self._range(begin, min(begin + at_once, num_examples), size))
+        for micro_batches, _ in self._once(np.arange(num_examples), size):
+            sums += self.engine.evaluate(micro_batches)
         return self.engine.objective.report(sums)
 
-    def _range(self, begin: int, end: int, size: int) -> list[MicroBatch]:
-        """This replica's part of the examples from ``begin`` to ``end``."""
-        starts = range(begin + self.grid.replica * size, end, size * self.grid.num_replicas)
-        parts = []
-        for start in starts:
-            numbers = np.arange(start, min(start + size, end))
-            parts.append((np.zeros_like(numbers), numbers))
-        return self.micro_batches(parts, [start // size for start in starts])
+    def predict(self, lengths: np.ndarray, size: int) -> list[Outputs]:
+        """Compute the outputs of all examples, each once, those of like length together; a collective call.
+
+        Args:
+            lengths: tokens of each example, int64 (examples,).
+            size: examples of a micro-batch at most.
+
+        Returns:
+            On the grid's rank 0, the outputs in the order of the examples; nothing on the others.
+        """
+        order = np.argsort(-lengths, kind="stable")
+        outputs: dict[int, Outputs] = {}
+        for micro_batches, first in self._once(order, size):
+            for number, batch in self.engine.predict(micro_batches).items():
+                arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+                for row, example in enumerate(order[first + number * size : first + (number + 1) * size].tolist()):
+                    outputs[example] = {name: array[row] for name, array in arrays.items()}
+        return [outputs[example] for example in range(len(outputs))]
+
+    def _once(self, order: np.ndarray, size: int) -> Iterator[tuple[list[MicroBatch], int]]:
+        """This replica's part of all examples, piece by piece, and where in ``order`` each piece begins."""
+        replica, replicas = self.grid.replica, self.grid.num_replicas
+        at_once = size * replicas * _EVALUATED_AT_ONCE
+        for first in range(0, len(order), at_once):
+            piece = order[first : first + at_once]
+            numbers = range(replica, -(-len(piece) // size), replicas)
+            parts = [piece[number * size : (number + 1) * size] for number in numbers]
+            yield self.micro_batches([(np.zeros_like(part), part) for part in parts], list(numbers)), first
 
 
 def _shape(inputs: dict[str, Any]) -> tuple[int, ...]:
