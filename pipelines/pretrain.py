@@ -20,6 +20,7 @@ def main() -> int:
 
     # What can be wrong is found before any process waits for another.
     from ds_bert.training import pretraining
+    from ds_bert.training.checks import check_numbers, total_steps
     from ds_bert.training.deepspeed_config import apply_deepspeed_config
     from ds_bert.training.placement import check_schedule, choose_stage_map
     from ds_bert.training.run import claim_run
@@ -28,7 +29,7 @@ def main() -> int:
     predictions = arguments.max_predictions_per_seq
     stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, predictions)
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
-    pretraining.check_numbers(arguments)
+    check_numbers(arguments)
     check_schedule(arguments, stage_map)
     data = pretraining.open_data(arguments, model, stage_map)
     fingerprint = data.train.corpus.fingerprint if data.train else None
@@ -56,7 +57,7 @@ def main() -> int:
 
         num_train, num_held_out = share(engine, [len(part) if part else 0 for part in (data.train, data.held_out)])
         sampler = GlobalBatchSampler(num_train, size * micro_batches * stage_map.num_replicas, arguments.seed)
-        steps = pretraining.total_steps(arguments, num_train / sampler.global_batch_size)
+        steps = total_steps(arguments, num_train / sampler.global_batch_size)
         held_out = Feed(data.held_out, engine, split_batch)
         output_dir = Path(arguments.output_dir) if arguments.output_dir else None
         log = RunLog(output_dir, engine.place.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)

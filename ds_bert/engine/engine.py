@@ -154,7 +154,7 @@ class Engine(PipelineEngine):
         """
         outputs: dict[int, Carry] = {}
         self._forward_only(GlobalBatch(None, None, self._no_sums(), outputs=outputs), micro_batches)
-        everyone = [{} for _ in range(self.place.world_size)] if self.place.rank == 0 else None
+        everyone: list[Any] | None = [None] * self.place.world_size if self.place.rank == 0 else None
         dist.gather_object(outputs, everyone, dst=0, group=self.control)
         return {number: carry for part in everyone or () for number, carry in part.items()}
 

@@ -67,6 +67,10 @@ def _read_values(kind: type, path: Path) -> dict[str, Any]:
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
     """Return ``value`` if it is of the type that ``hint`` names; an int passes for a float."""
+    if typing.get_origin(hint) is list:
+        if type(value) is not list:
+            raise UserError(f"{where} is {value!r} (a {type(value).__name__}), needed is a list")
+        return [_checked(item, typing.get_args(hint)[0], f"{where}[{place}]") for place, item in enumerate(value)]
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for type_ in allowed:
         if type(value) is type_:

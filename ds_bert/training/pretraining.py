@@ -1,6 +1,5 @@
 """What the pre-training job checks and opens before any process group exists."""
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,30 +15,7 @@ from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
 from ds_bert.stage_map import StageMap
-from ds_bert.training.arguments import PretrainArguments, TrainingArguments
-
-_BELOW_1 = math.nextafter(1.0, 0.0)
-BOUNDS: dict[str, tuple[float, float]] = {
-    "per_device_train_batch_size": (1, math.inf),
-    "per_device_eval_batch_size": (1, math.inf),
-    "gradient_accumulation_steps": (1, math.inf),
-    "logging_steps": (1, math.inf),
-    "ddp_timeout": (1, math.inf),
-    "num_train_epochs": (0, math.inf),
-    "num_minibatches": (0, math.inf),
-    "learning_rate": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "max_grad_norm": (0, math.inf),
-    "warmup_steps": (0, math.inf),
-    "warmup_ratio": (0, 1),
-    "adam_beta1": (0, _BELOW_1),
-    "adam_beta2": (0, _BELOW_1),
-    "adam_epsilon": (0, math.inf),
-    "seed": (0, 2**63 - 1),
-    "eval_steps": (0, math.inf),
-    "save_steps": (0, math.inf),
-    "save_total_limit": (0, math.inf),
-}
+from ds_bert.training.arguments import PretrainArguments
 
 
 @dataclass
@@ -48,27 +24,6 @@ class PretrainingData:
 
     train: PretrainingDataset | None
     held_out: PretrainingDataset | None
-
-
-def check_numbers(arguments: TrainingArguments) -> None:
-    """Refuse numbers that no training can be done with.
-
-    Raises:
-        UserError: the first such argument.
-    """
-    for name, (lowest, highest) in BOUNDS.items():
-        value = getattr(arguments, name)
-        if not (lowest <= value <= highest and math.isfinite(value)):
-            wanted = f"at least {lowest}" if highest == math.inf else f"a number from {lowest} to {highest}"
-            raise UserError(f"--{name} is {value}, needed is {wanted}")
-    if arguments.max_steps < 1 and arguments.max_steps != -1:
-        raise UserError(f"--max_steps is {arguments.max_steps}, needed is at least 1, or -1 for num_train_epochs")
-    if arguments.max_steps < 1 and not arguments.num_train_epochs and not arguments.num_minibatches:
-        raise UserError("--num_train_epochs is 0, needed is more than 0, or --max_steps")
-    if arguments.fp16 and not torch.cuda.is_available():
-        raise UserError("--fp16 needs CUDA, which was not found on this machine; use --bf16 or neither")
-    if not arguments.output_dir and not arguments.num_minibatches:
-        raise UserError("--output_dir is missing; it may be left out in throughput runs (--num_minibatches) only")
 
 
 def load_model(arguments: PretrainArguments) -> dict[str, Any]:
@@ -160,12 +115,3 @@ def _open(arguments: PretrainArguments, path: str, model: dict[str, Any], evalua
             "anew with that one, or leave the flag out"
         )
     return data
-
-
-def total_steps(arguments: TrainingArguments, steps_per_epoch: float) -> int:
-    """Optimizer steps of the whole training."""
-    if arguments.num_minibatches:
-        return -(-arguments.num_minibatches // arguments.gradient_accumulation_steps)
-    if arguments.max_steps > 0:
-        return arguments.max_steps
-    return max(1, round(arguments.num_train_epochs * steps_per_epoch))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -23,6 +23,8 @@ from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Outcome
 from ds_bert.training.summary import summarize, summary_lines
 from ds_bert.training.trace import draw_schedule, last_training_step, write_trace
+
+T = TypeVar("T")
 
 # What a trajectory is a function of: a resumed run must be told the same.
 FIXED = ("seed", "max_seq_length", "mlm_probability", "max_predictions_per_seq", "whole_word_mask", "optim")
@@ -87,9 +89,9 @@ def _check_same_run(
         )
 
 
-def share(engine: Engine, numbers: Sequence[int]) -> list[int]:
-    """Tell all processes rank 0's numbers."""
-    box = [list(numbers)]
+def share(engine: Engine, value: T) -> T:
+    """Tell all processes rank 0's value."""
+    box = [value]
     dist.broadcast_object_list(box, src=0, group=engine.control)
     return box[0]
 

@@ -1,0 +1,29 @@
+"""Folders by name: a path, or the name of a model on the hub, which is downloaded."""
+
+import re
+from pathlib import Path
+
+from ds_bert.errors import UserError
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+def local_folder(name_or_path: str) -> Path:
+    """Return the folder that ``name_or_path`` means; a hub model's is downloaded into the hub's cache.
+
+    Raises:
+        UserError: no such folder, and no such model on the hub, or the hub cannot be reached.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    if path.exists() or path.is_absolute() or name_or_path.endswith("/") or not _HUB_NAME.fullmatch(name_or_path):
+        raise UserError(f"{name_or_path}: no such folder; needed is a folder with config.json and weights")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name_or_path, allow_patterns=list(_FILES)))
+    except Exception as error:  # the library and what lies below it raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name_or_path}: no such folder, and not to be had from the hub ({reason})") from None

@@ -1,0 +1,51 @@
+"""Weights to start from: a folder's tensors under the names that Hugging Face's task models have today."""
+
+from pathlib import Path
+
+import torch
+
+from ds_bert.checkpoint.tensors import TensorFolder
+from ds_bert.errors import UserError
+
+_OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+
+class PretrainedWeights:
+    """Tensors of a folder by name; the encoder may lie there bare, and norms may have TensorFlow's names.
+
+    Args:
+        folder: of Hugging Face, or one of our checkpoints.
+        model_type: "bert" or "albert": the prefix that a bare encoder's names lack.
+
+    Raises:
+        UserError: there are no weights.
+    """
+
+    def __init__(self, folder: Path, model_type: str) -> None:
+        self.folder = folder
+        self._tensors = TensorFolder(folder)
+        self._prefix = f"{model_type}."
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return self._stored(name) is not None
+
+    def _stored(self, name: str) -> str | None:
+        candidates = [name, name.removeprefix(self._prefix)]
+        for new, old in _OLD_NAMES.items():
+            candidates += [found.replace(new, old) for found in candidates[:2]]
+        return next((found for found in candidates if found in self._tensors), None)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        return self._tensors.shape(self._found(name))
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor."""
+        return self._tensors.read(self._found(name))
+
+    def _found(self, name: str) -> str:
+        stored = self._stored(name)
+        if stored is None:
+            raise UserError(f"{self.folder}: has no tensor {name}")
+        return stored
