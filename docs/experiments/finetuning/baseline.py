@@ -1,0 +1,137 @@
+"""What the baselines of transformers' Trainer have in common: settings, training, and one result file per run."""
+
+import argparse
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Trainer, TrainingArguments
+
+from ds_bert.files import write_json
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the flags that all baselines share."""
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    flags.add_argument("--model", type=Path, required=True, help="folder of a Hugging Face checkpoint")
+    flags.add_argument("--results_dir", type=Path, required=True, help="where a JSON file per task and seed goes")
+    flags.add_argument("--seed", type=int, default=1)
+    flags.add_argument("--epochs", type=int, default=3)
+    flags.add_argument("--learning_rate", type=float, default=5e-5)
+    flags.add_argument("--batch_size", type=int, default=32, help="global batch, over all processes")
+    flags.add_argument("--warmup_ratio", type=float, default=0.1)
+    flags.add_argument("--weight_decay", type=float, default=0.01)
+    flags.add_argument("--max_seq_length", type=int, default=128)
+    flags.add_argument("--max_train_samples", type=int, help="only this many of the first training examples")
+    flags.add_argument("--max_eval_samples", type=int, help="only this many of the first examples to evaluate")
+    flags.add_argument("--padding", choices=["longest", "max_length"], default="longest", help="of a batch, or always")
+    flags.add_argument("--attn_implementation", choices=["sdpa", "eager"], default="sdpa")
+    return flags
+
+
+def skip_if_done(settings: argparse.Namespace, task: str) -> Path:
+    """Return the result file of this task and seed; end the process where it exists already."""
+    result = settings.results_dir / f"trainer_{task}_seed{settings.seed}.json"
+    if result.exists():
+        print(f"{result} is there already")
+        sys.exit(0)
+    settings.results_dir.mkdir(parents=True, exist_ok=True)
+    return result
+
+
+def train(
+    settings: argparse.Namespace,
+    model: Callable[[], torch.nn.Module],
+    examples: Sequence[dict[str, Any]],
+    collator: Callable[..., Any],
+    folder: str,
+) -> tuple[Trainer, dict[str, Any]]:
+    """Train with AdamW, linear warm-up and decay, and gradients clipped at 1.
+
+    Args:
+        settings: see `parser`.
+        model: makes the model, after the seed has been set: its new weights follow from the seed.
+        examples: encoded training examples.
+        collator: makes a batch of them.
+        folder: an empty one that the Trainer wants.
+
+    Returns:
+        The Trainer, and what is to be recorded: steps, seconds, samples a second, training loss.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.batch_size % processes:
+        raise SystemExit(f"--batch_size {settings.batch_size} does not divide by {processes} processes")
+    steps = math.ceil(len(examples) / settings.batch_size) * settings.epochs
+    arguments = TrainingArguments(
+        output_dir=folder,
+        seed=settings.seed,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(settings.warmup_ratio * steps),
+        weight_decay=settings.weight_decay,
+        adam_epsilon=1e-8,
+        max_grad_norm=1.0,
+        per_device_train_batch_size=settings.batch_size // processes,
+        per_device_eval_batch_size=32,
+        save_strategy="no",
+        eval_strategy="no",
+        logging_steps=20,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        average_tokens_across_devices=False,  # would multiply a classifier's mean loss by the number of processes
+        ddp_find_unused_parameters=False,
+        ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
+    )
+    transformers.set_seed(settings.seed)
+    trainer = Trainer(model=model(), args=arguments, train_dataset=examples, data_collator=collator)
+    start = time.perf_counter()
+    output = trainer.train()
+    seconds = time.perf_counter() - start
+    return trainer, {
+        "train_samples": len(examples),
+        "steps": output.global_step,
+        "train_seconds": round(seconds, 1),
+        "train_samples_per_second": round(len(examples) * settings.epochs / seconds, 2),
+        "train_loss": output.training_loss,
+        "losses": [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def record(result: Path, settings: argparse.Namespace, task: str, measures: dict[str, float], run: dict) -> None:
+    """Write one run's result."""
+    excluded = ("model", "data_dir", "results_dir", "train_file", "eval_file")
+    write_json(
+        result,
+        {
+            "task": task,
+            "seed": settings.seed,
+            "measures": measures,
+            **run,
+            "settings": {key: value for key, value in vars(settings).items() if key not in excluded},
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "date": date.today().isoformat(),
+        },
+    )
+    print(task, settings.seed, measures, flush=True)
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory:
+    """Return an empty folder that disappears with the run."""
+    return tempfile.TemporaryDirectory(prefix="trainer_")
