@@ -97,10 +97,11 @@ def check_files(folder: Path) -> None:
             raise UserError(f"{path}: has {path.stat().st_size} bytes, {MANIFEST} says {size}: truncated or changed")
 
 
-def remove_oldest(output_dir: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints; 0 keeps all."""
+def remove_oldest(output_dir: Path, keep: int, best: int | None = None) -> None:
+    """Remove all but the ``keep`` newest checkpoints and that of step ``best``; 0 keeps all."""
     for folder in checkpoints(output_dir)[:-keep] if keep else []:
-        _remove(folder)
+        if best is None or folder != checkpoint_folder(output_dir, best):
+            _remove(folder)
 
 
 def _remove(checkpoint: Path) -> None:

@@ -52,8 +52,8 @@ class TrainingArguments:
     seed: int = argument(42, "Of first weights, order of examples, masks and dropout.")
 
     logging_steps: int = argument(10, "Steps between two entries of the log.")
-    eval_steps: int = argument(0, "Steps between two evaluations; 0 evaluates at the end only.")
-    save_steps: int = argument(500, "Steps between two checkpoints; 0 saves at the end only.")
+    eval_steps: int = argument(0, "Steps between two evaluations; 0 evaluates at the end only, -1 after every epoch.")
+    save_steps: int = argument(500, "Steps between two checkpoints; 0 saves at the end only, -1 after every epoch.")
     save_total_limit: int = argument(0, "Checkpoints to keep, the newest ones; 0 keeps all.")
     disable_tqdm: bool = argument(False, "No progress bar.")
     trace: bool = argument(False, "Keep the times of every instruction and draw the schedule as it ran.")

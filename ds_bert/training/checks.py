@@ -25,8 +25,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "adam_beta2": (0, _BELOW_1),
     "adam_epsilon": (0, math.inf),
     "seed": (0, 2**63 - 1),
-    "eval_steps": (0, math.inf),
-    "save_steps": (0, math.inf),
+    "eval_steps": (-1, math.inf),
+    "save_steps": (-1, math.inf),
     "save_total_limit": (0, math.inf),
 }
 

@@ -12,6 +12,7 @@ from ds_bert.checkpoint.training_state import save_checkpoint
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.optimizer import StepResult
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.best import Best
 from ds_bert.training.feed import Feed
 from ds_bert.training.learning_rate import learning_rate
 from ds_bert.training.log import RunLog
@@ -51,6 +52,7 @@ class Training:
         describe: writes the model's configuration and tokenizer into a checkpoint.
         state: what else a checkpoint keeps of the run.
         log: what rank 0 shows.
+        best: chooses the best checkpoint by what ``evaluate`` returns; None where only the last one counts.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class Training:
         describe: Callable[[Path], None],
         state: dict[str, Any],
         log: RunLog,
+        best: Best | None = None,
     ) -> None:
         self.engine, self.arguments, self.feed, self.sampler = engine, arguments, feed, sampler
         self.total_steps, self.evaluate = total_steps, evaluate
-        self.describe, self.state, self.log = describe, state, log
+        self.describe, self.state, self.log, self.best = describe, state, log, best
+        self.stopped_early = False
         self.output_dir = Path(arguments.output_dir) if arguments.output_dir else None
         self.warmup_steps = arguments.warmup_steps or round(arguments.warmup_ratio * total_steps)
         self.first_step = engine.steps_done
@@ -77,7 +81,7 @@ class Training:
         """Train to the end, or until a signal; evaluate and save at the end."""
         stop = StopSignal()
         try:
-            while self.engine.steps_done < self.total_steps and not self.outcome.signal:
+            while self.engine.steps_done < self.total_steps and not (self.outcome.signal or self.stopped_early):
                 self._step(stop)
                 self._evaluate_and_save()
         finally:
@@ -126,18 +130,42 @@ class Training:
 
     def _evaluate_and_save(self) -> None:
         arguments, step = self.arguments, self.engine.steps_done
-        ends = step == self.total_steps or bool(self.outcome.signal)
-        if ends or _due(step, arguments.eval_steps) or _due(step, arguments.save_steps):
+        evaluates = bool(self.evaluate) and self._is_due(arguments.eval_steps) and not self.outcome.signal
+        saves = self._is_due(arguments.save_steps)
+        if evaluates or saves:
             self._drain()
-        if self.evaluate and not self.outcome.signal and (_due(step, arguments.eval_steps) or ends):
-            self.outcome.evaluation = measures = self.evaluate()
-            self.log.record(step, measures, "eval")
-            shown = ", ".join(f"{key} {value:.4f}" for key, value in measures.items())
-            self.log.say(f"step {step}: held-out {shown}")
-        if self.output_dir and (_due(step, arguments.save_steps) or ends):
+        better = evaluates and self._evaluate()
+        if self.output_dir and (saves or better or self.stopped_early):
             self.outcome.checkpoint = save_checkpoint(self.output_dir, self.engine, self.describe, self.state)
             if self.engine.place.rank == 0:
-                folders.remove_oldest(self.output_dir, arguments.save_total_limit)
+                if self.best and evaluates:
+                    self.best.keep()
+                kept = self.best.step if self.best else None
+                folders.remove_oldest(self.output_dir, arguments.save_total_limit, kept)
+
+    def _evaluate(self) -> bool:
+        """Measure; return whether this is the best checkpoint so far."""
+        assert self.evaluate is not None
+        step = self.engine.steps_done
+        self.outcome.evaluation = measures = self.evaluate()
+        self.log.record(step, measures, "eval")
+        shown = ", ".join(f"{key} {value:.4f}" for key, value in measures.items())
+        self.log.say(f"step {step}: held-out {shown}")
+        if self.best is None:
+            return False
+        better = self.best.note(step, measures)
+        self.stopped_early = self.best.is_hopeless
+        return better
+
+    def _is_due(self, every: int) -> bool:
+        """Whether something done every so many steps, and at the end, is to be done now; -1 means every epoch."""
+        step = self.engine.steps_done
+        if step == self.total_steps or self.outcome.signal:
+            return True
+        if every < 0:
+            per_epoch = self.sampler.num_examples / self.sampler.global_batch_size
+            return round(step / per_epoch) > 0 and round(round(step / per_epoch) * per_epoch) == step
+        return every > 0 and step % every == 0
 
     def _drain(self) -> None:
         outcome, begin, busy = self.outcome, time.perf_counter(), self.engine.timeline.busy_seconds
@@ -146,6 +174,3 @@ class Training:
         outcome.busy_seconds += self.engine.timeline.busy_seconds - busy
         self._report(results)
 
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -1,0 +1,49 @@
+"""The best checkpoint so far, and whether to stop looking for a better one."""
+
+from pathlib import Path
+
+from ds_bert.files import read_json, write_json
+
+BEST = "best.json"
+
+
+class Best:
+    """Remembers the best evaluation of a run; on a resumed run, from `best.json`.
+
+    Args:
+        output_dir: of the run.
+        metric: measure to compare by; higher is better, but for "loss".
+        patience: evaluations without a better one after which training ends; 0 never ends it.
+    """
+
+    def __init__(self, output_dir: Path, metric: str, patience: int) -> None:
+        self.path, self.metric, self.patience = output_dir / BEST, metric, patience
+        known = read_json(self.path) if self.path.is_file() else {}
+        self.step: int | None = known.get("step") if known.get("metric") == metric else None
+        self.value: float | None = known.get("value") if self.step is not None else None
+        self.worse = known.get("evaluations_since", 0)
+
+    def note(self, step: int, measures: dict[str, float]) -> bool:
+        """Take note of an evaluation; return whether it is the best so far."""
+        value = measures[self.metric]
+        if value != value:  # not a number: no better than anything
+            better = False
+        elif self.value is None:
+            better = True
+        else:
+            better = value < self.value if self.metric.endswith("loss") else value > self.value
+        if better:
+            self.step, self.value, self.worse = step, value, 0
+        else:
+            self.worse += 1
+        return better
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether so many evaluations brought nothing better that training may end."""
+        return 0 < self.patience <= self.worse
+
+    def keep(self) -> None:
+        """Write what is known; to be called once the best checkpoint is whole."""
+        known = {"step": self.step, "metric": self.metric, "value": self.value, "evaluations_since": self.worse}
+        write_json(self.path, {"checkpoint": f"checkpoint-{self.step}", **known})
