@@ -33,7 +33,7 @@ class TrainingArguments:
     per_device_eval_batch_size: int = argument(8, "The same for evaluation; need not be the training one.")
     gradient_accumulation_steps: int = argument(1, "Micro-batches of an optimizer step, per replica.")
 
-    optim: str = argument("adamw", "Optimizer.", choices=["adamw", "adam", "sgd"])
+    optim: str = argument("adamw", "Optimizer.", choices=["adamw", "lamb", "adam", "sgd"])
     learning_rate: float = argument(1e-4, "Peak learning rate.")
     lr_scheduler_type: str = argument(
         "linear", "Course of the learning rate after warm-up.", choices=["linear", "cosine", "constant"]
@@ -44,6 +44,8 @@ class TrainingArguments:
     adam_beta1: float = argument(0.9, "Decay of the first moment.")
     adam_beta2: float = argument(0.999, "Decay of the second moment.")
     adam_epsilon: float = argument(1e-8, "Added to the root of the second moment.")
+    adam_bias_correction: bool = argument(True, "Correct the moments' bias to 0 in adamw and lamb; ALBERT did not.")
+    layerwise_lr_decay: float = argument(1.0, "Learning rate of a layer, as a share of the next one's; 1 for one rate.")
     max_grad_norm: float = argument(1.0, "Bound of the global gradient norm over all stages; 0 for none.")
 
     bf16: bool = argument(False, "Weights and activations in bf16; sums and updates in fp32.")
