@@ -35,22 +35,25 @@ def main() -> int:
     fingerprint = data.train.corpus.fingerprint if data.train else None
     checkpoint = claim_run(arguments, stage_map, model, fingerprint)
 
+    from ds_bert.checkpoint.pretrained import PretrainedWeights
     from ds_bert.checkpoint.training_state import describe_model, load_checkpoint
     from ds_bert.data.sampler import GlobalBatchSampler
-    from ds_bert.modeling.families.bert import bert_config
-    from ds_bert.tasks.pretraining import split_batch
-    from ds_bert.training.build import build_pretraining_engine, load_weights
+    from ds_bert.engine.process_group import start_process_group
+    from ds_bert.modeling.model import build_config
+    from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
+    from ds_bert.training.build import build_engine, load_weights
     from ds_bert.training.feed import Feed
     from ds_bert.training.log import RunLog
     from ds_bert.training.loop import Training
     from ds_bert.training.run import conclude, failing_by_name, keep_settings, share
 
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
-    config = bert_config(model)
-    engine = build_pretraining_engine(config, stage_map, settings, size, micro_batches, arguments.ddp_timeout)
+    config = build_config(model)
+    grid = start_process_group(stage_map, arguments.ddp_timeout)
+    engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, size, micro_batches)
     with failing_by_name(engine):
         if arguments.model_name_or_path:
-            load_weights(engine, Path(arguments.model_name_or_path))
+            load_weights(engine, PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"]))
         if checkpoint:
             load_checkpoint(checkpoint, engine)
         keep_settings(engine, arguments, stage_map)
@@ -74,7 +77,7 @@ def main() -> int:
             log,
         )
         outcome = training.run()
-        return conclude(engine, arguments, stage_map, outcome, log)
+        return conclude(engine, arguments, stage_map, outcome, log, arguments.max_seq_length)
 
 
 if __name__ == "__main__":

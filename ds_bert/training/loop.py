@@ -129,7 +129,7 @@ class Training:
                 self.log.record(step, kept)
 
     def _evaluate_and_save(self) -> None:
-        arguments, step = self.arguments, self.engine.steps_done
+        arguments = self.arguments
         evaluates = bool(self.evaluate) and self._is_due(arguments.eval_steps) and not self.outcome.signal
         saves = self._is_due(arguments.save_steps)
         if evaluates or saves:
@@ -173,4 +173,3 @@ class Training:
         outcome.seconds += time.perf_counter() - begin
         outcome.busy_seconds += self.engine.timeline.busy_seconds - busy
         self._report(results)
-

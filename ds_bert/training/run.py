@@ -108,10 +108,16 @@ def failing_by_name(engine: Engine) -> Iterator[None]:
         raise
 
 
-def conclude(engine: Engine, arguments: TrainingArguments, stage_map: StageMap, outcome: Outcome, log: RunLog) -> int:
+def conclude(
+    engine: Engine,
+    arguments: TrainingArguments,
+    stage_map: StageMap,
+    outcome: Outcome,
+    log: RunLog,
+    tokens_per_sample: float,
+) -> int:
     """Write charts and the summary, print them on rank 0, and return the exit status: 0, or 128 + signal."""
-    length = getattr(arguments, "max_seq_length", 1)
-    figures = summarize(engine, outcome, arguments.gradient_accumulation_steps, length)
+    figures = summarize(engine, outcome, arguments.gradient_accumulation_steps, tokens_per_sample)
     spans = _gather_spans(engine)
     log.close()
     if engine.place.rank == 0:

@@ -11,7 +11,7 @@ from ds_bert.schedules.one_f_one_b import bubble_share
 from ds_bert.training.loop import Outcome
 
 
-def summarize(engine: Engine, outcome: Outcome, micro_batches: int, tokens_per_sample: int) -> dict[str, Any]:
+def summarize(engine: Engine, outcome: Outcome, micro_batches: int, tokens_per_sample: float) -> dict[str, Any]:
     """Gather the figures of all processes; a collective call.
 
     Returns:

@@ -23,7 +23,8 @@ from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.families.bert import bert_config
 from ds_bert.stage_map import StageMap
-from ds_bert.training.build import pretraining_engine
+from ds_bert.tasks.pretraining import PretrainingObjective
+from ds_bert.training.build import build_engine
 
 VOCABULARY = 30522
 SIZES = {  # layers, hidden size, heads
@@ -85,7 +86,8 @@ def ds_bert_step(size: str, length: int) -> Callable[[], torch.Tensor]:
     config = bert_config(sizes | {"intermediate_size": 4 * hidden, "vocab_size": VOCABULARY})
     grid = replace(one_process(), stage_map=StageMap((0,) * (layers + 2), ((0,),)))
     rows, predictions = MICRO_BATCH[length], PREDICTIONS[length]
-    engine = pretraining_engine(config, grid, EngineSettings(weight_decay=0.01, precision="bf16"), rows, 1)
+    settings = EngineSettings(weight_decay=0.01, precision="bf16")
+    engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, rows, 1)
     ids = torch.randint(1000, VOCABULARY, (rows, length), device=grid.device)
     columns = torch.rand((rows, length), device=grid.device).argsort(dim=1)[:, :predictions]
     positions = (torch.arange(rows, device=grid.device)[:, None] * length + columns).flatten()

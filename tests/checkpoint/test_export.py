@@ -13,11 +13,12 @@ from ds_bert.cli import main
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
+from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.layer import Carry
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
-from ds_bert.training.build import build_pretraining_engine
+from ds_bert.training.build import build_engine
 from tests.support.processes import run_on_ranks
 from tests.support.text import VOCABULARY, prepare_data
 from tests.support.toy import ROWS, global_batch, toy_config, toy_map
@@ -55,7 +56,9 @@ def _predict(engine: Engine) -> Logits | None:
 
 def _train_save_predict(stage_map: StageMap, settings: EngineSettings, data: Path, out: Path) -> Logits | None:
     config = toy_config(dropout=0.1, vocab_size=VOCABULARY)
-    engine = build_pretraining_engine(config, stage_map, settings, 2, ROWS // 2 // stage_map.num_replicas, 30)
+    grid = start_process_group(stage_map, 30)
+    count = ROWS // 2 // stage_map.num_replicas
+    engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, 2, count)
     for step in range(4):
         engine.train_batch(micro_batches(engine.place, global_batch(step), 2), 1e-2)
     save_checkpoint(out, engine, describe_model(config, load_tokenizer(data / "tokenizer")), {})

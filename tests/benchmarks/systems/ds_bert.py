@@ -23,14 +23,15 @@ from workload import (
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.optimizer import StepResult
+from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.families.bert import bert_config
+from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
-from ds_bert.tasks.pretraining import split_batch
-from ds_bert.training.build import build_pretraining_engine
+from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
+from ds_bert.training.build import build_engine
 
 
-def build_engine(arguments: argparse.Namespace, schedule: Literal["1f1b", "2bw"]) -> Engine:
+def stage_engine(arguments: argparse.Namespace, schedule: Literal["1f1b", "2bw"]) -> Engine:
     """Join the processes and build this one's stage: embeddings and ``cut`` encoder layers, or the others and head."""
     stage_map = StageMap((0,) * (1 + arguments.cut) + (1,) * (LAYERS - arguments.cut + 1), ((0,), (1,)))
     settings = EngineSettings(
@@ -40,7 +41,9 @@ def build_engine(arguments: argparse.Namespace, schedule: Literal["1f1b", "2bw"]
         seed=SEED,
         schedule=schedule,
     )
-    return build_pretraining_engine(bert_config(MODEL), stage_map, settings, MICRO_BATCH, MICRO_BATCHES)
+    grid = start_process_group(stage_map, timeout_seconds=1800)
+    config, objective = build_config(MODEL), PretrainingObjective()
+    return build_engine(config, "pretraining", objective, grid, settings, MICRO_BATCH, MICRO_BATCHES)
 
 
 def micro_batches(batch: Batch, engine: Engine) -> list[MicroBatch]:
@@ -61,7 +64,7 @@ def micro_batches(batch: Batch, engine: Engine) -> list[MicroBatch]:
 
 def main(system: str = "ds_bert", schedule: Literal["1f1b", "2bw"] = "1f1b") -> None:
     arguments = take_core(system)
-    engine = build_engine(arguments, schedule)
+    engine = stage_engine(arguments, schedule)
 
     def losses(results: list[StepResult]) -> list[float]:
         """This rank's share of the losses, which are the same on every rank."""

@@ -1,0 +1,41 @@
+"""Fine-tune on multiple choice (RACE, DREAM, or JSON lines of one's own), as a pipeline.
+
+    deepspeed --num_accelerators 2 pipelines/finetune_multiple_choice.py --model_name_or_path bert-base-uncased/ \
+        --task_name RACE --data_dir RACE --num_stages 2 --do_train --do_eval --output_dir runs/race
+
+Arguments come from flags, or from a JSON file with flags after it overriding; --help lists them.
+"""
+
+from ds_bert.errors import exit_on_user_error, leave
+from ds_bert.training.finetune_arguments import MultipleChoiceArguments
+from ds_bert.training.parser import parse_arguments
+
+
+def main() -> int:
+    """Run the job and return its exit status."""
+    arguments, given = parse_arguments(MultipleChoiceArguments)
+
+    from ds_bert.tasks.multiple_choice import multiple_choice_task
+    from ds_bert.training.finetuning import data_options, fine_tune, place
+    from ds_bert.training.model_source import load_source
+
+    source = load_source(arguments)
+    arguments, settings, stage_map = place(arguments, given, source.fields, "multiple-choice")
+    task = multiple_choice_task(
+        arguments.task_name,
+        arguments.data_dir,
+        source.tokenizer,
+        train_file=arguments.train_file,
+        validation_file=arguments.validation_file,
+        test_file=arguments.test_file,
+        max_qa_length=arguments.max_qa_length,
+        high_only=arguments.high_only,
+        middle_only=arguments.middle_only,
+        without_context=arguments.without_context,
+        **data_options(arguments),
+    )
+    return fine_tune(task, arguments, source, stage_map, settings)
+
+
+if __name__ == "__main__":
+    leave(exit_on_user_error(main))
