@@ -1,0 +1,175 @@
+"""Multiple choice on RACE, DREAM, or a user's own JSON lines."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ds_bert.data.dream import read_dream
+from ds_bert.data.feature_cache import cached_features, key_fingerprint
+from ds_bert.data.features import Features
+from ds_bert.data.multiple_choice import Question, check_lengths, encode_questions, fingerprint, read_own_questions
+from ds_bert.data.race import LEVELS, read_race
+from ds_bert.data.vocabulary import Tokenizer
+from ds_bert.errors import UserError
+from ds_bert.files import write_json
+from ds_bert.tasks.classification import ClassificationObjective
+from ds_bert.tasks.task import Outputs, Split, Task
+
+_ENCODING = 1  # to be raised when `encode_questions` gives other features
+_FILES = {"train": "train", "eval": "dev", "predict": "test"}  # of RACE and DREAM
+_FLAGS = {"train": "train_file", "eval": "validation_file", "predict": "test_file"}  # of own data
+
+Read = Callable[[str], list[Question]]
+
+
+def multiple_choice_task(
+    task_name: str | None,
+    data_dir: Path | None,
+    tokenizer: Tokenizer,
+    *,
+    max_seq_length: int = 512,
+    max_qa_length: int = 128,
+    high_only: bool = False,
+    middle_only: bool = False,
+    without_context: bool = False,
+    splits: Collection[str] = ("train", "eval"),
+    cache_dir: Path | None = None,
+    overwrite_cache: bool = False,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    max_predict_samples: int | None = None,
+    train_file: Path | None = None,
+    validation_file: Path | None = None,
+    test_file: Path | None = None,
+) -> Task:
+    """Read and encode questions with options.
+
+    Predictions are written as ``predictions.json``, ``{id: choice}``; the choice is a letter from A for RACE, else the
+    option's number from 0.
+
+    Args:
+        task_name: "RACE", "DREAM", or None or "custom" for own files.
+        data_dir: the data set's folder; not for own files.
+        tokenizer: of the model.
+        max_seq_length, max_qa_length, without_context: see `encode_questions`.
+        high_only, middle_only: RACE's schools of one level only.
+        splits: what to read, of "train", "eval" (dev) and "predict" (test).
+        cache_dir: where encoded questions are kept; None keeps none.
+        overwrite_cache: encode anew.
+        max_train_samples, max_eval_samples, max_predict_samples: questions to take of a split, its first; None: all.
+        train_file, validation_file, test_file: own JSON lines, see `read_own_questions`; the last needs no labels.
+
+    Raises:
+        UserError: data is missing or not of its layout, options do not fit together, or splits have different numbers
+            of options.
+    """
+    check_lengths(max_seq_length, max_qa_length)
+    files = {"train": train_file, "eval": validation_file, "predict": test_file}
+    read = _reader(task_name, data_dir, _levels(task_name, high_only, middle_only), files)
+    limits = {"train": max_train_samples, "eval": max_eval_samples, "predict": max_predict_samples}
+    questions = {split: read(split)[: limits[split]] for split in limits if split in splits}
+    num_options = _num_options(questions)
+    key: dict[str, Any] = {"encoding": f"multiple choice {_ENCODING}", "tokenizer": tokenizer.fingerprint}
+    key |= {"max_seq_length": max_seq_length, "max_qa_length": max_qa_length, "without_context": without_context}
+    keys = {split: {**key, "questions": fingerprint(found)} for split, found in questions.items()}
+
+    def encoded(split: str) -> Features:
+        build = partial(encode_questions, questions[split], tokenizer, max_seq_length, max_qa_length, without_context)
+        return cached_features(cache_dir, keys[split], build, overwrite_cache)
+
+    evaluation, prediction = {}, {}
+    if "eval" in questions:
+        evaluation["validation"] = Split(encoded("eval"), partial(measure_choices, questions["eval"]))
+    if "predict" in questions:
+        asked = questions["predict"]
+        is_known = all(question.answer is not None for question in asked)
+        measure = partial(measure_choices, asked) if is_known else None
+        write = partial(write_choices, asked, task_name == "RACE")
+        prediction["test"] = Split(encoded("predict"), measure, write)
+    return Task(
+        name=task_name or "custom",
+        head="multiple-choice",
+        config={"num_choices": num_options},
+        objective=ClassificationObjective(num_labels=num_options),
+        train=encoded("train") if "train" in questions else None,
+        evaluation=evaluation,
+        prediction=prediction,
+        best_metric="accuracy",
+        fingerprint=key_fingerprint(keys["train"]) if "train" in keys else "",
+    )
+
+
+def measure_choices(questions: Sequence[Question], outputs: Sequence[Outputs]) -> dict[str, float]:
+    """Return ``accuracy``, the share of right choices, and ``accuracy_<group>`` for each group of questions.
+
+    Args:
+        questions: with answers.
+        outputs: ``logits`` (options,) of each, in the same order.
+    """
+    right = defaultdict(list)
+    for question, choice in zip(questions, _choices(outputs), strict=True):
+        for name in ("accuracy", f"accuracy_{question.group}") if question.group else ("accuracy",):
+            right[name].append(choice == question.answer)
+    return {name: float(np.mean(values)) for name, values in right.items()}
+
+
+def write_choices(
+    questions: Sequence[Question], as_letters: bool, outputs: Sequence[Outputs], folder: Path
+) -> list[Path]:
+    """Write ``predictions.json``: each question's id and the chosen option's letter from A, or its number from 0."""
+    choices = _choices(outputs)
+    named = [chr(ord("A") + choice) for choice in choices] if as_letters else choices
+    path = folder / "predictions.json"
+    write_json(path, dict(zip((question.id for question in questions), named, strict=True)))
+    return [path]
+
+
+def _choices(outputs: Sequence[Outputs]) -> list[int]:
+    return [int(output["logits"].argmax()) for output in outputs]
+
+
+def _levels(task_name: str | None, high_only: bool, middle_only: bool) -> tuple[str, ...]:
+    if high_only and middle_only:
+        raise UserError("--high_only and --middle_only exclude each other, at most one can be given")
+    if (high_only or middle_only) and task_name != "RACE":
+        flag = "--high_only" if high_only else "--middle_only"
+        raise UserError(f"{flag} is for --task_name RACE, but the task is {task_name or 'one of own files'}")
+    return ("high",) if high_only else ("middle",) if middle_only else LEVELS
+
+
+def _reader(
+    task_name: str | None, data_dir: Path | None, levels: Sequence[str], files: Mapping[str, Path | None]
+) -> Read:
+    """Return a function that reads a split, of "train", "eval" and "predict"."""
+    if task_name not in ("RACE", "DREAM", "custom", None):
+        raise UserError(f"--task_name {task_name}: there are RACE and DREAM; leave it out for files of your own")
+    if task_name in ("RACE", "DREAM"):
+        given = next((split for split in files if files[split]), None)
+        if given:
+            raise UserError(f"--{_FLAGS[given]} is for own files, but --task_name is {task_name}; leave one out")
+        if data_dir is None:
+            raise UserError(f"--data_dir is missing: {task_name} needs the folder of its files")
+        folder = Path(data_dir)
+        if task_name == "RACE":
+            return lambda split: read_race(folder, _FILES[split], levels, split != "predict")
+        return lambda split: read_dream(folder, _FILES[split], split != "predict")
+
+    def read_own(split: str) -> list[Question]:
+        path = files[split]
+        if path is None:
+            raise UserError(f"--{_FLAGS[split]} is missing: a file of JSON lines is needed to {split}")
+        return read_own_questions(Path(path), split != "predict")
+
+    return read_own
+
+
+def _num_options(questions: Mapping[str, Sequence[Question]]) -> int:
+    counts = {split: len(found[0].options) for split, found in questions.items()}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{count} to {split}" for split, count in counts.items())
+        raise UserError(f"the questions have different numbers of options ({found}), all splits need the same number")
+    return next(iter(counts.values()))
