@@ -7,6 +7,7 @@ import numpy as np
 
 # Of a batch's arrays, the first stage reads these; all others are read by the last stage.
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+IGNORED = -100  # the label of a token that has none
 _PAD_TO = 8  # lengths are rounded up to a multiple: fewer shapes, better aligned products
 
 
@@ -24,6 +25,8 @@ class Features:
         columns: what else is known of an example, such as ``labels``: arrays of N / ``per_example`` rows.
         pad_id: what shorter sequences of a batch are filled up with.
         per_example: sequences of an example.
+        token_columns: what is known of every token, such as ``labels`` to tag it with: int64 arrays as long as
+            ``tokens``.
     """
 
     tokens: np.ndarray
@@ -32,6 +35,7 @@ class Features:
     pad_id: int
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     per_example: int = 1
+    token_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -51,7 +55,7 @@ class Features:
 
         Returns:
             ``input_ids`` and ``token_type_ids``, int64 (B x per_example, T), ``attention_mask``, bool of the same shape,
-            where anything is padded, and the columns' rows.
+            where anything is padded, the columns' rows, and those of tokens, with `IGNORED` at padding.
         """
         numbers = np.asarray(numbers, dtype=np.int64)
         rows = (numbers[:, None] * self.per_example + np.arange(self.per_example)).reshape(-1)
@@ -60,11 +64,15 @@ class Features:
         places = np.arange(longest)[None, :]
         attention_mask = places < lengths[:, None]
         input_ids = np.full(attention_mask.shape, self.pad_id, dtype=np.int64)
-        input_ids[attention_mask] = self.tokens[(starts[:, None] + places)[attention_mask]]
+        flat = (starts[:, None] + places)[attention_mask]
+        input_ids[attention_mask] = self.tokens[flat]
         token_types = (places >= self.first_segments[rows][:, None]) & attention_mask
         batch = {"input_ids": input_ids, "token_type_ids": token_types.astype(np.int64)}
         if not attention_mask.all():
             batch["attention_mask"] = attention_mask
+        for name, column in self.token_columns.items():
+            batch[name] = np.full(attention_mask.shape, IGNORED, dtype=np.int64)
+            batch[name][attention_mask] = column[flat]
         return batch | {name: column[numbers] for name, column in self.columns.items()}
 
 
