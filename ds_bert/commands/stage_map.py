@@ -10,6 +10,7 @@ from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import LayerCost, default_predictions, layer_costs, stage_memory, stage_parameters
+from ds_bert.modeling.head_costs import HEAD_NAMES
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending, to_json
 from ds_bert.stage_map_faults import MODULES
 
@@ -34,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="stage",
         help="whose ranks are neighbours: a stage's replicas or a replica's stages (default: %(default)s)",
     )
-    _add_sequence_length(make)
+    _add_workload(make)
     check = _add_action(actions, "check", _check, "say whether a stage map can be used, or name all that is wrong")
     _add_map(check)
     check.add_argument("--world_size", type=int, help="processes that will be started")
     show = _add_action(actions, "show", _show, "print what each stage of a map computes and holds")
     _add_map(show)
-    _add_sequence_length(show)
+    _add_workload(show)
     show.add_argument("--per_device_train_batch_size", type=int, default=8, help="sequences of a micro-batch")
     show.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches of a step, m")
     show.add_argument("--zero_stage", type=int, choices=(0, 1), default=0, help="ZeRO stage (default: %(default)s)")
@@ -63,15 +64,20 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("map", help="stage map: a JSON file or a shipped name")
 
 
-def _add_sequence_length(parser: argparse.ArgumentParser) -> None:
+def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens of a sequence (default: %(default)s)")
+    parser.add_argument(
+        "--head", choices=HEAD_NAMES, default=HEAD_NAMES[0], help="the last layer (default: %(default)s)"
+    )
 
 
 def _make(arguments: argparse.Namespace) -> None:
     layers = _layer_costs(arguments)
     weights = {
         "flops": [layer.flops for layer in layers],
-        "parameters": [layer.parameters for layer in layers],
+        "parameters": [
+            layer.parameters or layer.tied_parameters for layer in layers
+        ],  # each stage has copies of its own
         "layers": [0, *(1 for _ in layers[1:-1]), 0],
     }
     costs = weights[arguments.balance]
@@ -148,7 +154,7 @@ def _layer_costs(arguments: argparse.Namespace, bytes_per_value: int = 4) -> lis
     tokens, positions = arguments.max_seq_length, config["max_position_embeddings"]
     if tokens > positions:
         raise UserError(f"--max_seq_length is {tokens}, {arguments.config_name} has positions for {positions} tokens")
-    return layer_costs(config, tokens, default_predictions(tokens), bytes_per_value)
+    return layer_costs(config, tokens, default_predictions(tokens), bytes_per_value, arguments.head)
 
 
 def _spell_layers(layers: Sequence[LayerCost]) -> str:

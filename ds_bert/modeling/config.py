@@ -1,6 +1,7 @@
-"""A model's configuration: Hugging Face's ``config.json`` for BERT, read and checked without transformers."""
+"""A model's configuration: Hugging Face's ``config.json`` of BERT or ALBERT, read and checked without transformers."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,26 @@ BERT_DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }
+ALBERT_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 30000,
+    "embedding_size": 128,
+    "hidden_size": 4096,
+    "num_hidden_layers": 12,
+    "num_hidden_groups": 1,
+    "num_attention_heads": 64,
+    "intermediate_size": 16384,
+    "inner_group_num": 1,
+    "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "classifier_dropout_prob": 0.1,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+DEFAULTS = {"bert": BERT_DEFAULTS, "albert": ALBERT_DEFAULTS}
 # fmt: off
 ACTIVATIONS = (
     "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "mish", "quick_gelu",
@@ -40,9 +61,11 @@ ACTIVATIONS = (
 
 _PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _POSITIVE = ("initializer_range", "layer_norm_eps")
+_ALBERT_SIZES = ("embedding_size", "num_hidden_groups", "inner_group_num")
+# What heads add to a configuration; each may be missing.
+_HEAD_SIZES = ("num_labels", "num_choices", "start_n_top", "end_n_top")
 # Keys that change the model; each has one value that is supported, which is also its default.
 _FIXED = {
-    "model_type": "bert",
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
@@ -51,42 +74,45 @@ _FIXED = {
 
 
 def load_model_config(name_or_path: str | Path) -> dict[str, Any]:
-    """Read a BERT configuration and fill in BERT's defaults.
+    """Read the configuration of a BERT or an ALBERT and fill in the family's defaults.
 
     Args:
         name_or_path: a folder that holds ``config.json``, a JSON file, or the name of a file in ``ds_configs/models``.
 
     Returns:
-        The file's keys, unknown ones included, over `BERT_DEFAULTS`.
+        The file's keys, unknown ones included, over the `DEFAULTS` of its "model_type" ("bert" where that is missing).
 
     Raises:
         UserError: nothing is found under that name (the shipped names are listed), or the file is not the
-            configuration of a BERT model; the message names every key that is wrong.
+            configuration of such a model; the message names every key that is wrong.
     """
     folder = Path(name_or_path)
     path = folder / "config.json" if folder.is_dir() else find_config("models", name_or_path)
     data = read_json(path)
     if not isinstance(data, dict):
         raise UserError(f"{path}: found {_show(data)} at the top level, a model configuration is a JSON object")
-    config = BERT_DEFAULTS | data
-    faults = _faults(config)
+    family = data.get("model_type", "bert")
+    if not isinstance(family, str) or family not in DEFAULTS:
+        raise UserError(f'{path}: "model_type" is {_show(family)}, expected one of {", ".join(DEFAULTS)}')
+    config = DEFAULTS[family] | data
+    faults = [*_faults(config), *_head_faults(config)]
+    if family == "albert":
+        faults += _albert_faults(config)
     if faults:
         raise UserError(f"{path}: {'; '.join(faults)}")
     return config
 
 
 def _faults(config: dict[str, Any]) -> list[str]:
-    """Return one phrase for each key of ``config`` that does not describe a BERT model."""
-    faults = [_expected(config, key, "a whole number from 1") for key in SIZES if not _is_whole(config[key], 1)]
+    """Return one phrase for each key of ``config`` that describes no encoder."""
+    faults = _size_faults(config, SIZES)
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     if _is_whole(hidden, 1) and _is_whole(heads, 1) and hidden % heads:
         faults.append(f'"hidden_size" {hidden} is not divisible by "num_attention_heads" {heads}')
     vocabulary, padding = config["vocab_size"], config["pad_token_id"]
     if not _is_whole(padding, 0) or (_is_whole(vocabulary, 1) and padding >= vocabulary):
         faults.append(_expected(config, "pad_token_id", 'a whole number from 0 to below "vocab_size"'))
-    for key in _PROBABILITIES:
-        if not (_is_real(config[key]) and 0 <= config[key] < 1):
-            faults.append(_expected(config, key, "a probability from 0 to below 1"))
+    faults += _probability_faults(config, _PROBABILITIES)
     for key in _POSITIVE:
         if not (_is_real(config[key]) and 0 < config[key] < math.inf):
             faults.append(_expected(config, key, "a number above 0"))
@@ -97,6 +123,37 @@ def _faults(config: dict[str, Any]) -> list[str]:
         if type(found) is not type(value) or found != value:
             faults.append(_expected(config, key, f"{_show(value)}, the only one supported"))
     return faults
+
+
+def _albert_faults(config: dict[str, Any]) -> list[str]:
+    faults = _size_faults(config, _ALBERT_SIZES) + _probability_faults(config, ["classifier_dropout_prob"])
+    groups, layers = config["num_hidden_groups"], config["num_hidden_layers"]
+    if _is_whole(groups, 1) and _is_whole(layers, 1) and groups > layers:
+        faults.append(f'"num_hidden_groups" {groups} is more than "num_hidden_layers" {layers}')
+    return faults
+
+
+def _head_faults(config: dict[str, Any]) -> list[str]:
+    """Return one phrase for each wrong key of those that a fine-tuned model's configuration has besides."""
+    faults = _size_faults(config, [key for key in _HEAD_SIZES if config.get(key) is not None])
+    if config.get("classifier_dropout") is not None:
+        faults += _probability_faults(config, ["classifier_dropout"])
+    for key in ("id2label", "label2id"):
+        if not isinstance(config.get(key) or {}, dict):
+            faults.append(_expected(config, key, "an object"))
+    return faults
+
+
+def _size_faults(config: dict[str, Any], keys: Iterable[str]) -> list[str]:
+    return [_expected(config, key, "a whole number from 1") for key in keys if not _is_whole(config[key], 1)]
+
+
+def _probability_faults(config: dict[str, Any], keys: Iterable[str]) -> list[str]:
+    return [
+        _expected(config, key, "a probability from 0 to below 1")
+        for key in keys
+        if not (_is_real(config[key]) and 0 <= config[key] < 1)
+    ]
 
 
 def _is_whole(value: object, least: int) -> bool:

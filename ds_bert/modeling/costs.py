@@ -1,11 +1,11 @@
-"""What each layer of a BERT pre-training pipeline costs: parameters, floating-point operations, bytes. No torch.
+"""What each layer of a pipeline costs: parameters, floating-point operations, bytes. No torch.
 
-With hidden size H, intermediate size I, vocabulary V, A attention heads, sequence length T and M masked positions, the
-matrix products of one forward pass, at 2·a·b·c operations for (a × b)·(b × c), are
+With hidden size H, intermediate size I, vocabulary V, A attention heads and sequence length T, the matrix products of
+one forward pass, at 2·a·b·c operations for (a × b)·(b × c), are
 
 - encoder layer: 8·T·H² (query, key, value, output) + 4·T²·H (scores, context) + 4·T·H·I (feed-forward);
-- head: 2·H² (pooler) + 2·M·H² (transform) + 2·M·H·V (decoder) + 4·H (next sentence);
-- embeddings: none, they are looked up.
+- embeddings: none in BERT, they are looked up; 2·T·E·H in ALBERT, whose embeddings have a width E of their own;
+- head: see `ds_bert.modeling.head_costs`.
 
 A backward pass takes twice as many. With I = 4H this is the count of Narayanan et al. 2021, "Efficient Large-Scale
 Language Model Training on GPU Clusters Using Megatron-LM" (arXiv 2104.04473), 24·T·H² + 4·T²·H for a layer.
@@ -16,10 +16,12 @@ that does not keep the T × T scores (SDPA's fused kernels) needs less.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ds_bert.modeling.config import SIZES
+from ds_bert.modeling.head_costs import head_cost
 
 _MASK_BYTES = 1  # for each element that passes dropout
 
@@ -31,13 +33,15 @@ class LayerCost:
     name: str
     """"embeddings", "encoder layer 0", …, "head"."""
     parameters: int
-    """Parameters this layer owns; the head's decoder matrix belongs to the embeddings."""
+    """Parameters that this layer owns: those that no layer before it has."""
     flops: int
     """Floating-point operations of matrix products, forward and backward, for one sequence."""
     activation_bytes: int
     """Bytes kept from forward to backward for one sequence."""
     tied_parameters: int = 0
-    """Parameters owned by the embeddings that this layer uses too; a stage without the embeddings holds a copy."""
+    """Parameters of an earlier layer that this layer uses too; a stage without that layer holds one copy of them."""
+    tied_to: str = ""
+    """The name of that layer: the embeddings for the decoder's matrix, a group's first layer for ALBERT's others."""
 
 
 @dataclass(frozen=True)
@@ -61,63 +65,99 @@ def default_predictions(sequence_length: int) -> int:
 
 
 def layer_costs(
-    config: object, sequence_length: int, max_predictions: int, bytes_per_value: int = 4
+    config: object,
+    sequence_length: int,
+    max_predictions: int,
+    bytes_per_value: int = 4,
+    head: str | Callable[..., Any] = "pretraining",
 ) -> list[LayerCost]:
-    """Return the cost of each of the L + 2 layers: embeddings, encoder layers, pre-training head.
+    """Return the cost of each of the L + 2 layers: embeddings, encoder layers, head.
 
     Args:
-        config: BERT's configuration: a mapping, or an object with attributes.
+        config: the model's configuration: a mapping, or an object with attributes.
         sequence_length: tokens of a sequence, T.
-        max_predictions: masked positions of a sequence, M.
+        max_predictions: masked positions of a sequence, M; of no matter to other heads than "pretraining".
         bytes_per_value: bytes of an activation: 4 in fp32, 2 in bf16.
+        head: one of `HEAD_NAMES`; a layer of the user's own counts as nothing.
     """
-    values = {name: config[name] if isinstance(config, Mapping) else getattr(config, name) for name in SIZES}
-    layer = _encoder_layer(values, sequence_length, bytes_per_value)
+    sizes = _sizes(config)
     return [
-        _embeddings(values, sequence_length, bytes_per_value),
-        *(LayerCost(f"encoder layer {index}", *layer) for index in range(values["num_hidden_layers"])),
-        _head(values, max_predictions, bytes_per_value),
+        _embeddings(sizes, sequence_length, bytes_per_value),
+        *_encoder_layers(sizes, sequence_length, bytes_per_value),
+        _head(head, sizes, sequence_length, max_predictions, bytes_per_value),
     ]
 
 
-def _embeddings(config: dict[str, int], tokens: int, width: int) -> LayerCost:
-    hidden = config["hidden_size"]
-    rows = config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"]
-    normalised_and_dropped = tokens * hidden * (width + _MASK_BYTES)
-    return LayerCost("embeddings", (rows + 2) * hidden, 0, normalised_and_dropped)
+def _sizes(config: object) -> dict[str, int]:
+    """Return `SIZES` and, for BERT as for ALBERT, what ALBERT has besides, and the number of labels."""
+    fields = config if isinstance(config, Mapping) else vars(config)
+    sizes = {name: fields[name] for name in SIZES}
+    sizes["num_labels"] = fields.get("num_labels") or len(fields.get("id2label") or (0, 1))
+    is_albert = fields.get("model_type", getattr(config, "model_type", "bert")) == "albert"
+    sizes["embedding_size"] = fields["embedding_size"] if is_albert else sizes["hidden_size"]
+    sizes["num_hidden_groups"] = fields["num_hidden_groups"] if is_albert else sizes["num_hidden_layers"]
+    sizes["inner_group_num"] = fields["inner_group_num"] if is_albert else 1
+    sizes["has_projection"] = int(is_albert)
+    sizes["hidden_dropouts"] = 1 if is_albert else 2  # of a block; transformers' ALBERT has none after the feed-forward
+    return sizes
 
 
-def _encoder_layer(config: dict[str, int], tokens: int, width: int) -> tuple[int, int, int]:
-    """Return (parameters, flops, activation bytes) of one encoder layer."""
-    hidden, intermediate, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+def _embeddings(sizes: dict[str, int], tokens: int, width: int) -> LayerCost:
+    hidden, embedding = sizes["hidden_size"], sizes["embedding_size"]
+    rows = sizes["vocab_size"] + sizes["max_position_embeddings"] + sizes["type_vocab_size"]
+    parameters, flops = (rows + 2) * embedding, 0
+    activations = tokens * embedding * (width + _MASK_BYTES)
+    if sizes["has_projection"]:
+        parameters += embedding * hidden + hidden
+        flops = 3 * 2 * tokens * embedding * hidden
+        activations += tokens * embedding * width
+    return LayerCost("embeddings", parameters, flops, activations)
+
+
+def _encoder_layers(sizes: dict[str, int], tokens: int, width: int) -> list[LayerCost]:
+    """Count every encoder layer; the first of each group owns the group's parameters."""
+    layers, inner = sizes["num_hidden_layers"], sizes["inner_group_num"]
+    parameters, flops, activations = (inner * count for count in _block(sizes, tokens, width))
+    costs: list[LayerCost] = []
+    owners: dict[int, str] = {}
+    for index in range(layers):
+        name, group = f"encoder layer {index}", int(index / (layers / sizes["num_hidden_groups"]))
+        if group in owners:
+            costs.append(LayerCost(name, 0, flops, activations, parameters, tied_to=owners[group]))
+        else:
+            owners[group] = name
+            costs.append(LayerCost(name, parameters, flops, activations))
+    return costs
+
+
+def _block(sizes: dict[str, int], tokens: int, width: int) -> tuple[int, int, int]:
+    """Return (parameters, flops, activation bytes) of one transformer block."""
+    hidden, intermediate, heads = sizes["hidden_size"], sizes["intermediate_size"], sizes["num_attention_heads"]
     attention = 4 * (hidden * hidden + hidden)
     feed_forward = 2 * hidden * intermediate + intermediate + hidden
     layer_norms = 2 * 2 * hidden
     forward = 8 * tokens * hidden**2 + 4 * tokens**2 * hidden + 4 * tokens * hidden * intermediate
     # per token: inputs of query/key/value, of the scores (2), of the context, of the output, of the feed-forward and
-    # of two LayerNorms; inputs of GELU and of the second product; two dropout masks
-    per_token = hidden * (8 * width + 2 * _MASK_BYTES) + 2 * intermediate * width
+    # of two LayerNorms; inputs of GELU and of the second product; dropout masks
+    per_token = hidden * (8 * width + sizes["hidden_dropouts"] * _MASK_BYTES) + 2 * intermediate * width
     per_score = 2 * width + _MASK_BYTES  # softmax, its dropped-out copy, the mask
     return attention + feed_forward + layer_norms, 3 * forward, tokens * per_token + heads * tokens**2 * per_score
 
 
-def _head(config: dict[str, int], predictions: int, width: int) -> LayerCost:
-    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
-    pooler = hidden * hidden + hidden
-    transform = hidden * hidden + hidden + 2 * hidden
-    next_sentence = 2 * hidden + 2
-    forward = 2 * hidden**2 + 2 * predictions * hidden**2 + 2 * predictions * hidden * vocabulary + 4 * hidden
-    # per masked position: inputs of the transform, GELU, LayerNorm and decoder, and the log-probabilities; the pooler's
-    # input and output
-    activations = predictions * (4 * hidden + vocabulary) * width + 2 * hidden * width
-    parameters = pooler + transform + vocabulary + next_sentence
-    return LayerCost("head", parameters, 3 * forward, activations, tied_parameters=vocabulary * hidden)
+def _head(
+    head: str | Callable[..., Any], sizes: dict[str, int], tokens: int, predictions: int, width: int
+) -> LayerCost:
+    if not isinstance(head, str):
+        return LayerCost("head", 0, 0, 0)
+    cost = head_cost(head, sizes, tokens, predictions, width)
+    return LayerCost("head", *cost, tied_to="embeddings" if cost.tied_parameters else "")
 
 
 def stage_parameters(layers: Sequence[LayerCost]) -> int:
-    """Return the parameters that a stage of these ``layers`` holds, its copy of the tied matrix included."""
-    owns_tied = any(layer.name == "embeddings" for layer in layers)
-    return sum(layer.parameters + (0 if owns_tied else layer.tied_parameters) for layer in layers)
+    """Return the parameters that a stage of these ``layers`` holds, its copies of tied ones included."""
+    names = {layer.name for layer in layers}
+    copies = {layer.tied_to: layer.tied_parameters for layer in layers if layer.tied_to not in names}
+    return sum(layer.parameters for layer in layers) + sum(copies.values())
 
 
 def stage_memory(

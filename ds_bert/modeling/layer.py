@@ -32,13 +32,15 @@ class Layer(nn.Module):
 
 @torch.no_grad()
 def initialize(name: str, parameter: torch.Tensor, std: float, seed: int, padding_id: int | None = None) -> None:
-    """Fill ``parameter`` in place with BERT's initial weights: N(0, std), norms 1, biases 0, the padding row 0.
+    """Fill ``parameter`` in place with the initial weights of BERT and ALBERT: N(0, std), norms 1, biases 0.
+
+    Row ``padding_id`` of the word embeddings is 0. A norm's name ends in "norm.weight", in any case of letters.
 
     The values follow from ``(seed, name)`` alone, so that they do not depend on the cut or on the process.
     """
     if name.endswith("bias"):
         parameter.zero_()
-    elif name.endswith("LayerNorm.weight"):
+    elif name.lower().endswith("norm.weight"):
         parameter.fill_(1.0)
     else:
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()

@@ -1,6 +1,6 @@
 """Which layers run where: the user's stage map, or an even cut."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ds_bert.engine.process_group import launcher_world
@@ -12,7 +12,12 @@ from ds_bert.training.arguments import TrainingArguments
 
 
 def choose_stage_map(
-    arguments: TrainingArguments, given: set[str], model: Mapping[str, Any], length: int, predictions: int
+    arguments: TrainingArguments,
+    given: set[str],
+    model: Mapping[str, Any],
+    length: int,
+    predictions: int = 0,
+    head: str | Callable[..., Any] = "pretraining",
 ) -> StageMap:
     """Return the stage map of a job on the processes that were started.
 
@@ -20,6 +25,7 @@ def choose_stage_map(
         arguments, given: ``stage_map`` or ``num_stages``.
         model: configuration of the model.
         length, predictions: tokens of a sequence and how many of them are predicted, for an even cut by FLOPs.
+        head: the last layer, see `ds_bert.modeling.costs.layer_costs`.
 
     Raises:
         UserError: the map is wrong, or does not fit the model or the processes.
@@ -41,7 +47,7 @@ def choose_stage_map(
             f"--num_stages is {stages}, but {world_size} processes were started; needed is a number of processes that "
             "is a multiple of the stages"
         )
-    costs = [layer.flops for layer in layer_costs(model, length, predictions)]
+    costs = [layer.flops for layer in layer_costs(model, length, predictions, head=head)]
     return make_stage_map(costs, stages, world_size // stages)
 
 

@@ -1,19 +1,20 @@
-"""Reading and refusing a BERT configuration."""
+"""Reading and refusing a model's configuration."""
 
 import json
 import subprocess
 import sys
 
 import pytest
-from transformers import BertConfig
+from transformers import AlbertConfig, BertConfig, BertForSequenceClassification, PretrainedConfig
 from transformers.activations import ACT2FN
 
 from ds_bert.errors import UserError
-from ds_bert.modeling.config import ACTIVATIONS, BERT_DEFAULTS, load_model_config
+from ds_bert.modeling.config import ACTIVATIONS, ALBERT_DEFAULTS, BERT_DEFAULTS, load_model_config
 
 
-def test_defaults_are_transformers_own():
-    assert {key: getattr(BertConfig(), key) for key in BERT_DEFAULTS} == BERT_DEFAULTS
+@pytest.mark.parametrize(("config", "defaults"), [(BertConfig(), BERT_DEFAULTS), (AlbertConfig(), ALBERT_DEFAULTS)])
+def test_defaults_are_transformers_own(config: PretrainedConfig, defaults):
+    assert {key: getattr(config, key) for key in defaults} == defaults
 
 
 def test_every_activation_is_known_to_transformers():
@@ -31,6 +32,31 @@ def test_a_folder_a_file_and_a_shipped_name_are_read_alike(tmp_path):
 def test_what_transformers_writes_is_read(tmp_path):
     BertConfig(hidden_size=24, num_attention_heads=2).save_pretrained(tmp_path)
     assert load_model_config(tmp_path)["hidden_size"] == 24
+    AlbertConfig(num_hidden_groups=3).save_pretrained(tmp_path)
+    assert load_model_config(tmp_path).items() >= (ALBERT_DEFAULTS | {"num_hidden_groups": 3}).items()
+
+
+def test_a_fine_tuned_folder_keeps_what_its_head_added(tmp_path):
+    names = {0: "no", 1: "perhaps", 2: "yes"}
+    tiny = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
+    config = BertConfig(**tiny, id2label=names, problem_type="single_label_classification", classifier_dropout=0.2)
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    found = load_model_config(tmp_path)
+    assert found["id2label"] == {"0": "no", "1": "perhaps", "2": "yes"}
+    assert (found["problem_type"], found["classifier_dropout"]) == ("single_label_classification", 0.2)
+
+
+def test_the_shipped_alberts_are_the_published_ones():
+    sizes = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096), "xlarge": (2048, 24, 16, 8192)}
+    sizes["xxlarge"] = (4096, 12, 64, 16384)
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    for name, expected in sizes.items():
+        for version, activation in (("v1", "gelu"), ("v2", "gelu_new")):
+            config = load_model_config(f"albert-{name}-{version}")
+            assert tuple(config[key] for key in keys) == expected
+            assert (config["embedding_size"], config["vocab_size"], config["hidden_act"]) == (128, 30000, activation)
+            dropout = 0.1 if version == "v1" and name != "xxlarge" else 0.0
+            assert config["hidden_dropout_prob"] == config["attention_probs_dropout_prob"] == dropout
 
 
 def test_bert24_has_the_sizes_of_bert_large():
@@ -38,7 +64,10 @@ def test_bert24_has_the_sizes_of_bert_large():
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
-    with pytest.raises(UserError, match="bert-base-cased, bert-base-uncased, bert-demo, bert-large-uncased, bert-mini"):
+    with pytest.raises(
+        UserError,
+        match=r"albert-base-v1, .*bert-base-cased, bert-base-uncased, bert-demo, bert-large-uncased, bert-mini",
+    ):
         load_model_config("bert-huge")
 
 
@@ -65,7 +94,19 @@ def test_a_folder_without_configuration_is_refused(tmp_path):
         ({"initializer_range": float("nan")}, '"initializer_range" is nan, expected'),
         ({"hidden_act": "gelo"}, '"hidden_act" is "gelo", expected one of gelu'),
         ({"hidden_act": ["gelu"]}, '"hidden_act" is .*, expected one of gelu'),
-        ({"model_type": "roberta"}, '"model_type" is "roberta", expected "bert", the only one supported'),
+        ({"model_type": "roberta", "hidden_size": 0}, '"model_type" is "roberta", expected one of bert, albert$'),
+        ({"model_type": ["bert"]}, '"model_type" is .*, expected one of bert, albert$'),
+        ({"model_type": "albert", "embedding_size": 0}, '"embedding_size" is 0, expected a whole number from 1'),
+        ({"model_type": "albert", "inner_group_num": "1"}, '"inner_group_num" is "1", expected'),
+        (
+            {"model_type": "albert", "num_hidden_groups": 13},
+            '"num_hidden_groups" 13 is more than "num_hidden_layers" 12',
+        ),
+        ({"model_type": "albert", "classifier_dropout_prob": 1}, '"classifier_dropout_prob" is 1, expected a probab'),
+        ({"classifier_dropout": -0.1}, '"classifier_dropout" is -0.1, expected a probability'),
+        ({"num_choices": 0}, '"num_choices" is 0, expected a whole number from 1'),
+        ({"start_n_top": 2.5}, '"start_n_top" is 2.5, expected a whole number from 1'),
+        ({"id2label": ["no", "yes"]}, '"id2label" is .*, expected an object'),
         ({"position_embedding_type": "relative_key"}, '"position_embedding_type" is "relative_key", expected'),
         ({"is_decoder": True}, '"is_decoder" is True, expected False'),
         ({"hidden_size": 0, "vocab_size": 0}, '"vocab_size" is 0.*; "hidden_size" is 0'),

@@ -1,0 +1,92 @@
+"""A model as a pipeline: ``[Embeddings, EncoderLayer x L, Head]``, of any family, with any head."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from ds_bert.modeling.beam_head import BeamQuestionAnsweringHead
+from ds_bert.modeling.carry import BatchShape, Field, encoder_carry
+from ds_bert.modeling.families import FAMILIES, family_of
+from ds_bert.modeling.heads import (
+    MultipleChoiceHead,
+    QuestionAnsweringHead,
+    SequenceClassificationHead,
+    TokenClassificationHead,
+)
+from ds_bert.modeling.layer import Layer
+
+MakeHead = Callable[[PretrainedConfig], Layer]
+
+
+def pretraining_head(config: PretrainedConfig) -> Layer:
+    """Build the family's head of masked words and sentence pairs."""
+    return family_of(config).pretraining_head(config)
+
+
+HEADS: dict[str, MakeHead] = {
+    "pretraining": pretraining_head,
+    "sequence-classification": SequenceClassificationHead,
+    "multiple-choice": MultipleChoiceHead,
+    "question-answering": QuestionAnsweringHead,
+    "beam-question-answering": BeamQuestionAnsweringHead,
+    "token-classification": TokenClassificationHead,
+}
+# What follows the family's name in transformers' class of a whole model; where there is none, the encoder's own.
+_CLASSES = {
+    "pretraining": "ForPreTraining",
+    "sequence-classification": "ForSequenceClassification",
+    "multiple-choice": "ForMultipleChoice",
+    "question-answering": "ForQuestionAnswering",
+    "token-classification": "ForTokenClassification",
+}
+
+
+def build_config(fields: Mapping[str, Any], head: str | MakeHead = "pretraining") -> PretrainedConfig:
+    """Build transformers' configuration.
+
+    Attention is named explicitly: transformers leaves it unset outside its own models, and then drops padding masks.
+
+    Args:
+        fields: those of a ``config.json`` that `load_model_config` has checked; ``num_labels`` overrides what labels
+            the file names, unless there are as many.
+        head: a name in `HEADS`, or a layer of the user's own: which of transformers' classes ``architectures`` names.
+    """
+    family = FAMILIES[fields.get("model_type", "bert")]
+    labels = fields.get("num_labels")
+    if labels is not None and len(fields.get("id2label") or ()) != labels:
+        fields = {key: value for key, value in fields.items() if key not in ("id2label", "label2id")}
+    kind = _CLASSES.get(head, "Model") if isinstance(head, str) else "Model"
+    config = family.config(**{**fields, "architectures": [family.name + kind]})
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def model_layers(config: PretrainedConfig, head: str | MakeHead) -> list[Callable[[], Layer]]:
+    """Describe the L + 2 layers of a model; each is built by calling it.
+
+    Args:
+        config: from `build_config`.
+        head: a name in `HEADS`, or a function (or class) that makes the last layer from ``config``.
+    """
+    family = family_of(config)
+    if isinstance(head, str):
+        head = family.pretraining_head if head == "pretraining" else HEADS[head]
+    encoder = [partial(family.encoder_layer, config, index) for index in range(config.num_hidden_layers)]
+    return [partial(family.embeddings, config), *encoder, partial(head, config)]
+
+
+def carry_declaration(config: PretrainedConfig, dtype: torch.dtype) -> Callable[[int, int, bool], list[Field]]:
+    """Return the function that declares what crosses a boundary, from a micro-batch's (rows, length, padded).
+
+    Args:
+        config: the model's.
+        dtype: of activations.
+    """
+
+    def declare(rows: int, length: int, padded: bool) -> list[Field]:
+        return encoder_carry(config.hidden_size, dtype, BatchShape(rows, length, padded))
+
+    return declare

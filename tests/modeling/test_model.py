@@ -1,0 +1,190 @@
+"""Chains of layers of both families, with each head, against transformers' whole models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from ds_bert.modeling.families import family_of
+from ds_bert.modeling.head_costs import HEAD_NAMES
+from ds_bert.modeling.heads import SequenceClassificationHead
+from ds_bert.modeling.layer import Carry, Layer
+from ds_bert.modeling.model import HEADS, build_config, carry_declaration, model_layers
+from tests.support.models import CHOICES, CLASSES, FAMILIES, chain, toy_model, transformers_model
+from tests.support.toy import global_batch
+
+# What of the outputs of transformers' models is which of ours.
+OUTPUTS = {
+    "sequence-classification": {"logits": "logits"},
+    "token-classification": {"logits": "logits"},
+    "multiple-choice": {"logits": "logits"},
+    "question-answering": {"start_logits": "start_logits", "end_logits": "end_logits"},
+}
+ALBERTS = [{"num_hidden_groups": 2}, {"num_hidden_groups": 3, "inner_group_num": 2}, {"hidden_act": "gelu"}]
+MODELS = [("bert", {}), ("bert", {"hidden_act": "gelu_new"}), ("albert", {}), *(("albert", some) for some in ALBERTS)]
+
+
+def toy_inputs(padded: bool = True) -> dict[str, torch.Tensor]:
+    batch = {name: torch.from_numpy(array) for name, array in global_batch(0).items()}
+    names = ("input_ids", "token_type_ids", *(["attention_mask"] if padded else []))
+    return {name: batch[name] for name in names}
+
+
+@pytest.mark.parametrize("head", CLASSES)
+@pytest.mark.parametrize(("family", "changes"), MODELS)
+def test_names_are_those_of_transformers(family: str, changes: dict[str, Any], head: str) -> None:
+    config = toy_model(family, head, **changes)
+    expected = dict(transformers_model(config, head).named_parameters())
+    if head in ("sequence-classification", "multiple-choice", "pretraining"):
+        assert any("pooler" in name for name in expected)
+    names = {name: parameter.shape for name, parameter in chain(config, head).parameters.items()}
+    assert names == {name: value.shape for name, value in expected.items()}
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize(("family", "changes"), MODELS)
+def test_pretraining_is_that_of_transformers(family: str, changes: dict[str, Any], padded: bool) -> None:
+    config, inputs = toy_model(family, "pretraining", **changes), toy_inputs(padded)
+    positions = torch.tensor([0, 5, 17, 64])
+    ours, model = chain(config, "pretraining"), transformers_model(config, "pretraining")
+    outputs, expected = ours.run(inputs, {"masked_positions": positions}), model(**inputs)
+    words = expected.prediction_logits.flatten(0, 1)[positions]
+    pairs = expected.seq_relationship_logits if family == "bert" else expected.sop_logits
+    torch.testing.assert_close(outputs["mlm_logits"], words, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(outputs["nsp_logits"], pairs, atol=1e-6, rtol=1e-5)
+
+    for mlm_logits, nsp_logits in ((outputs["mlm_logits"], outputs["nsp_logits"]), (words, pairs)):
+        (mlm_logits.square().mean() + nsp_logits[:, 0].mean()).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(ours.parameters[name].grad, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", OUTPUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_are_those_of_transformers(family: str, head: str) -> None:
+    config, inputs = toy_model(family, head), toy_inputs()
+    rows = {name: tensor.unflatten(0, (-1, CHOICES)) if head == "multiple-choice" else tensor
+            for name, tensor in inputs.items()}  # fmt: skip
+    expected, found = transformers_model(config, head)(**rows), chain(config, head).run(inputs)
+    assert found.keys() == OUTPUTS[head].keys()
+    for name, theirs in OUTPUTS[head].items():
+        logits = expected[theirs]
+        if head == "question-answering":
+            logits = logits.masked_fill(~inputs["attention_mask"], -1e30)
+        torch.testing.assert_close(found[name], logits, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", CLASSES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_is_not_attended_to(family: str, head: str) -> None:
+    config, inputs = toy_model(family, head), toy_inputs()
+    mask, outputs = inputs["attention_mask"], []
+    for filler in (0, 9):
+        found = chain(config, head).run({**inputs, "input_ids": inputs["input_ids"].masked_fill(~mask, filler)})
+        name = "mlm_logits" if head == "pretraining" else next(iter(found))
+        logits = found[name].view(8, 16, -1)[mask] if head in ("pretraining", "token-classification") else found[name]
+        outputs.append(logits)
+    assert torch.equal(*outputs)
+
+
+def test_pretraining_without_labels_predicts_everywhere() -> None:
+    hidden = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0))
+    head = chain(toy_model("bert", "pretraining"), "pretraining").layers[-1]
+    everywhere = head({"hidden": hidden})["mlm_logits"]
+    chosen = head({"hidden": hidden}, {"masked_positions": torch.tensor([3, 30])})["mlm_logits"]
+    assert everywhere.shape == (32, 97)
+    torch.testing.assert_close(chosen, everywhere[[3, 30]])
+
+
+@pytest.mark.parametrize("head", CLASSES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_loads_our_weights_whole(family: str, head: str, tmp_path: Path) -> None:
+    """No name is missing, none is left over, and what is tied stays so."""
+    config = toy_model(family, head)
+    ours = chain(config, head, seed=7)
+    save_file({name: parameter.data for name, parameter in ours.parameters.items()}, tmp_path / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+    (tmp_path / "config.json").write_text(config.to_json_string(use_diff=False))
+    assert config.architectures == [family_of(config).name + CLASSES[head]]
+    auto = getattr(transformers, f"AutoModel{CLASSES[head]}")
+    model, report = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert all(torch.equal(value, ours.parameters[name]) for name, value in model.named_parameters())
+    if head == "pretraining":
+        decoder = (model.cls if family == "bert" else model).predictions.decoder
+        assert decoder.weight is model.get_input_embeddings().weight
+        bias = ours.parameters["cls.predictions.bias" if family == "bert" else "predictions.bias"]
+        assert torch.equal(decoder.bias, bias)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "dropout"),
+    [
+        ("bert", {"hidden_dropout_prob": 0.3}, 0.3),
+        ("bert", {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.0}, 0.0),
+        ("albert", {"hidden_dropout_prob": 0.3, "classifier_dropout_prob": 0.2}, 0.2),
+    ],
+)
+def test_the_classifiers_dropout_is_that_of_transformers(family: str, changes: dict[str, Any], dropout: float) -> None:
+    for head in ("sequence-classification", "multiple-choice", "token-classification"):
+        config = toy_model(family, head, **changes)
+        assert HEADS[head](config).dropout.p == transformers_model(config, head).dropout.p == dropout
+
+
+class WideHead(SequenceClassificationHead):
+    """A head of one's own."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config, outputs=11)
+
+
+def test_a_head_of_ones_own_is_a_class_or_a_function() -> None:
+    def wide(config: Any) -> Layer:
+        return SequenceClassificationHead(config, outputs=11)
+
+    config = toy_model("albert", "own")
+    assert config.architectures == ["AlbertModel"]
+    outputs: list[Carry] = [chain(config, head).run(toy_inputs()) for head in (WideHead, wide)]
+    assert outputs[0]["logits"].shape == (8, 11)
+    assert torch.equal(outputs[0]["logits"], outputs[1]["logits"])
+
+
+def test_heads_are_those_that_are_counted() -> None:
+    assert tuple(HEADS) == HEAD_NAMES
+    assert len(model_layers(toy_model("bert", "pretraining"), "beam-question-answering")) == 6
+
+
+def test_configuration_names_its_attention_and_fills_in_defaults() -> None:
+    config = build_config({"hidden_size": 24, "num_attention_heads": 3, "vocab_size": 50})
+    assert config._attn_implementation == "sdpa"
+    assert (config.hidden_size, config.vocab_size, config.num_hidden_layers) == (24, 50, 12)
+    assert isinstance(config, transformers.BertConfig)
+    assert isinstance(build_config({"model_type": "albert"}), transformers.AlbertConfig)
+
+
+def test_another_number_of_labels_replaces_their_names() -> None:
+    names = {"0": "entailment", "1": "neutral", "2": "contradiction"}
+    folder = {"id2label": names, "label2id": {name: int(number) for number, name in names.items()}}
+    assert build_config(folder).num_labels == build_config({**folder, "num_labels": 3}).num_labels == 3
+    assert build_config({**folder, "num_labels": 3}).id2label[2] == "contradiction"
+    config = build_config({**folder, "num_labels": 2})
+    assert config.num_labels == 2 and "neutral" not in json.dumps(config.to_dict())
+
+
+def test_keys_of_heads_survive_a_saved_configuration() -> None:
+    keys = {"num_choices": 7, "start_n_top": 3, "end_n_top": 2, "problem_type": "regression", "num_labels": 1}
+    saved = json.loads(build_config(keys).to_json_string(use_diff=False))
+    again = build_config(saved)
+    assert {key: getattr(again, key) for key in keys} == keys
+
+
+def test_the_carry_is_hidden_states_and_a_mask_where_there_is_padding() -> None:
+    declare = carry_declaration(toy_model("albert", "pretraining"), torch.bfloat16)
+    hidden, mask = declare(4, 16, True)
+    assert (hidden.shape, hidden.dtype, hidden.has_gradient) == ((4, 16, 32), torch.bfloat16, True)
+    assert (mask.shape, mask.dtype, mask.has_gradient) == ((4, 16), torch.bool, False)
+    assert [field.name for field in declare(4, 16, False)] == ["hidden"]
