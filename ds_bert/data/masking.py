@@ -12,7 +12,7 @@ from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 
 IGNORED_LABEL = -100
-_CHOICE, _REPLACEMENT, _RANDOM_TOKEN = range(3)  # what random bits are drawn for
+_CHOICE, _REPLACEMENT, _RANDOM_TOKEN, _NGRAM = range(4)  # what random bits are drawn for
 _MASK_SHARE, _RANDOM_SHARE = 0.8, 0.1
 
 
@@ -33,12 +33,15 @@ class Masker:
     max_predictions_per_seq: int
     mlm_probability: float = 0.15
     whole_word_mask: bool = False
+    ngram_mask: int = 0
 
     def __post_init__(self) -> None:
         if self.max_predictions_per_seq < 1:
             raise UserError(f"max_predictions_per_seq is {self.max_predictions_per_seq}, but must be at least 1")
         if not 0.0 < self.mlm_probability < 1.0:
             raise UserError(f"mlm_probability is {self.mlm_probability}, but must lie between 0 and 1")
+        if self.ngram_mask < 0:
+            raise UserError(f"ngram_mask is {self.ngram_mask}, but must be a number of words, or 0 for none")
 
     def mask(
         self, input_ids: np.ndarray, maskable: np.ndarray, segment_starts: np.ndarray, keys: np.ndarray
@@ -58,8 +61,11 @@ class Masker:
         width = min(self.max_predictions_per_seq, input_ids.shape[1])
         wanted = self._number_to_choose(maskable)
         priority = self._priority(keys, input_ids.shape[1])
-        if self.whole_word_mask:
-            chosen = _choose_words(priority, maskable, self._words(input_ids, segment_starts), wanted, width)
+        if self.whole_word_mask or self.ngram_mask > 1:
+            words = self._words(input_ids, segment_starts)
+            if self.ngram_mask > 1:
+                priority = _run_by_run(priority, _cut_runs(words, maskable, self.ngram_mask, keys))
+            chosen = _choose_words(priority, maskable, words, wanted, width)
         else:
             chosen = _choose_tokens(priority, maskable, wanted, width)
         positions, is_used = _compact(chosen, self.max_predictions_per_seq)
@@ -95,6 +101,7 @@ class Masker:
 
 
 _LAST = np.iinfo(np.int64).max
+_POSITION = np.int64(0xFFFF)  # the bits of a priority that hold the position
 
 
 def _choose_tokens(priority: np.ndarray, maskable: np.ndarray, wanted: np.ndarray, width: int) -> np.ndarray:
@@ -110,22 +117,51 @@ def _choose_words(
 ) -> np.ndarray:
     """Choose in each row whole words, in order of priority, as long as they fit: bool (B, T)."""
     num_rows, length = priority.shape
-    rows = np.arange(num_rows)
-    flat = (words + rows[:, None] * length)[maskable]
-    sizes = np.bincount(flat, minlength=num_rows * length).reshape(num_rows, length)
+    rows = np.arange(num_rows)[:, None]
+    sizes = np.bincount((words + rows * length)[maskable], minlength=num_rows * length).reshape(num_rows, length)
     order = np.argsort(np.where(sizes > 0, priority, _LAST), axis=1)
     smallest = np.where(sizes > 0, sizes, length + 1).min(axis=1)
     left = np.where(smallest <= width, np.maximum(wanted, smallest), 0)
-    taken = np.zeros((num_rows, length), dtype=bool)
-    for turn in range(length):
-        word = order[:, turn]
-        size = sizes[rows, word]
-        takes = (size > 0) & (size <= left)
-        taken[rows, word] = takes
-        left = left - size * takes
-        if not np.any((size > 0) & (left > 0)):
-            break
-    return taken[rows[:, None], words] & maskable
+    ordered = sizes[rows, order]
+    is_taken, candidates = np.zeros(order.shape, dtype=bool), ordered > 0
+    # Takes at once all words before the first that is passed over.
+    while np.any(candidates := candidates & (ordered <= left[:, None])):
+        takes = candidates & (np.cumsum(ordered * candidates, axis=1) <= left[:, None])
+        left = left - (ordered * takes).sum(axis=1)
+        is_taken, candidates = is_taken | takes, candidates & ~takes
+    taken = np.zeros(order.shape, dtype=bool)
+    taken[rows, order] = is_taken
+    return taken[rows, words] & maskable
+
+
+def _cut_runs(words: np.ndarray, maskable: np.ndarray, longest: int, keys: np.ndarray) -> np.ndarray:
+    """Cut the words of each row into runs of 1 to ``longest``, shorter before what may not be chosen.
+
+    Args:
+        words: int64 (B, T), the number of each token's word.
+        maskable: bool (B, T); what is not, such as [SEP], is a run of its own.
+        longest: N.
+        keys: uint64 (B,).
+
+    Returns:
+        The number of each word's run, int64 (B, T): columns are words, those past the last word mean nothing.
+    """
+    num_rows, length = words.shape
+    shares = np.cumsum(1.0 / np.arange(1, longest + 1))
+    draws = uniform(random_bits(keys[:, None], _NGRAM, np.arange(length)[None, :])) * shares[-1]
+    ends = np.cumsum(1 + np.searchsorted(shares[:-1], draws, side="right"), axis=1)
+    begins = np.zeros((num_rows, length + 1), dtype=bool)
+    begins[:, 0] = True
+    begins[np.arange(num_rows)[:, None], np.minimum(ends, length)] = True
+    rows, columns = np.nonzero(~maskable)
+    begins[rows, words[rows, columns]] = True
+    begins[rows, words[rows, columns] + 1] = True
+    return np.cumsum(begins[:, :length], axis=1) - 1
+
+
+def _run_by_run(priority: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Order words, int64 (B, T), by the priority of their run, and inside it as they stand."""
+    return np.take_along_axis(priority, runs, axis=1) & ~_POSITION | np.arange(priority.shape[1])
 
 
 def _compact(chosen: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

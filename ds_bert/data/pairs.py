@@ -12,6 +12,10 @@ chunks are broken is drawn, how many is not: of C chunks and R rests, (C − R) 
 frequent and every epoch has the same number of examples. Where rests outnumber chunks (documents shorter than about
 two examples), (R − C) / 2 of them become IsNext examples, the longest of long documents first: in a document as long as
 an example such a rest is widened over its neighbour, which is thus seen twice; in a shorter one the example is padded.
+
+To predict the order of sentences instead (Lan et al. 2020, section 3.1), every chunk and every rest becomes an example,
+cut at a sentence boundary in the same way, and in half of them, drawn by lot, the two parts are swapped. All rests of
+long documents are widened, those of short ones padded; a document of a single token is left out.
 """
 
 from dataclasses import dataclass
@@ -19,18 +23,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from ds_bert.data.blocks import Block, blocks
-from ds_bert.data.randomness import below, random_bits
+from ds_bert.data.randomness import below, permutation, random_bits
 from ds_bert.data.shards import ShardedCorpus
 from ds_bert.errors import UserError
 
 IS_NEXT, NOT_NEXT = 0, 1  # as transformers' BertForPreTraining counts
+IN_ORDER, SWAPPED = 0, 1  # as transformers' AlbertForPreTraining counts
 
 NUM_SPECIAL = 3  # [CLS], [SEP], [SEP]
 _SHORTEST_SEQUENCE, _LONGEST_SEQUENCE = 8, 1 << 15
 _REDRAWS = 8
 _FALLBACK_DRAWS = 8
 # What random bits are drawn for.
-_SLOT, _CUT, _BREAK, _NEXT, _OTHER = range(5)
+_SLOT, _CUT, _BREAK, _NEXT, _OTHER, _SWAP = range(6)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class PairPlan:
     Attributes:
         start_a, start_b: int64, the place of the first token of A and B in the whole corpus.
         len_a, len_b: uint16, the number of tokens.
-        label: uint8, `IS_NEXT` or `NOT_NEXT`.
+        label: uint8, `IS_NEXT` or `NOT_NEXT`; where the order is predicted, `IN_ORDER` or `SWAPPED`.
     """
 
     start_a: np.ndarray
@@ -59,39 +64,54 @@ class PairPlan:
         return 1.0 - float(lengths.mean()) / max(int(lengths.max()), 1)
 
 
-def plan_pairs(corpus: ShardedCorpus, max_seq_length: int, seed: int, epoch: int) -> PairPlan:
+def plan_pairs(
+    corpus: ShardedCorpus, max_seq_length: int, seed: int, epoch: int, sentence_order: bool = False
+) -> PairPlan:
     """Plan the examples of an epoch; a function of its arguments alone.
 
+    Args:
+        corpus: the documents.
+        max_seq_length: tokens of an example, `NUM_SPECIAL` special ones among them.
+        seed, epoch: what the draws follow from.
+        sentence_order: make pairs that stand in order or are swapped, instead of IsNext and NotNext.
+
     Raises:
-        UserError: there is only one document, or ``max_seq_length`` is out of bounds.
+        UserError: ``max_seq_length`` is out of bounds, or no pair can be made, or there is only one document and
+            ``sentence_order`` is off.
     """
-    _refuse_impossible(corpus, max_seq_length)
+    _refuse_impossible(corpus, max_seq_length, sentence_order)
     fill = max_seq_length - NUM_SPECIAL
-    plans = [_plan_block(block, fill, (seed, epoch, index)) for index, block in enumerate(blocks(corpus))]
+    plan_block = _plan_order if sentence_order else _plan_block
+    plans = [plan_block(block, fill, (seed, epoch, index)) for index, block in enumerate(blocks(corpus))]
     return PairPlan(*(np.concatenate(columns) for columns in zip(*plans, strict=True)))
 
 
-def count_examples(corpus: ShardedCorpus, max_seq_length: int) -> int:
+def count_examples(corpus: ShardedCorpus, max_seq_length: int, sentence_order: bool = False) -> int:
     """Return the number of examples in every epoch, without planning one; raises as `plan_pairs`."""
-    _refuse_impossible(corpus, max_seq_length)
+    _refuse_impossible(corpus, max_seq_length, sentence_order)
     fill = max_seq_length - NUM_SPECIAL
     total = 0
     for block in blocks(corpus):
         lengths = np.diff(block.document_starts)
+        if sentence_order:
+            total += int((-(-lengths // fill))[lengths > 1].sum())
+            continue
         chunks, rests = int((lengths // fill).sum()), int((lengths % fill > 0).sum())
         total += chunks + rests + _num_broken(chunks, rests)
     return total
 
 
-def _refuse_impossible(corpus: ShardedCorpus, max_seq_length: int) -> None:
+def _refuse_impossible(corpus: ShardedCorpus, max_seq_length: int, sentence_order: bool) -> None:
     if not _SHORTEST_SEQUENCE <= max_seq_length <= _LONGEST_SEQUENCE:
         bounds = f"from {_SHORTEST_SEQUENCE} to {_LONGEST_SEQUENCE}"
         raise UserError(f"max_seq_length is {max_seq_length}, but sentence pairs need a number {bounds}")
-    if corpus.num_documents < 2:
+    if corpus.num_documents < 2 and not sentence_order:
         raise UserError(
             f"{corpus.folder}: holds one document, but sentence pairs need at least two; prepare text whose documents "
             f"are set apart (a blank line, or one JSON object each)"
         )
+    if corpus.num_tokens == corpus.num_documents and sentence_order:
+        raise UserError(f"{corpus.folder}: its documents hold one token each, but a pair in order needs two of one")
 
 
 def _num_broken(chunks: int, rests: int) -> int:
@@ -134,6 +154,27 @@ def _plan_block(block: Block, fill: int, key: tuple[int, int, int]) -> tuple[np.
         np.repeat(np.array([IS_NEXT, NOT_NEXT], dtype=np.uint8), [len(next_start), len(other_start)]),
     )
     return tuple(column[order] for column in columns)
+
+
+def _plan_order(block: Block, fill: int, key: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
+    chunk_starts, _, rest_starts, rest_lengths, rest_documents = _cut_documents(block, fill, key)
+    wide_starts, wide_lengths = _widen(block, rest_starts, rest_lengths, rest_documents, fill)
+    usable = wide_lengths > 1
+    starts = np.concatenate([chunk_starts, wide_starts[usable]])
+    lengths = np.concatenate([np.full(len(chunk_starts), fill), wide_lengths[usable]])
+    order = np.argsort(starts, kind="stable")
+    starts, lengths = starts[order], lengths[order]
+
+    cuts = _cut_points(block, starts, lengths, key)
+    is_swapped = np.zeros(len(starts), dtype=bool)
+    is_swapped[permutation(len(starts), *key, _SWAP)[: len(starts) // 2]] = True
+    return (
+        np.where(is_swapped, starts + cuts, starts),
+        np.where(is_swapped, lengths - cuts, cuts).astype(np.uint16),
+        np.where(is_swapped, starts, starts + cuts),
+        np.where(is_swapped, cuts, lengths - cuts).astype(np.uint16),
+        np.where(is_swapped, SWAPPED, IN_ORDER).astype(np.uint8),
+    )
 
 
 def _cut_documents(block: Block, fill: int, key: tuple[int, ...]) -> tuple[np.ndarray, ...]:

@@ -24,7 +24,7 @@ class Batch:
         attention_mask: bool (B, T), False on padding; None if there is no padding.
         masked_positions: int64 (B, P), ascending, padded with 0.
         masked_labels: int64 (B, P), padded with −100.
-        next_sentence_label: int64 (B,), 0 if B follows A, 1 if not.
+        next_sentence_label: int64 (B,), 0 if B follows A, 1 if not (then A follows B, where the order is predicted).
     """
 
     input_ids: np.ndarray
@@ -52,15 +52,22 @@ class PretrainingDataset:
         whole_word_mask: bool = False,
         seed: int = 42,
         evaluation: bool = False,
+        ngram_mask: int = 0,
+        sentence_order: bool = False,
     ) -> None:
-        """Open the data folder. Raises `UserError`: it is damaged, or no sentence pairs can be made of it."""
+        """Open the data folder; see `Masker` for the masks and `ds_bert.data.pairs` for ``sentence_order``.
+
+        Raises:
+            UserError: the folder is damaged, or no sentence pairs can be made of it.
+        """
         self.corpus = ShardedCorpus.open(folder)
         self.tokenizer = self.corpus.tokenizer
         self.max_seq_length = max_seq_length
-        self.masker = Masker(self.tokenizer, max_predictions_per_seq, mlm_probability, whole_word_mask)
+        self.masker = Masker(self.tokenizer, max_predictions_per_seq, mlm_probability, whole_word_mask, ngram_mask)
+        self.sentence_order = sentence_order
         self._seed = int(random_bits(seed, _EVALUATION if evaluation else _TRAINING)[0])
         self._first_tokens = np.array([shard.first_token for shard in self.corpus.shards])
-        self._num_examples = count_examples(self.corpus, max_seq_length)
+        self._num_examples = count_examples(self.corpus, max_seq_length, sentence_order)
         self._plans: dict[int, PairPlan] = {}
 
     def __len__(self) -> int:
@@ -72,7 +79,7 @@ class PretrainingDataset:
         if epoch not in self._plans:
             for old in sorted(self._plans)[: 1 - _PLANS_KEPT]:
                 del self._plans[old]
-            self._plans[epoch] = plan_pairs(self.corpus, self.max_seq_length, self._seed, epoch)
+            self._plans[epoch] = plan_pairs(self.corpus, self.max_seq_length, self._seed, epoch, self.sentence_order)
         return self._plans[epoch]
 
     def batch(self, epochs: int | np.ndarray, numbers: np.ndarray) -> Batch:

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data.masking import IGNORED_LABEL, Masker
+from ds_bert.data.masking import IGNORED_LABEL, Masker, _cut_runs, _run_by_run
+from ds_bert.data.randomness import random_bits, uniform
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
 
@@ -41,12 +42,13 @@ def words_of(tokens: np.ndarray, maskable: np.ndarray, tokenizer: Tokenizer) -> 
     return words
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole, ngram", [(False, 0), (True, 0), (True, 1), (False, 3)])
 @pytest.mark.parametrize("most, probability", [(20, 0.15), (4, 0.15), (60, 0.5), (1, 0.15)])
-def test_invariants(tokenizer: Tokenizer, whole: bool, most: int, probability: float) -> None:
+def test_invariants(tokenizer: Tokenizer, whole: bool, ngram: int, most: int, probability: float) -> None:
     original, maskable, starts = random_batch(tokenizer)
     masked = original.copy()
-    positions, labels = Masker(tokenizer, most, probability, whole).mask(masked, maskable, starts, keys())
+    positions, labels = Masker(tokenizer, most, probability, whole, ngram).mask(masked, maskable, starts, keys())
+    whole = whole or ngram > 1
     assert positions.shape == labels.shape == (ROWS, most)
     restored = masked.copy()
     for row in range(ROWS):
@@ -80,14 +82,15 @@ def keys(first: int = 0) -> np.ndarray:
     return np.arange(first, first + ROWS).astype(np.uint64) * np.uint64(7919)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_shares_of_mask_random_and_kept(tokenizer: Tokenizer, whole: bool) -> None:
+@pytest.mark.parametrize("whole, ngram", [(False, 0), (True, 0), (False, 3)])
+def test_shares_of_mask_random_and_kept(tokenizer: Tokenizer, whole: bool, ngram: int) -> None:
     original, maskable, starts = random_batch(tokenizer)
     fates: list[np.ndarray] = []
     drawn: list[np.ndarray] = []
     for repeat in range(20):
         masked = original.copy()
-        positions, labels = Masker(tokenizer, 20, 0.15, whole).mask(masked, maskable, starts, keys(repeat * ROWS))
+        masker = Masker(tokenizer, 20, 0.15, whole, ngram)
+        positions, labels = masker.mask(masked, maskable, starts, keys(repeat * ROWS))
         used = labels != IGNORED_LABEL
         now = np.take_along_axis(masked, positions, axis=1)[used]
         fates.append(np.where(now == tokenizer.mask_id, 0, np.where(now == labels[used], 2, 1)))
@@ -109,9 +112,70 @@ def test_every_position_is_chosen_equally_often(tokenizer: Tokenizer) -> None:
     assert np.all(np.abs(counts / 5000 - 0.15) < 0.02)
 
 
-def test_rows_do_not_depend_on_each_other(tokenizer: Tokenizer) -> None:
+def simple_runs(maskable: list[bool], draws: list[float], longest: int) -> list[list[int]]:
+    """Cut words of one token into runs with p(n) ∝ 1/n, in plain Python; what may not be chosen stands alone."""
+    total = sum(1 / n for n in range(1, longest + 1))
+    runs, place = [], 0
+    for draw in draws:
+        size = next(n for n in range(1, longest + 1) if draw * total < sum(1 / k for k in range(1, n + 1)))
+        joins = False
+        for position in range(place, min(place + size, len(maskable))):
+            if joins and maskable[position]:
+                runs[-1].append(position)
+            else:
+                runs.append([position])
+            joins = maskable[position]
+        place += size
+    return runs
+
+
+def test_ngrams_are_those_of_a_simple_loop(tokenizer: Tokenizer) -> None:
+    rng = np.random.default_rng(1)
+    original = rng.integers(5, 100, size=(200, LENGTH))
+    original[:, [0, 30, LENGTH - 1]] = tokenizer.cls_id
+    original[rng.random(original.shape) < 0.02] = tokenizer.unk_id
+    maskable = ~tokenizer.is_special[original]
+    numbers = np.arange(200).astype(np.uint64)
+    masker = Masker(tokenizer, 12, 0.15, ngram_mask=3)
+    positions, labels = masker.mask(original.copy(), maskable, np.zeros_like(maskable), numbers)
+    priority = masker._priority(numbers, LENGTH)
+    for row in range(200):
+        draws = uniform(random_bits(row, 3, np.arange(LENGTH))).tolist()
+        runs = simple_runs(maskable[row].tolist(), draws, 3)
+        order = sorted(range(len(runs)), key=lambda run: priority[row, run])
+        in_order = [position for run in order for position in runs[run] if maskable[row, position]]
+        wanted = min(12, max(1, round(0.15 * len(in_order))))
+        assert positions[row, labels[row] != IGNORED_LABEL].tolist() == sorted(in_order[:wanted])
+
+
+@pytest.mark.parametrize("longest", [2, 3, 5])
+def test_lengths_of_ngrams_go_with_their_inverse(longest: int) -> None:
+    words = np.broadcast_to(np.arange(1000), (100, 1000))
+    runs = _cut_runs(words, np.ones(words.shape, dtype=bool), longest, np.arange(100).astype(np.uint64))
+    lengths = np.concatenate([np.bincount(row)[:-1] for row in runs])  # the last one ends with the row
+    expected = 1 / np.arange(1, longest + 1)
+    shares = np.bincount(lengths, minlength=longest + 1)[1:] / len(lengths)
+    assert lengths.min() == 1 and np.allclose(shares, expected / expected.sum(), atol=0.006)
+
+
+def test_words_of_a_run_follow_each_other_in_priority() -> None:
+    priority = np.array([[5, 3, 9, 1]]) << 16
+    assert _run_by_run(priority, np.array([[0, 0, 1, 2]])).argsort().tolist() == [[2, 0, 1, 3]]
+
+
+def test_ngrams_mask_every_position_equally_often(tokenizer: Tokenizer) -> None:
+    input_ids = np.full((20_000, 30), 10)
+    maskable = np.ones(input_ids.shape, dtype=bool)
+    numbers = np.arange(20_000).astype(np.uint64)
+    positions, labels = Masker(tokenizer, 6, 0.2, ngram_mask=3).mask(input_ids, maskable, ~maskable, numbers)
+    shares = np.bincount(positions[labels != IGNORED_LABEL], minlength=30) / 20_000
+    assert np.allclose(shares, 0.2, atol=0.03)
+
+
+@pytest.mark.parametrize("ngram", [0, 3])
+def test_rows_do_not_depend_on_each_other(tokenizer: Tokenizer, ngram: int) -> None:
     original, maskable, starts = random_batch(tokenizer)
-    masker = Masker(tokenizer, 20, 0.15, whole_word_mask=True)
+    masker = Masker(tokenizer, 20, 0.15, whole_word_mask=True, ngram_mask=ngram)
     together = original.copy()
     positions, labels = masker.mask(together, maskable, starts, keys())
     for row in (0, 17, 399):
@@ -126,3 +190,5 @@ def test_rows_do_not_depend_on_each_other(tokenizer: Tokenizer) -> None:
 def test_settings_out_of_bounds_are_refused(tokenizer: Tokenizer, most: int, probability: float, word: str) -> None:
     with pytest.raises(UserError, match=word):
         Masker(tokenizer, most, probability)
+    with pytest.raises(UserError, match="ngram_mask is -1"):
+        Masker(tokenizer, 20, ngram_mask=-1)

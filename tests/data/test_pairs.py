@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ds_bert.data import blocks
-from ds_bert.data.pairs import IS_NEXT, NOT_NEXT, PairPlan, count_examples, plan_pairs
+from ds_bert.data.pairs import IN_ORDER, IS_NEXT, NOT_NEXT, SWAPPED, PairPlan, count_examples, plan_pairs
 from ds_bert.data.shards import ShardedCorpus
 from ds_bert.errors import UserError
 
@@ -123,6 +123,56 @@ def test_one_giant_document_among_small_ones(write_corpus: Callable[..., Path]) 
     for start_a, _, start_b, _, label in rows(plan):
         assert (document_of(start_a, bounds) == document_of(start_b, bounds)) == (label == IS_NEXT)
     assert abs(plan.label.mean() - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+@pytest.mark.parametrize("block_tokens", [1 << 24, 20_000])
+def test_order_pairs_are_neighbours_and_use_every_token(
+    corpus: ShardedCorpus, epoch: int, block_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "_FEWEST_TOKENS", block_tokens)
+    plan = plan_pairs(corpus, LENGTH, seed=1, epoch=epoch, sentence_order=True)
+    bounds, starts, used = document_bounds(corpus), sentence_starts(corpus), Counter[int]()
+    for start_a, len_a, start_b, len_b, label in rows(plan):
+        (first, first_length), (second, length) = sorted([(start_a, len_a), (start_b, len_b)])
+        assert first_length >= 1 and length >= 1 and second == first + first_length
+        assert label == (IN_ORDER if start_a < start_b else SWAPPED)
+        document = document_of(first, bounds)
+        assert second + length <= bounds[document + 1]
+        assert first_length + length == min(FILL, bounds[document + 1] - bounds[document])
+        inside = starts & set(range(first + 1, second + length))
+        assert second in inside or not inside
+        used.update(range(first, second + length))
+    alone = bounds[:-1][np.diff(bounds) == 1].tolist()
+    assert set(used) == set(range(corpus.num_tokens)) - set(alone)
+    repeated = sum(used.values()) - len(used)
+    assert 0 < repeated <= FILL * corpus.num_documents and max(used.values()) == 2
+
+
+def test_order_pairs_are_full_balanced_and_as_many_in_every_epoch(corpus: ShardedCorpus) -> None:
+    plans = [plan_pairs(corpus, LENGTH, seed=1, epoch=epoch, sentence_order=True) for epoch in range(3)]
+    assert {len(plan) for plan in plans} == {count_examples(corpus, LENGTH, sentence_order=True)}
+    sizes = np.diff(document_bounds(corpus))
+    short = int(((1 < sizes) & (sizes < FILL)).sum())
+    for plan in plans:
+        lengths = plan.len_a.astype(int) + plan.len_b
+        assert (lengths == FILL).sum() == len(plan) - short
+        assert plan.label.sum() == len(plan) // 2
+        assert abs(np.corrcoef(np.arange(len(plan)), plan.label)[0, 1]) < 0.05
+        firsts = np.where(plan.label == IN_ORDER, plan.len_a, plan.len_b)[lengths == FILL]
+        assert 0.4 < firsts.mean() / FILL < 0.6 and firsts.std() / FILL > 0.2
+    assert rows(plans[0]) != rows(plans[1])
+    assert rows(plans[0]) == rows(plan_pairs(corpus, LENGTH, seed=1, epoch=0, sentence_order=True))
+
+
+def test_order_needs_no_second_document_but_two_tokens(write_corpus: Callable[..., Path]) -> None:
+    plan = plan_pairs(ShardedCorpus.open(write_corpus([[9, 9], [1]])), 64, 0, 0, sentence_order=True)
+    assert len(plan) == 1 and sorted([plan.start_a[0], plan.start_b[0]]) == [0, 9]
+    assert len(plan_pairs(ShardedCorpus.open(write_corpus([[9, 9]], name="one")), 64, 0, 0, sentence_order=True)) == 1
+    tiny = ShardedCorpus.open(write_corpus([[1], [1]], name="tiny"))
+    for function in (lambda: count_examples(tiny, 64, True), lambda: plan_pairs(tiny, 64, 0, 0, True)):
+        with pytest.raises(UserError, match="one token each"):
+            function()
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,14 @@ def rows(batch: Batch) -> list[list]:
     return [[array[row].tolist() for array in arrays] for row in range(len(batch.input_ids))]
 
 
-@pytest.mark.parametrize("whole_word_mask", [False, True])
-def test_examples_are_the_planned_tokens(folder: Path, whole_word_mask: bool) -> None:
+@pytest.mark.parametrize("sentence_order", [False, True])
+@pytest.mark.parametrize("whole_word_mask, ngram_mask", [(False, 0), (True, 0), (False, 3)])
+def test_examples_are_the_planned_tokens(
+    folder: Path, whole_word_mask: bool, ngram_mask: int, sentence_order: bool
+) -> None:
     """Rebuild every example token by token from the plan."""
-    dataset = open_dataset(folder, whole_word_mask=whole_word_mask)
+    masks = {"whole_word_mask": whole_word_mask, "ngram_mask": ngram_mask}
+    dataset = open_dataset(folder, **masks, sentence_order=sentence_order)
     stream = np.concatenate([shard.tokens for shard in dataset.corpus.shards]).tolist()
     cls_id, sep_id, pad_id = dataset.tokenizer.cls_id, dataset.tokenizer.sep_id, dataset.tokenizer.pad_id
     plan = dataset.plan(1)
@@ -59,7 +63,7 @@ def test_examples_are_the_planned_tokens(folder: Path, whole_word_mask: bool) ->
         assert batch.next_sentence_label[row] == plan.label[row]
         num_masked = (batch.masked_labels[row] != -100).sum()
         wanted = min(MOST, max(1, round(0.15 * (len_a + len_b))))
-        assert num_masked == wanted or (whole_word_mask and 1 <= num_masked <= MOST)
+        assert num_masked == wanted or ((whole_word_mask or ngram_mask) and 1 <= num_masked <= MOST)
 
 
 def test_full_batches_have_no_attention_mask(folder: Path) -> None:
@@ -69,9 +73,13 @@ def test_full_batches_have_no_attention_mask(folder: Path) -> None:
     assert dataset.batch(0, full[:50]).attention_mask is None
 
 
-@pytest.mark.parametrize("whole_word_mask", [False, True])
-def test_an_example_is_the_same_in_every_batch_and_process(folder: Path, whole_word_mask: bool) -> None:
-    dataset, other = (open_dataset(folder, whole_word_mask=whole_word_mask) for _ in range(2))
+@pytest.mark.parametrize(
+    "choices",
+    [{}, {"whole_word_mask": True}, {"ngram_mask": 3, "sentence_order": True}],
+    ids=["plain", "words", "albert"],
+)
+def test_an_example_is_the_same_in_every_batch_and_process(folder: Path, choices: dict) -> None:
+    dataset, other = (open_dataset(folder, **choices) for _ in range(2))
     numbers = np.random.default_rng(0).permutation(len(dataset))[:40]
     epochs = np.arange(40) % 3
     together = rows(dataset.batch(epochs, numbers))
