@@ -16,7 +16,7 @@ ALLOWED = {
     "schedules": set(),
     "modeling": BASE,
     "data": BASE,
-    "checkpoint": BASE,
+    "checkpoint": BASE | {"stage_map"},
     "tasks": BASE | {"modeling", "data"},
     "engine": BASE | {"schedules", "stage_map"},
     "training": BASE | {"engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},

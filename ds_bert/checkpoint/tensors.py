@@ -1,18 +1,36 @@
 """Named tensors spread over safetensors files, in the layout that Hugging Face reads."""
 
+import hashlib
+import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from ds_bert.checkpoint.manifest import Entry
 from ds_bert.errors import UserError
-from ds_bert.files import read_json, write_json
+from ds_bert.files import read_json
 
 WEIGHTS = "model"
+EXTRA = "ds_bert"
+"""Weights that Hugging Face has no class for."""
+MOMENTS = "optimizer"
 INDEX = "model.safetensors.index.json"
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_BLOCK = 16 * 2**20  # bytes hashed, then written
 
 
 def part_name(kind: str, part: int, parts: int) -> str:
@@ -20,18 +38,65 @@ def part_name(kind: str, part: int, parts: int) -> str:
     return f"{kind}.safetensors" if parts == 1 else f"{kind}-{part + 1:05d}-of-{parts:05d}.safetensors"
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write named tensors to a safetensors file."""
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Entry:
+    """Write named tensors to a safetensors file and wait until it is on the disk.
+
+    The same tensors give the same bytes. They are hashed on the way, without a second pass over the file.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    digest, size = hashlib.sha256(), 0
+    try:
+        with open(path, "wb", buffering=0) as file:
+            for data in (_header(ordered), *map(_bytes, ordered.values())):
+                for begin in range(0, len(data), _BLOCK):
+                    block = data[begin : begin + _BLOCK]
+                    digest.update(block)
+                    _write_all(file.fileno(), block)
+                size += len(data)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    return Entry(size, digest.hexdigest())
 
 
-def write_index(folder: Path, files: Mapping[str, str], total_bytes: int) -> None:
-    """Write which weight lies in which file, as Hugging Face's loaders expect where there are several."""
-    write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(files.items()))})
+def _header(tensors: Mapping[str, torch.Tensor]) -> memoryview:
+    """The format's beginning: its length, then which tensor lies where; widest types first, so that all are aligned."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, tensor in tensors.items():
+        end = position + tensor.numel() * tensor.itemsize
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return memoryview(len(text).to_bytes(8, "little") + text)
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _write_all(descriptor: int, block: memoryview) -> None:
+    while block:
+        block = block[os.write(descriptor, block) :]
+
+
+def has_tensors(folder: Path, kind: str) -> bool:
+    """Whether a folder has files of a kind."""
+    return bool(_files(folder, kind))
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    return sorted(folder.glob(f"{kind}.safetensors")) or sorted(folder.glob(f"{kind}-*-of-*.safetensors"))
 
 
 class TensorFolder:
     """Reads named tensors of one kind from all safetensors files of a folder, each only when asked for.
+
+    Among the weights (`WEIGHTS`) are those that Hugging Face has no class for; `EXTRA` are these alone.
 
     Raises:
         UserError: there are none, or a file is damaged.
@@ -39,7 +104,7 @@ class TensorFolder:
 
     def __init__(self, folder: Path, kind: str = WEIGHTS) -> None:
         self.folder, self.kind = folder, kind
-        files = sorted(folder.glob(f"{kind}.safetensors")) or sorted(folder.glob(f"{kind}-*-of-*.safetensors"))
+        files = _files(folder, kind)
         if not files:
             raise UserError(f"{folder}: has no {kind}.safetensors; needed is a folder with weights in that format")
         if kind == WEIGHTS and (folder / INDEX).is_file():
@@ -47,7 +112,7 @@ class TensorFolder:
             if missing:
                 raise UserError(f"{folder}: {', '.join(sorted(missing))} is missing, but {INDEX} lists it")
         self._readers: dict[str, Any] = {}
-        for file in files:
+        for file in files + (_files(folder, EXTRA) if kind == WEIGHTS else []):
             try:
                 reader = safe_open(file, framework="pt")
             except (SafetensorError, OSError) as error:

@@ -69,6 +69,14 @@ class StageModule(PipelineModule):
         """This stage's parameters under their names in checkpoints, each once, in the order of the layers."""
         return {name: parameter for name, _, _, parameter in self._local_parameters()}
 
+    def layers_by_name(self) -> dict[str, int]:
+        """For each of these names the number of this stage's first layer that has it, of all the pipeline's layers."""
+        layers: dict[str, int] = {}
+        for number, layer in enumerate(self.forward_funcs, self._local_start):
+            for local_name, _ in layer.named_parameters(remove_duplicate=False):
+                layers.setdefault(layer.hugging_face_name(local_name), number)
+        return layers
+
     def forward(self, carry: Carry, labels: Carry | None = None, batch_number: tuple[int, int] | None = None) -> Carry:
         """Run this stage's layers.
 

@@ -1,0 +1,145 @@
+"""A checkpoint's manifest: every file with its size and checksum, written last, so that any damage is found."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ds_bert.errors import UserError
+from ds_bert.files import read_json, write_atomically
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+_BLOCK = 4 * 2**20  # bytes read at once
+_REPAIR = "restore it or remove this checkpoint"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the manifest says of one file."""
+
+    size: int
+    sha256: str
+
+
+def hash_file(path: Path) -> Entry:
+    """Read a file once, for its size and checksum."""
+    digest, block, size = hashlib.sha256(), memoryview(bytearray(_BLOCK)), 0
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            size += count
+    return Entry(size, digest.hexdigest())
+
+
+def threads() -> int:
+    """How many files to read or write at once: hashing and writing release the interpreter's lock."""
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+def write_manifest(folder: Path, step: int, entries: Mapping[str, Entry]) -> None:
+    """List the files of a checkpoint.
+
+    Args:
+        folder: the checkpoint's.
+        step: its optimizer step.
+        entries: what was written, by path relative to the folder.
+    """
+    files = {name: asdict(entries[name]) for name in sorted(entries)}
+    body = {"format_version": FORMAT_VERSION, "step": step, "files": files}
+    write_atomically(folder / MANIFEST, _text({**body, "sha256": _digest(body)}))
+
+
+def read_manifest(folder: Path) -> dict[str, Entry]:
+    """Return the files that a checkpoint's manifest lists.
+
+    Raises:
+        UserError: there is none, it is damaged, or of a later format.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not path.is_file():
+        raise UserError(f"{folder}: not a checkpoint: it has no {MANIFEST}")
+    manifest = read_json(path)
+    body = {key: value for key, value in manifest.items() if key != "sha256"} if isinstance(manifest, dict) else {}
+    version = body.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UserError(f"{path}: is of format {version}, this version of ds_bert reads up to {FORMAT_VERSION}")
+    # The text is compared, too: a flipped bit may leave the same values behind.
+    if not body or manifest.get("sha256") != _digest(body) or path.read_bytes() != _text(manifest).encode():
+        raise UserError(f"{path}: does not have the checksum that it names: damaged; {_REPAIR}")
+    return {name: Entry(**entry) for name, entry in body["files"].items()}
+
+
+def faults(folder: Path, tensors: bool = True, share: tuple[int, int] = (0, 1)) -> list[str]:
+    """Compare a checkpoint with its manifest.
+
+    Args:
+        folder: the checkpoint's.
+        tensors: whether to read the tensor files, too; without them only their sizes are compared.
+        share: (number, of how many): read only every so manieth file, where several processes do it together.
+
+    Returns:
+        A sentence for every file that is missing, damaged or not the checkpoint's; it begins with the file's path.
+    """
+    try:
+        entries = read_manifest(folder)
+    except UserError as error:
+        return [str(error)]
+    present = {str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.is_dir()}
+    present = {name: path for name, path in present.items() if _counts(Path(name))}
+    found = [f"{folder / name}: missing, but {MANIFEST} lists it; {_REPAIR}" for name in entries.keys() - present]
+    found += [
+        f"{present[name]}: not of this checkpoint: {MANIFEST} does not list it; move it elsewhere"
+        for name in present.keys() - entries
+    ]
+    to_read = []
+    for name in sorted(entries.keys() & present, key=lambda name: entries[name].size, reverse=True):
+        size, expected = present[name].stat().st_size, entries[name].size
+        if size != expected:
+            found.append(
+                f"{present[name]}: has {size} bytes, {MANIFEST} says {expected}: truncated or changed; {_REPAIR}"
+            )
+        elif tensors or not name.endswith(".safetensors"):
+            to_read.append(name)
+    number, of_how_many = share
+    with ThreadPoolExecutor(threads()) as pool:
+        read = pool.map(lambda name: _content_fault(present[name], entries[name]), to_read[number::of_how_many])
+        return sorted(found + [fault for fault in read if fault])
+
+
+def check_files(folder: Path, tensors: bool = True) -> None:
+    """Compare a checkpoint with its manifest; see `faults`.
+
+    Raises:
+        UserError: the first fault.
+    """
+    for fault in faults(folder, tensors):
+        raise UserError(fault)
+
+
+def _counts(relative: Path) -> bool:
+    """Whether a path could be part of a checkpoint; file systems and desktops leave hidden files of their own."""
+    return relative.name != MANIFEST and not any(part.startswith(".") for part in relative.parts)
+
+
+def _content_fault(path: Path, expected: Entry) -> str | None:
+    try:
+        if hash_file(path) == expected:
+            return None
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}; {_REPAIR}"
+    return f"{path}: does not have the checksum in {MANIFEST}: damaged, or of another checkpoint; {_REPAIR}"
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_text(body).encode()).hexdigest()

@@ -1,0 +1,245 @@
+"""Saving a training run, by all processes together, at once or while training goes on.
+
+Each file has one writer, which hashes it on the way: no process gathers other stages' tensors, and no two write to one
+file. The replicas of a stage share out its files.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from ds_bert.checkpoint import folders
+from ds_bert.checkpoint.layout import describe_weights, files_by_name
+from ds_bert.checkpoint.manifest import Entry, threads
+from ds_bert.checkpoint.tensors import write_tensors
+from ds_bert.files import write_atomically
+from ds_bert.stage_map import to_json
+
+STATE = "trainer_state.json"
+ARGUMENTS = "arguments.json"
+STAGE_MAP = "stage_map.json"
+
+
+class TrainedStage(Protocol):
+    """What of an engine is saved."""
+
+    module: Any
+    place: Any
+    boundary: Any
+    control: Any
+    steps_done: int
+
+    def resume_at(self, step: int) -> None:
+        """Number the next global batch."""
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """What is to be written of a step.
+
+    Args:
+        step: the optimizer step.
+        tensors: this process's: {file's name: {tensor's name: tensor on the CPU}}.
+        state: the run's, as JSON.
+        best: step of the checkpoint to keep whatever its age.
+        notes: JSON to be written into the output folder once the checkpoint is whole, by file name.
+    """
+
+    step: int
+    tensors: dict[str, dict[str, torch.Tensor]]
+    state: dict[str, str]
+    best: int | None
+    notes: dict[str, str]
+
+
+class CheckpointSaver:
+    """Writes the checkpoints of a run; all processes make one, and make the same calls.
+
+    Args:
+        output_dir: a folder that all processes see.
+        engine: whose weights, moments and step are saved.
+        describe: writes what else belongs to the model (config.json, tokenizer) into a folder; called on rank 0.
+        state: what else belongs to the run, as JSON.
+        keep: checkpoints to keep, the newest ones; 0 keeps all.
+        in_background: whether `save` returns as soon as the tensors are copied.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        engine: TrainedStage,
+        describe: Callable[[Path], None],
+        state: Mapping[str, Any],
+        keep: int = 0,
+        in_background: bool = False,
+    ) -> None:
+        self.output_dir, self.engine, self.describe, self.state = output_dir, engine, describe, dict(state)
+        self.keep, self.in_background = keep, in_background
+        # A group of its own: the thread's collectives must not come between those of the steps that go on.
+        self._group = engine.place.new_group(backend="gloo") if in_background else engine.control
+        self._files = files_by_name(gather(engine.control, engine.module.layers_by_name(), engine.place.world_size))
+        self._thread: Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(
+        self, state: Mapping[str, Any] | None = None, best: int | None = None, notes: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Write `checkpoint-<step>`; the engine must be drained.
+
+        Args:
+            state: what belongs to the run now, beside what the saver was made with.
+            best: step of a checkpoint that is kept whatever its age.
+            notes: {file name: JSON} to be written into the output folder once the checkpoint is whole.
+
+        Returns:
+            Its path, which in the background does not exist yet.
+
+        Raises:
+            RuntimeError: a process could not write its part, now or in the background since the last call; earlier
+                checkpoints are as they were.
+        """
+        self.finish()
+        engine, step = self.engine, self.engine.steps_done
+        self._all_do(engine.control, step, partial(folders.begin, self.output_dir, step), on=0)
+        tensors, scalars = engine.boundary.state_by_name(step)
+        own = self._own_tensors(tensors)
+        del tensors
+        snapshot = _Snapshot(
+            step,
+            own,
+            self._describe_run({**self.state, **(state or {})}, step, scalars),
+            best,
+            {name: _json(value) for name, value in (notes or {}).items()},
+        )
+        if self.in_background:
+            self._thread = Thread(target=self._write_in_background, args=(snapshot,), daemon=True)
+            self._thread.start()
+        else:
+            self._write(snapshot)
+        return folders.checkpoint_folder(self.output_dir, step)
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that is under way is whole.
+
+        Raises:
+            RuntimeError: it could not be written.
+        """
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._failure:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _own_tensors(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
+        """What this process writes: every so manieth file of those whose layer lies on its stage first, on the CPU."""
+        place, owners = self.engine.place, self.engine.boundary.owners
+        files: dict[str, dict[str, torch.Tensor]] = {}
+        for kind, by_name in tensors.items():
+            for name, tensor in by_name.items():
+                if owners[name][0] == place.stage:
+                    weights_file, moments_file = self._files[name]
+                    if kind == "weights":
+                        files.setdefault(weights_file, {})[name] = tensor
+                    else:
+                        files.setdefault(moments_file, {})[f"{kind}/{name}"] = tensor
+        mine = sorted(files)[place.replica :: place.num_replicas]
+        return {file: {name: tensor.cpu() for name, tensor in files[file].items()} for file in mine}
+
+    def _describe_run(self, state: Mapping[str, Any], step: int, scalars: Mapping[str, Any]) -> dict[str, str]:
+        """The JSON files of a run's state. What depends on the cut lies apart, so that the rest does not."""
+        rest = {key: value for key, value in state.items() if key != "arguments"}
+        if "global_batch" in state:
+            rest["examples_seen"] = step * state["global_batch"]
+        files = {
+            STATE: _json({"step": step, "optimizer": scalars, **rest}),
+            STAGE_MAP: to_json(self.engine.place.stage_map),
+        }
+        return files | ({ARGUMENTS: _json(state["arguments"])} if "arguments" in state else {})
+
+    def _write_in_background(self, snapshot: _Snapshot) -> None:
+        try:
+            self._write(snapshot)
+        except BaseException as failure:  # `finish` raises it
+            self._failure = failure
+
+    def _write(self, snapshot: _Snapshot) -> None:
+        try:
+            parts = self._all_do(self._group, snapshot.step, partial(self._write_files, snapshot))
+            written = {file: entry for part in parts for file, entry in part.items()}
+            self._all_do(self._group, snapshot.step, partial(self._commit, snapshot, written), on=0)
+        except RuntimeError:
+            if self.engine.place.rank == 0:
+                folders.clean(self.output_dir)  # a full disk has use for the space
+            raise
+
+    def _write_files(self, snapshot: _Snapshot) -> dict[str, tuple[Entry, int]]:
+        """Write this process's files; return what the manifest says of each, and the bytes of its tensors."""
+        folder = folders.partial_folder(self.output_dir, snapshot.step)
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(threads()) as pool:
+            written = pool.map(lambda file: write_tensors(folder / file, snapshot.tensors[file]), snapshot.tensors)
+            sizes = [sum(tensor.nbytes for tensor in tensors.values()) for tensors in snapshot.tensors.values()]
+            return dict(zip(snapshot.tensors, zip(written, sizes, strict=True), strict=True))
+
+    def _commit(self, snapshot: _Snapshot, written: Mapping[str, tuple[Entry, int]]) -> None:
+        folder = folders.partial_folder(self.output_dir, snapshot.step)
+        self.describe(folder)
+        describe_weights(
+            folder,
+            {name: file for name, (file, _) in self._files.items()},
+            {file: size for file, (_, size) in written.items()},
+        )
+        for name, text in snapshot.state.items():
+            write_atomically(folder / name, text)
+        folders.commit(self.output_dir, snapshot.step, {file: entry for file, (entry, _) in written.items()})
+        for name, text in snapshot.notes.items():
+            write_atomically(self.output_dir / name, text)
+        folders.remove_oldest(self.output_dir, self.keep, snapshot.best)
+
+    def _all_do(self, group: Any, step: int, action: Callable[[], Any], on: int | None = None) -> list[Any]:
+        """Act on all processes, or on the one of rank ``on``, wait for all, and return what each gave.
+
+        Raises:
+            RuntimeError: on all processes, where one of them failed; it names them.
+        """
+        place, result, error, cause = self.engine.place, None, None, None
+        try:
+            if on in (None, place.rank):
+                result = action()
+        except Exception as problem:  # whatever it is, the others must not wait for this process
+            error, cause = f"{place}: {problem or type(problem).__name__}", problem
+        answers = gather(group, (result, error), place.world_size)
+        problems = [error for _, error in answers if error]
+        if problems:
+            last = folders.latest(self.output_dir)
+            rest = f"{last.name} is as it was" if last else "there is no earlier one"
+            message = f"the checkpoint of step {step} could not be written: {'; '.join(problems)}; {rest}"
+            raise RuntimeError(message) from cause
+        return [result for result, _ in answers]
+
+
+def save_checkpoint(
+    output_dir: Path, engine: TrainedStage, describe: Callable[[Path], None], state: Mapping[str, Any]
+) -> Path:
+    """Write one checkpoint at once; see `CheckpointSaver`."""
+    return CheckpointSaver(output_dir, engine, describe, state).save()
+
+
+def gather(group: Any, value: Any, world_size: int) -> list[Any]:
+    """Give all processes everyone's ``value``, in the order of ranks."""
+    values: list[Any] = [None] * world_size
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
