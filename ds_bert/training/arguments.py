@@ -76,3 +76,9 @@ class PretrainArguments(TrainingArguments):
     mlm_probability: float = argument(0.15, "Share of tokens to predict.")
     max_predictions_per_seq: int = argument(20, "Most tokens to predict in a sequence.")
     whole_word_mask: bool = argument(False, "Mask whole words.")
+    ngram_mask: int = argument(
+        0, "Mask runs of 1 to this many whole words, shorter ones more often; 0 or 1 for none. Default for ALBERT: 3."
+    )
+    sentence_order: bool = argument(
+        False, "Predict whether A and B were swapped, instead of whether B follows A. Default for ALBERT: true."
+    )

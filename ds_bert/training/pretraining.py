@@ -1,8 +1,8 @@
 """What the pre-training job checks and opens before any process group exists."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,29 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
         )
     if not 0 < arguments.mlm_probability < 1:
         raise UserError(f"--mlm_probability is {arguments.mlm_probability}, needed is a share between 0 and 1")
+    if arguments.ngram_mask < 0:
+        raise UserError(f"--ngram_mask is {arguments.ngram_mask}, needed is a number of words, or 0 for none")
     if arguments.model_name_or_path:
         _check_weights(Path(arguments.model_name_or_path), model)
     return model
+
+
+def choose_objective(
+    arguments: PretrainArguments, given: Collection[str], model: Mapping[str, Any]
+) -> PretrainArguments:
+    """Fill in how an ALBERT was pre-trained (Lan et al. 2020), wherever the user did not say otherwise.
+
+    Words are masked in n-grams of up to 3, unless ``whole_word_mask`` was given; the order of sentences is predicted.
+
+    Args:
+        arguments: of the job.
+        given: names of those that the user gave.
+        model: from `load_model`.
+    """
+    if model.get("model_type") != "albert":
+        return arguments
+    usual: dict[str, Any] = {"sentence_order": True} | ({} if "whole_word_mask" in given else {"ngram_mask": 3})
+    return replace(arguments, **{name: value for name, value in usual.items() if name not in given})
 
 
 def _check_weights(folder: Path, model: Mapping[str, Any]) -> None:
@@ -107,6 +127,8 @@ def _open(arguments: PretrainArguments, path: str, model: dict[str, Any], evalua
         arguments.whole_word_mask,
         arguments.seed,
         evaluation,
+        arguments.ngram_mask,
+        arguments.sentence_order,
     )
     check_fits(data.tokenizer, model["vocab_size"])
     if arguments.tokenizer_name and load_tokenizer(arguments.tokenizer_name).fingerprint != data.tokenizer.fingerprint:

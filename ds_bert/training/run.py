@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,16 @@ from ds_bert.training.trace import draw_schedule, last_training_step, write_trac
 T = TypeVar("T")
 
 # What a trajectory is a function of: a resumed run must be told the same.
-FIXED = ("seed", "max_seq_length", "mlm_probability", "max_predictions_per_seq", "whole_word_mask", "optim")
+FIXED = (
+    "seed",
+    "max_seq_length",
+    "mlm_probability",
+    "max_predictions_per_seq",
+    "whole_word_mask",
+    "ngram_mask",
+    "sentence_order",
+    "optim",
+)
 
 
 def claim_run(
@@ -77,9 +86,11 @@ def _check_same_run(
         if state["model"].get(name) != model.get(name):
             found, wanted = model.get(name), state["model"].get(name)
             raise UserError(f"{checkpoint}: was written by a model with {name} {wanted!r}, now it is {found!r}")
+    defaults = {field.name: field.default for field in fields(arguments)}  # of what an older checkpoint does not know
     for name in FIXED:
-        if name in now and state["arguments"].get(name) != now[name]:
-            raise UserError(f"{checkpoint}: was written with --{name} {state['arguments'].get(name)}, now {now[name]}")
+        before = state["arguments"].get(name, defaults.get(name))
+        if name in now and before != now[name]:
+            raise UserError(f"{checkpoint}: was written with --{name} {before}, now {now[name]}")
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     global_batch = size * micro_batches * stage_map.num_replicas
     if state["global_batch"] != global_batch:

@@ -153,7 +153,7 @@ def test_order_pairs_are_full_balanced_and_as_many_in_every_epoch(corpus: Sharde
     plans = [plan_pairs(corpus, LENGTH, seed=1, epoch=epoch, sentence_order=True) for epoch in range(3)]
     assert {len(plan) for plan in plans} == {count_examples(corpus, LENGTH, sentence_order=True)}
     sizes = np.diff(document_bounds(corpus))
-    short = int(((1 < sizes) & (sizes < FILL)).sum())
+    short = int(((sizes > 1) & (sizes < FILL)).sum())
     for plan in plans:
         lengths = plan.len_a.astype(int) + plan.len_b
         assert (lengths == FILL).sum() == len(plan) - short
