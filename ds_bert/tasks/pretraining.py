@@ -1,4 +1,4 @@
-"""Masked-word and next-sentence prediction: the objective and its measures."""
+"""Masked words, and next sentences or their order: the objective of pre-training and its measures."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,16 @@ class PretrainingObjective:
 
     Dividing by the global batch's own counts, not by a micro-batch's, makes the gradient the same for every way of
     splitting a global batch (Devlin et al. 2019, appendix A.2: the loss is the sum of the two means).
+
+    Args:
+        pairs: what the measures of the sentence pairs are called after: "nsp" where the next sentence is predicted,
+            "sop" where the order of sentences is (Lan et al. 2020).
     """
 
-    # What `forward` sums per micro-batch; adding such vectors up over micro-batches and replicas is always right.
-    sums = ("mlm_loss", "masked_words", "mlm_correct", "nsp_loss", "pairs", "nsp_correct")
+    def __init__(self, pairs: str = "nsp") -> None:
+        self._pairs = pairs
+        # What `forward` sums per micro-batch; adding such vectors up over micro-batches and replicas is always right.
+        self.sums = ("mlm_loss", "masked_words", "mlm_correct", f"{pairs}_loss", "pairs", f"{pairs}_correct")
 
     def counts(self, labels: Carry) -> torch.Tensor:
         """Return (masked words, pairs) of one micro-batch as a float64 vector on the CPU."""
@@ -27,7 +33,7 @@ class PretrainingObjective:
         """Compute a micro-batch's share of the global batch's loss.
 
         Args:
-            outputs: ``mlm_logits`` (N, V) and ``nsp_logits`` (B, 2).
+            outputs: ``mlm_logits`` (N, V) and ``nsp_logits`` (B, 2), whatever the pairs' question is.
             labels: ``masked_words`` (N,) and ``next_sentence`` (B,).
             totals: the global batch's `counts`, (2,), on the CPU.
 
@@ -53,13 +59,13 @@ class PretrainingObjective:
         """Turn summed `sums` into what people read: losses in nats, accuracies as shares (0 in training)."""
         named = dict(zip(self.sums, sums.tolist(), strict=True))
         words, pairs = max(named["masked_words"], 1.0), max(named["pairs"], 1.0)
-        mlm_loss, nsp_loss = named["mlm_loss"] / words, named["nsp_loss"] / pairs
+        mlm_loss, pair_loss = named["mlm_loss"] / words, named[f"{self._pairs}_loss"] / pairs
         return {
-            "loss": mlm_loss + nsp_loss,
+            "loss": mlm_loss + pair_loss,
             "mlm_loss": mlm_loss,
             "mlm_accuracy": named["mlm_correct"] / words,
-            "nsp_loss": nsp_loss,
-            "nsp_accuracy": named["nsp_correct"] / pairs,
+            f"{self._pairs}_loss": pair_loss,
+            f"{self._pairs}_accuracy": named[f"{self._pairs}_correct"] / pairs,
         }
 
 

@@ -68,6 +68,19 @@ def test_accuracies_are_counted_where_no_gradient_is_asked_for() -> None:
     assert report["nsp_accuracy"] == expected
 
 
+@torch.no_grad()
+def test_pairs_in_order_are_measured_under_their_own_name() -> None:
+    labels = _labels(global_batch(0))
+    outputs = _outputs(len(labels["masked_words"]), ROWS)
+    reports = []
+    for objective in (PretrainingObjective(), PretrainingObjective(pairs="sop")):
+        _, sums = objective.forward(outputs, labels, torch.ones(2))
+        assert len(objective.sums) == len(sums)
+        reports.append(objective.report(sums))
+    assert list(reports[0]) == ["loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy"]
+    assert {name.replace("nsp", "sop"): value for name, value in reports[0].items()} == reports[1]
+
+
 def test_a_batch_without_masked_words_has_a_finite_loss() -> None:
     labels = _labels(part(global_batch(0), 3, 4))
     assert labels["masked_words"].numel() == 0
