@@ -82,13 +82,15 @@ def make_features(
     pad_id: int,
     columns: Mapping[str, np.ndarray] | None = None,
     per_example: int = 1,
+    token_columns: Mapping[str, np.ndarray] | None = None,
 ) -> Features:
     """Lay sequences of token ids end to end; see `Features`."""
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     flat = (token for sequence in sequences for token in sequence)
     tokens = np.fromiter(flat, dtype=np.int32, count=int(starts[-1]))
-    return Features(tokens, starts, np.asarray(first_segments, dtype=np.int32), pad_id, columns or {}, per_example)
+    first = np.asarray(first_segments, dtype=np.int32)
+    return Features(tokens, starts, first, pad_id, columns or {}, per_example, token_columns or {})
 
 
 def join_pair(

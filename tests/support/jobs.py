@@ -1,5 +1,6 @@
 """Run a job's `main` on forked ranks: what a launcher does, without the seconds that imports take."""
 
+import importlib.util
 import os
 import sys
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from ds_bert.errors import exit_on_user_error
 from tests.support.processes import Failed, Ranks, Returned, run_on_ranks
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Pretraining:
     def __init__(self, folder: Path, words: Sequence[object], world_size: int = 1) -> None:
         self.folder, self.world_size = folder, world_size
         folder.mkdir(parents=True, exist_ok=True)
-        self.ranks = Ranks(_pretrain, world_size, [str(word) for word in words], str(folder))
+        self.ranks = Ranks(_run, world_size, "pipelines/pretrain.py", [str(word) for word in words], str(folder))
 
     def signal(self, rank: int, number: int) -> None:
         """Send a signal to one rank."""
@@ -50,8 +53,13 @@ class Pretraining:
 
 def pretrain(folder: Path, words: Sequence[object], world_size: int = 1, timeout: float = 60) -> list[Ended]:
     """Pre-train and return how each rank ended; what they print goes to ``folder``."""
+    return run_job("pipelines/pretrain.py", folder, words, world_size, timeout)
+
+
+def run_job(job: str, folder: Path, words: Sequence[object], world_size: int = 1, timeout: float = 60) -> list[Ended]:
+    """Run the job of a file of this repository and return how each rank ended; what they print goes to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    return run_on_ranks(_pretrain, world_size, [str(word) for word in words], str(folder), timeout=timeout)
+    return run_on_ranks(_run, world_size, job, [str(word) for word in words], str(folder), timeout=timeout)
 
 
 def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
@@ -62,17 +70,25 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def _pretrain(words: list[str], folder: str) -> Ended:
+def _run(job: str, words: list[str], folder: str) -> Ended:
     opened: list[str] = []
     sys.addaudithook(lambda event, details: opened.append(str(details[0])) if event == "open" else None)
     for descriptor, kind in ((1, "out"), (2, "err")):
         path = os.path.join(folder, f"{os.environ['RANK']}.{kind}.txt")
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    from pipelines import pretrain
-
-    sys.argv = ["pretrain.py", *words]
-    status = exit_on_user_error(pretrain.main)
+    main = _main_of(Path(job))
+    sys.argv = [Path(job).name, *words]
+    status = exit_on_user_error(main)
     sys.stdout.flush()
     with open("/proc/self/maps") as maps:
         opened += [line.split(maxsplit=5)[5].strip() for line in maps if line.count("/")]
     return Ended(status, opened)
+
+
+def _main_of(job: Path) -> Callable[[], int]:
+    spec = importlib.util.spec_from_file_location(job.stem, REPOSITORY / job)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[job.stem] = module
+    spec.loader.exec_module(module)
+    return module.main
