@@ -107,6 +107,19 @@ class Bucket:
             return torch.zeros((), dtype=torch.float64, device=self.master.device)
         return _sum_of_squares(self.own(self.gradients[slot]))
 
+    def parts(self, own: torch.Tensor) -> list[torch.Tensor]:
+        """View this process's part of each parameter, maybe empty, in a buffer as long as ``master``."""
+        first = self.index * self.shard_length if self.sharded else 0
+        return [own[max(begin - first, 0) : max(end - first, 0)] for begin, end in self.places.values()]
+
+    def squared_norms(self, *owns: torch.Tensor) -> torch.Tensor:
+        """Sum of squares of this process's part of each parameter, float64, one row per buffer; see `begin_sum`."""
+        return torch.stack([torch.stack([_sum_of_squares(part) for part in self.parts(own)]) for own in owns])
+
+    def begin_sum(self, parts: torch.Tensor) -> Any:
+        """Begin to add up what each process of the group knows of its own part only; see `begin_reduction`."""
+        return dist.all_reduce(parts, group=self.group, async_op=True) if self.sharded else None
+
     def advance(self, slot: int) -> None:
         """Make ``slot`` the one that the master copy's next update is published to."""
         target = self.own(self.weights[slot])

@@ -6,15 +6,18 @@ with fp32 sums needs ZeRO 1, and what each wrapper keeps is laid out differently
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ds_bert.engine.buckets import Bucket
+from ds_bert.engine.lamb import Lamb
+from ds_bert.engine.layout import make_buckets, stages_by_name
 from ds_bert.engine.process_group import Grid
-from ds_bert.engine.settings import EngineSettings, LossScaling
+from ds_bert.engine.settings import EngineSettings, LossScaling, ParameterGroup
 
 PREVIOUS = "previous_weights"
 
@@ -40,23 +43,25 @@ class StepResult:
 
 @dataclass
 class Reduction:
-    """A global batch's gradients on their way to the step: summed over processes, then their norm over all.
+    """A global batch's gradients on their way to the step, through phases that each end with others' answers.
 
     Args:
         step, learning_rate: of the step.
         slot: where the gradients lie.
-        sums: a float64 vector of this process, on its device, to be added up over all processes on the way.
-        works: the gradients' summing.
-        vector: the squared norm and the sums, once `works` are done; ``work`` adds it up over all processes.
+        sums: a float64 vector of this process on its device; once the norm is known, that of all processes on the CPU.
+        phases: what is left to do before the update; each gives what is to be waited for before the next.
+        works: what is under way; None when nothing is left.
+        grad_norm, skipped: as in `StepResult`, once the norm is known.
     """
 
     step: int
     learning_rate: float
     slot: int
     sums: torch.Tensor
-    works: list[Any]
-    vector: torch.Tensor | None = None
-    work: Any = None
+    phases: Iterator[list[Any]] = field(init=False)
+    works: list[Any] | None = field(init=False)
+    grad_norm: float = math.nan
+    skipped: bool = False
 
 
 class Optimizer:
@@ -80,13 +85,14 @@ class Optimizer:
         self.grid = grid
         self.parameters = parameters
         self.group = grid.new_group()  # of its own: under 2BW the norm is under way while others add up other things
-        self.owners = _stages_by_name(parameters, grid, control)
-        self.buckets = _make_buckets(parameters, self.owners, grid, settings)
+        self.owners = stages_by_name(parameters, grid, control)
+        buckets = make_buckets(parameters, self.owners, grid, settings)
+        self.buckets = [bucket for bucket, _ in buckets]
         self.slots = settings.weight_versions
         self._bound = (0, 0)
         self._publishing: list[Any] = []
         self.scaler = LossScaler(settings.loss_scaling) if settings.precision == "fp16" else None
-        self.torch_optimizer = _torch_optimizer(self.buckets, settings)
+        self.torch_optimizer = _torch_optimizer(buckets, settings)
 
     @property
     def loss_scale(self) -> float:
@@ -103,40 +109,50 @@ class Optimizer:
 
     def begin(self, step: int, learning_rate: float, sums: torch.Tensor) -> Reduction:
         """Begin to sum the gradients of ``step`` over the replicas, and those of tied parameters over their stages."""
-        slot = step % self.slots
-        works = [work for bucket in self.buckets if (work := bucket.begin_reduction(slot))]
-        return Reduction(step, learning_rate, slot, sums, works)
+        reduction = Reduction(step, learning_rate, step % self.slots, sums)
+        reduction.phases = self._phases(reduction)
+        reduction.works = next(reduction.phases)
+        return reduction
 
     def poll(self, reduction: Reduction, wait: bool = False) -> bool:
         """Move a reduction on as far as it goes without waiting, or, with ``wait``, to its end.
 
         Returns:
-            Whether the norm is known on all processes, so that `finish` would not wait.
+            Whether all that the update needs of other processes is here, so that `finish` would not wait.
         """
-        if reduction.vector is None and (wait or all(work.is_completed() for work in reduction.works)):
+        while reduction.works is not None and (wait or all(work.is_completed() for work in reduction.works)):
             for work in reduction.works:
                 work.wait()
-            squares = [bucket.squared_norm(reduction.slot) for bucket in self.buckets]
-            reduction.vector = torch.cat([torch.stack(squares).sum().reshape(1), reduction.sums])
-            reduction.work = dist.all_reduce(reduction.vector, group=self.group, async_op=True)
-        return reduction.work is not None and reduction.work.is_completed()
+            reduction.works = next(reduction.phases, None)
+        return reduction.works is None
+
+    def _phases(self, reduction: Reduction) -> Iterator[list[Any]]:
+        """Sum the gradients, then their squared norm, then, for LAMB, the norms of its tensors."""
+        yield [work for bucket in self.buckets if (work := bucket.begin_reduction(reduction.slot))]
+        squares = [bucket.squared_norm(reduction.slot) for bucket in self.buckets]
+        vector = torch.cat([torch.stack(squares).sum().reshape(1), reduction.sums])
+        yield [dist.all_reduce(vector, group=self.group, async_op=True)]
+        squared_norm, reduction.sums = vector[0].item(), vector[1:].cpu()
+        reduction.grad_norm = math.sqrt(squared_norm) / self.loss_scale if math.isfinite(squared_norm) else math.inf
+        reduction.skipped = self.scaler is not None and not math.isfinite(reduction.grad_norm)
+        if not reduction.skipped:
+            self._clip(reduction)
+            if isinstance(self.torch_optimizer, Lamb):
+                yield self.torch_optimizer.begin()
 
     @torch.no_grad()
     def finish(self, reduction: Reduction) -> StepResult:
-        """Wait for the norm, clip by it, update, begin to publish version ``step + 1``, set the gradients to zero."""
+        """Wait for `poll`'s end, update, begin to publish version ``step + 1``, set the gradients to zero."""
         self.poll(reduction, wait=True)
-        assert reduction.vector is not None
-        reduction.work.wait()
-        squared_norm, sums = reduction.vector[0].item(), reduction.vector[1:].cpu()
-        grad_norm = math.sqrt(squared_norm) / self.loss_scale if math.isfinite(squared_norm) else math.inf
-        skipped = self.scaler is not None and not math.isfinite(grad_norm)
-        if not skipped:
-            self._update(reduction, grad_norm)
+        if not reduction.skipped:
+            self._update(reduction)
         if self.scaler:
-            self.scaler.update(skipped)
+            self.scaler.update(reduction.skipped)
         for bucket in self.buckets:
             bucket.gradients[reduction.slot].zero_()
-        return StepResult(reduction.step, reduction.learning_rate, grad_norm, skipped, sums)
+        return StepResult(
+            reduction.step, reduction.learning_rate, reduction.grad_norm, reduction.skipped, reduction.sums
+        )
 
     def settle(self) -> None:
         """Wait until the newest weights have arrived from all processes."""
@@ -144,19 +160,24 @@ class Optimizer:
             work.wait()
         self._publishing.clear()
 
-    def _update(self, reduction: Reduction, grad_norm: float) -> None:
+    def _clip(self, reduction: Reduction) -> None:
+        """Clip the gradients by their norm and hand them, with the weights they are of, to torch's optimizer."""
         factor = 1.0 / self.loss_scale
         if self.settings.max_grad_norm > 0:
-            factor *= min(1.0, self.settings.max_grad_norm / (grad_norm + 1e-6))
-        slot = (reduction.step + 1) % self.slots
+            factor *= min(1.0, self.settings.max_grad_norm / (reduction.grad_norm + 1e-6))
         for group, bucket in zip(self.torch_optimizer.param_groups, self.buckets, strict=True):
             gradients = bucket.own(bucket.gradients[reduction.slot])
             if factor != 1.0:
                 gradients.mul_(factor)
-            bucket.advance(slot)
-            group["lr"] = reduction.learning_rate
             (parameter,) = group["params"]
             parameter.data, parameter.grad = bucket.master, gradients
+
+    def _update(self, reduction: Reduction) -> None:
+        slot = (reduction.step + 1) % self.slots
+        for group, bucket in zip(self.torch_optimizer.param_groups, self.buckets, strict=True):
+            bucket.advance(slot)
+            group["params"][0].data = bucket.master
+            group["lr"] = reduction.learning_rate * group["lr_scale"]
         self.torch_optimizer.step()
         self._publishing = [work for bucket in self.buckets if (work := bucket.publish(slot))]
 
@@ -207,7 +228,7 @@ class Optimizer:
                 state[kind] = torch.zeros_like(bucket.master)
                 bucket.part(tensors[kind], into=state[kind])
             if "step" in scalars:
-                state["step"] = torch.tensor(scalars["step"], dtype=torch.float32)
+                state["step"] = torch.tensor(scalars["step"], dtype=torch.float32, device=bucket.master.device)
         if self.scaler and scalars.get("scaler"):
             vars(self.scaler).update(scalars["scaler"])
         self.bind(steps_done, steps_done)
@@ -233,47 +254,20 @@ class LossScaler:
             self.scale, self.good_steps = self.scale * 2, 0
 
 
-def _stages_by_name(
-    parameters: dict[str, torch.nn.Parameter], grid: Grid, control: dist.ProcessGroup
-) -> dict[str, tuple[int, ...]]:
-    """Which stages hold a parameter of that name: more than one where it is tied."""
-    names: list[list[str]] = [[] for _ in range(grid.world_size)]
-    dist.all_gather_object(names, list(parameters), group=control)
-    owners: dict[str, tuple[int, ...]] = {}
-    for stage in range(grid.num_stages):
-        for name in names[grid.rank_of(stage, 0)]:
-            owners[name] = (*owners.get(name, ()), stage)
-    return owners
-
-
-def _make_buckets(
-    parameters: dict[str, torch.nn.Parameter], owners: dict[str, tuple[int, ...]], grid: Grid, settings: EngineSettings
-) -> list[Bucket]:
-    buckets = []
-    for stages in sorted(set(owners.values())):  # the same order everywhere: making a group takes all processes
-        ranks = [grid.rank_of(stage, replica) for stage in stages for replica in range(grid.num_replicas)]
-        group = grid.new_group(ranks)
-        if grid.stage not in stages:
-            continue
-        for decays in (True, False):
-            members = {
-                name: parameters[name]
-                for name, holders in owners.items()
-                if holders == stages and (parameters[name].ndim >= 2) == decays
-            }
-            if members:
-                sharded = settings.zero_stage == 1
-                types = settings.dtype, settings.master_dtype
-                slots = settings.weight_versions
-                buckets.append(Bucket(members, group, ranks, grid.rank, *types, sharded, slots))
-    return buckets
-
-
-def _torch_optimizer(buckets: list[Bucket], settings: EngineSettings) -> torch.optim.Optimizer:
-    groups = []
-    for bucket in buckets:
-        master = torch.nn.Parameter(bucket.master)
-        decays = next(iter(bucket.parameters.values())).ndim >= 2
-        groups.append({"params": [master], "weight_decay": settings.weight_decay if decays else 0.0})
+def _torch_optimizer(
+    buckets: Sequence[tuple[Bucket, ParameterGroup]], settings: EngineSettings
+) -> torch.optim.Optimizer:
+    options, kind = settings.optimizer_options, settings.optimizer
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [torch.nn.Parameter(bucket.master)],
+            "weight_decay": settings.weight_decay if group.decays else 0.0,
+            "lr_scale": group.lr_scale,
+            "bucket": bucket if group.decays and kind == "lamb" else None,
+        }
+        for bucket, group in buckets
+    ]
+    if kind == "lamb" or "bias_correction" in options:
+        return Lamb(groups, **options)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    return kinds[settings.optimizer](groups, lr=0.0, fused=True, **settings.optimizer_options)
+    return kinds[kind](groups, lr=0.0, fused=True, **options)

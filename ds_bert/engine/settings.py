@@ -1,5 +1,6 @@
 """What the engine is told: precision, optimizer and sharding, already checked."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,13 +21,33 @@ class LossScaling:
 
 
 @dataclass(frozen=True)
+class ParameterGroup:
+    """Which parameters are updated alike.
+
+    Args:
+        decays: whether they have weight decay and, under LAMB, a trust ratio.
+        lr_scale: factor of the learning rate.
+    """
+
+    decays: bool
+    lr_scale: float = 1.0
+
+
+def by_dimensions(name: str, dimensions: int) -> ParameterGroup:
+    """Let matrices decay, but not biases and norms, which have fewer than two dimensions."""
+    return ParameterGroup(decays=dimensions >= 2)
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """Settings of one engine.
 
     Args:
-        optimizer: "adamw", "adam" or "sgd".
-        optimizer_options: keyword arguments of torch's optimizer other than lr and weight_decay (betas, eps, momentum).
-        weight_decay: of matrices; biases and norms (fewer than two dimensions) have none.
+        optimizer: "adamw", "lamb", "adam" or "sgd".
+        optimizer_options: keyword arguments of torch's optimizer, or of `Lamb`, other than lr and weight_decay (betas,
+            eps, momentum). "adamw", too, takes ``bias_correction``.
+        weight_decay: of parameters that decay.
+        parameter_group: the group of a parameter, from its name and number of dimensions; the same on all processes.
         max_grad_norm: bound of the global gradient norm, over all parameters of all stages; 0 for none.
         zero_stage: 0 (every replica keeps the whole optimizer of its stage) or 1 (replicas share it).
         precision: of weights and activations; gradients are summed and weights updated in fp32 (fp64 for fp64).
@@ -36,9 +57,10 @@ class EngineSettings:
         trace: whether to keep the times of every instruction.
     """
 
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "lamb", "adam", "sgd"] = "adamw"
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
+    parameter_group: Callable[[str, int], ParameterGroup] = by_dimensions
     max_grad_norm: float = 1.0
     zero_stage: Literal[0, 1] = 0
     precision: Precision = "fp32"

@@ -22,6 +22,7 @@ SHARED = {
     "optimizer.params.lr": "learning_rate",
     "optimizer.params.weight_decay": "weight_decay",
     "optimizer.params.eps": "adam_epsilon",
+    "optimizer.params.bias_correction": "adam_bias_correction",
 }
 # Numbers that only the file has, and what they are where it has them not.
 _NUMBERS = {
@@ -113,8 +114,8 @@ def _optimizer_type(config: dict[str, Any], source: str) -> str:
     kind = str(config["optimizer.type"]).lower()
     if kind == "adam" and config.get("optimizer.params.adam_w_mode", True):
         return "adamw"  # as DeepSpeed reads it
-    if kind not in ("adamw", "adam", "sgd"):
-        raise UserError(f"{source}: optimizer.type is {config['optimizer.type']!r}, needed is AdamW, Adam or SGD")
+    if kind not in ("adamw", "lamb", "adam", "sgd"):
+        raise UserError(f"{source}: optimizer.type is {config['optimizer.type']!r}, needed is AdamW, Lamb, Adam or SGD")
     return kind
 
 
@@ -165,15 +166,10 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
         raise UserError(f"{source or 'arguments'}: bf16 and fp16 are both on, needed is at most one")
     precision: Precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
     numbers = {key: _number(config, key, default, source) for key, default in _NUMBERS.items()}
-    options: dict[str, Any] = {}
-    if arguments.optim == "sgd":
-        options["momentum"] = numbers["optimizer.params.momentum"]
-    else:
-        options.update(betas=(arguments.adam_beta1, arguments.adam_beta2), eps=arguments.adam_epsilon)
     return EngineSettings(
         schedule=arguments.schedule,  # type: ignore[arg-type]
         optimizer=arguments.optim,  # type: ignore[arg-type]
-        optimizer_options=options,
+        optimizer_options=_optimizer_options(arguments, numbers["optimizer.params.momentum"], source),
         weight_decay=arguments.weight_decay,
         max_grad_norm=arguments.max_grad_norm,
         zero_stage=config.get("zero_optimization.stage", 0),
@@ -188,3 +184,16 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
         seed=arguments.seed,
         trace=arguments.trace,
     )
+
+
+def _optimizer_options(arguments: TrainingArguments, momentum: float, source: str) -> dict[str, Any]:
+    if not arguments.adam_bias_correction and arguments.optim not in ("adamw", "lamb"):
+        raise UserError(
+            f"{source or 'arguments'}: adam_bias_correction is off with optimizer {arguments.optim}, "
+            "needed is adamw or lamb"
+        )
+    if arguments.optim == "sgd":
+        return {"momentum": momentum}
+    options: dict[str, Any] = {"betas": (arguments.adam_beta1, arguments.adam_beta2), "eps": arguments.adam_epsilon}
+    # torch's own AdamW, which is one fused kernel, always corrects
+    return options if arguments.adam_bias_correction else {**options, "bias_correction": False}

@@ -77,3 +77,30 @@ def test_replicas_sum_update_and_publish(sharded: bool) -> None:
     for found in by_rank:
         for name, initial in _parameters().items():
             np.testing.assert_array_equal(found[name], (initial.detach() - 6).numpy())
+
+
+def _part_norms() -> tuple[np.ndarray, list[list[int]]]:
+    """Squared norms of the weights and of their doubles, added up over all shards; sizes of this process's parts."""
+    grid: Grid = start_process_group(toy_map(1, 3), timeout_seconds=30)
+    ranks = [0, 1, 2]
+    bucket = Bucket(_parameters(), grid.new_group(ranks), ranks, grid.rank, torch.float32, torch.float32, True)
+    squares = bucket.squared_norms(bucket.master, bucket.master * 2)
+    bucket.begin_sum(squares).wait()
+    return squares.numpy(), [part.tolist() for part in bucket.parts(bucket.master)]
+
+
+def test_norms_of_tensors_that_lie_on_several_processes() -> None:
+    by_rank = run_on_ranks(_part_norms, 3)
+    exact = [(value.double() ** 2).sum().item() for value in _parameters().values()]
+    for squares, _ in by_rank:
+        np.testing.assert_allclose(squares, [exact, 4 * np.array(exact)], rtol=1e-6)
+    for index, value in enumerate(_parameters().values()):
+        assert [element for _, parts in by_rank for element in parts[index]] == value.flatten().tolist()
+    assert [bool(parts[0]) for _, parts in by_rank] == [True, False, False]
+    assert all(parts[2] for _, parts in by_rank), "a shard's boundary is to fall inside a tensor"
+
+
+def test_a_bucket_that_is_not_shared_has_nothing_to_add_up() -> None:
+    bucket = _bucket()
+    assert bucket.begin_sum(bucket.squared_norms(bucket.master)) is None
+    assert [len(part) for part in bucket.parts(bucket.master)] == [np.prod(shape) for shape in SHAPES.values()]

@@ -11,14 +11,18 @@ from ds_bert.engine.optimizer import LossScaler
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings, LossScaling
 from ds_bert.stage_map import StageMap
+from ds_bert.training.parameter_groups import LayerwiseDecay
 from tests.support.processes import run_on_ranks
-from tests.support.toy import toy_map
+from tests.support.toy import ENCODER_LAYERS, toy_map
 from tests.support.training import Case, Result, build_engine, merge, train, train_cases
 
 State = tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]
 SAVED_AT, STEPS = 4, 8
 OPTIMIZERS = {
     "adamw": EngineSettings("adamw", {"eps": 1e-6}, weight_decay=0.01, seed=1),
+    "lamb by layers": EngineSettings(
+        "lamb", {"eps": 1e-6}, 0.01, parameter_group=LayerwiseDecay(0.8, ENCODER_LAYERS), seed=1
+    ),
     "sgd with momentum": EngineSettings("sgd", {"momentum": 0.9}, weight_decay=0.01, seed=1),
     "bf16": EngineSettings("adamw", {"eps": 1e-6}, precision="bf16", seed=1),
     "fp16": EngineSettings("adamw", {"eps": 1e-6}, precision="fp16", seed=1, loss_scaling=LossScaling(window=3)),

@@ -21,6 +21,7 @@ PAIRS = [
     ("optimizer.params.lr", "learning_rate", 5e-5),
     ("optimizer.params.weight_decay", "weight_decay", 0.1),
     ("optimizer.params.eps", "adam_epsilon", 1e-6),
+    ("optimizer.params.bias_correction", "adam_bias_correction", False),
 ]
 
 
@@ -93,12 +94,39 @@ def test_betas(unite: Any) -> None:
         ({"type": "AdamW"}, "adamw"),
         ({"type": "Adam"}, "adamw"),
         ({"type": "Adam", "params": {"adam_w_mode": False}}, "adam"),
+        ({"type": "Lamb"}, "lamb"),
         ({"type": "SGD"}, "sgd"),
     ],
 )
 def test_optimizers(unite: Any, written: dict[str, Any], meant: str) -> None:
     arguments, settings = unite({"optimizer": written})
     assert arguments.optim == settings.optimizer == meant
+
+
+def test_unknown_optimizers_are_refused(unite: Any) -> None:
+    with pytest.raises(UserError, match=r"optimizer.type is 'OneBitLamb', needed is AdamW, Lamb, Adam or SGD"):
+        unite({"optimizer": {"type": "OneBitLamb"}})
+
+
+def test_bounds_of_the_trust_ratio_are_refused(unite: Any) -> None:
+    """DeepSpeed's Lamb keeps it within 0.01 and 10 unless told otherwise; the paper's is free."""
+    with pytest.raises(UserError, match=r"optimizer.params.max_coeff = 10.0 is not supported"):
+        unite({"optimizer": {"type": "Lamb", "params": {"max_coeff": 10.0}}})
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "Lamb"])
+def test_moments_without_bias_correction(unite: Any, kind: str) -> None:
+    corrected, uncorrected = (
+        unite({"optimizer": {"type": kind, "params": params}})[1].optimizer_options
+        for params in ({}, {"bias_correction": False})
+    )
+    assert uncorrected == {**corrected, "bias_correction": False} != corrected
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_what_always_corrects_is_refused_without(unite: Any, optimizer: str) -> None:
+    with pytest.raises(UserError, match=f"off with optimizer {optimizer}, needed is adamw or lamb"):
+        unite({}, {"optim": optimizer, "adam_bias_correction": False})
 
 
 def test_sgd_takes_momentum_and_no_betas(unite: Any) -> None:

@@ -1,0 +1,55 @@
+"""Learning rates by layer: the closer to the input, the lower."""
+
+import re
+from dataclasses import dataclass, replace
+
+from transformers import PretrainedConfig
+
+from ds_bert.engine.settings import EngineSettings, ParameterGroup, by_dimensions
+from ds_bert.errors import UserError
+
+_EMBEDDINGS = re.compile(r"\w+\.(embeddings|encoder\.embedding_hidden_mapping_in)\.")
+_LAYER = re.compile(r"\w+\.encoder\.(layer|albert_layer_groups)\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class LayerwiseDecay:
+    """Scale learning rates by layer as ELECTRA's code does (Clark et al. 2020, google-research/electra).
+
+    With decay d, the head has scale 1, encoder layer k of L (from 1) d^(L+2-k), and the embeddings d^(L+2): the last
+    encoder layer has d^2, and no parameter d^1. Pooler and all else outside embeddings and encoder belong to the head;
+    a word matrix that is tied to the head, to the embeddings.
+    """
+
+    decay: float
+    num_layers: int
+
+    def __call__(self, name: str, dimensions: int) -> ParameterGroup:
+        """Return the group of the parameter that Hugging Face knows as ``name``."""
+        if layer := _LAYER.match(name):
+            depth = int(layer[2]) + 1
+        else:
+            depth = 0 if _EMBEDDINGS.match(name) else self.num_layers + 2
+        return replace(by_dimensions(name, dimensions), lr_scale=self.decay ** (self.num_layers + 2 - depth))
+
+
+def with_layerwise_decay(settings: EngineSettings, decay: float, config: PretrainedConfig) -> EngineSettings:
+    """Give the parameters of each layer a learning rate of their own.
+
+    ALBERT's layers share the parameters of ``num_hidden_groups`` groups, mostly one: each group counts as one layer,
+    however often it is passed through. With one group, the encoder has d^2 and the embeddings have d^3.
+
+    Args:
+        settings: of the engine.
+        decay: `--layerwise_lr_decay`; 1 changes nothing.
+        config: the model.
+
+    Raises:
+        UserError: the decay is not above 0 and at most 1.
+    """
+    if not 0.0 < decay <= 1.0:
+        raise UserError(f"--layerwise_lr_decay is {decay}, needed is more than 0 and at most 1")
+    if decay == 1.0:
+        return settings
+    num_layers = config.num_hidden_groups if config.model_type == "albert" else config.num_hidden_layers
+    return replace(settings, parameter_group=LayerwiseDecay(decay, num_layers))
