@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare": "turn text into memory-mapped shards of token ids",
     "stage-map": "make, check or show a stage map",
     "export": "write a checkpoint as a Hugging Face folder",
+    "verify": "compare every file of a checkpoint with its checksum",
     "timeline": "draw the schedule of a run as it ran",
 }
 
