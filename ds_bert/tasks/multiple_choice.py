@@ -28,7 +28,7 @@ Read = Callable[[str], list[Question]]
 
 def multiple_choice_task(
     task_name: str | None,
-    data_dir: Path | None,
+    data_dir: str | Path | None,
     tokenizer: Tokenizer,
     *,
     max_seq_length: int = 512,
@@ -42,9 +42,9 @@ def multiple_choice_task(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     max_predict_samples: int | None = None,
-    train_file: Path | None = None,
-    validation_file: Path | None = None,
-    test_file: Path | None = None,
+    train_file: str | Path | None = None,
+    validation_file: str | Path | None = None,
+    test_file: str | Path | None = None,
 ) -> Task:
     """Read and encode questions with options.
 
@@ -142,7 +142,7 @@ def _levels(task_name: str | None, high_only: bool, middle_only: bool) -> tuple[
 
 
 def _reader(
-    task_name: str | None, data_dir: Path | None, levels: Sequence[str], files: Mapping[str, Path | None]
+    task_name: str | None, data_dir: str | Path | None, levels: Sequence[str], files: Mapping[str, str | Path | None]
 ) -> Read:
     """Return a function that reads a split, of "train", "eval" and "predict"."""
     if task_name not in ("RACE", "DREAM", "custom", None):
