@@ -1,0 +1,159 @@
+"""A folder of encoded examples, so that a data file is tokenised once.
+
+One folder per key holds::
+
+    features.json       what there is: sizes, options, checksums; written last
+    tokens.npy, starts.npy, first_segments.npy, column-<name>.npy, tokens-<name>.npy
+
+It is written beside its place and then renamed, so it is there whole or not at all. Several processes may build the
+same one at once: the first to rename wins, and all use the winner's.
+"""
+
+import errno
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ds_bert.data.features import Features
+from ds_bert.errors import UserError
+from ds_bert.files import write_json
+
+FORMAT_VERSION = 1
+_DESCRIPTION = "features.json"
+_ARRAYS = ("tokens", "starts", "first_segments")
+_CHUNK = 1 << 20
+_ATTEMPTS = 10
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    return digest.hexdigest()
+
+
+def key_fingerprint(key: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a key's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def cached_features(
+    folder: Path | None, key: Mapping[str, Any], build: Callable[[], Features], overwrite: bool = False
+) -> Features:
+    """Return the features that ``build`` makes, from the cache where they are there.
+
+    Args:
+        folder: where caches lie, one folder per key; None keeps none.
+        key: all that the features follow from, as JSON values.
+        build: makes them.
+        overwrite: build even where they are there. What is there, where it differs, is moved aside.
+
+    Returns:
+        The features, memory-mapped where they come from the cache. A damaged cache is moved aside and built anew.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if folder is None:
+        return build()
+    place = folder / key_fingerprint({"format": FORMAT_VERSION, **key})[:32]
+    features = None if overwrite else _load(place)
+    if features is not None:
+        return features
+    built = build()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _publish(built, key, place)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the cache cannot be written there ({error}); name another with --cache_dir"
+        ) from None
+    return _load(place) or built
+
+
+def _publish(features: Features, key: Mapping[str, Any], place: Path) -> None:
+    """Put the features in their place, unless another process has put the same there."""
+    fresh = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
+    fresh.mkdir()
+    try:
+        checksums = _write(fresh, features, key)
+        for attempt in range(_ATTEMPTS):
+            if _holds(place, checksums) or _moved(fresh, place, place.with_name(f"{fresh.name}.{attempt}.replaced")):
+                return
+        raise OSError(f"{place} was replaced by others {_ATTEMPTS} times")
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _moved(fresh: Path, place: Path, aside: Path) -> bool:
+    """Move what is in the place aside and the fresh folder there; False where another process was quicker."""
+    try:
+        if place.exists():
+            place.rename(aside)
+        fresh.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _write(folder: Path, features: Features, key: Mapping[str, Any]) -> dict[str, str]:
+    """Write arrays and description; return each array file's checksum."""
+    arrays = {name: getattr(features, name) for name in _ARRAYS}
+    arrays |= {f"column-{name}": column for name, column in features.columns.items()}
+    arrays |= {f"tokens-{name}": column for name, column in features.token_columns.items()}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    checksums = {name: file_fingerprint(folder / f"{name}.npy") for name in arrays}
+    description = {"pad_id": features.pad_id, "per_example": features.per_example, "checksums": checksums}
+    write_json(folder / _DESCRIPTION, {**description, "key": dict(key)})
+    return checksums
+
+
+def _holds(place: Path, checksums: Mapping[str, str]) -> bool:
+    """Say whether the cache is there, sound and of these arrays."""
+    return _load(place) is not None and _description(place)["checksums"] == checksums
+
+
+def _description(place: Path) -> dict[str, Any]:
+    return json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
+
+
+def _load(place: Path) -> Features | None:
+    """Open a cache; None where there is none, or a damaged one."""
+    try:
+        description = _description(place)
+        checksums = description["checksums"]
+        arrays = {}
+        for name, checksum in checksums.items():
+            if file_fingerprint(place / f"{name}.npy") != checksum:
+                return None
+            arrays[name] = np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        parts = {name: arrays.pop(name) for name in _ARRAYS}
+        pad_id, per_example = int(description["pad_id"]), int(description["per_example"])
+        columns, token_columns = _with_prefix("column-", arrays), _with_prefix("tokens-", arrays)
+        return Features(**parts, pad_id=pad_id, columns=columns, per_example=per_example, token_columns=token_columns)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, UserError):
+        return None
+
+
+def _with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
