@@ -1,0 +1,190 @@
+"""Rows with named columns from TSV, CSV and JSON lines, each with its line in the file."""
+
+import codecs
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ds_bert.data.feature_cache import file_fingerprint, key_fingerprint
+from ds_bert.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+_SUFFIXES = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+
+Row = tuple[int, Sequence[Any]]
+"""A row's line in the file, counted from 1, and its cells in the order of the columns; None where one is missing."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with named columns, read anew whenever they are asked for.
+
+    Args:
+        origin: the file (or the hub's data set) they come from, for messages.
+        columns: their names.
+        fingerprint: of the content and of how it is read.
+        rows: starts reading.
+        unit: what rows are counted in.
+    """
+
+    origin: str
+    columns: tuple[str, ...]
+    fingerprint: str
+    rows: Callable[[], Iterator[Row]]
+    unit: str = "line"
+
+    def where(self, number: int) -> str:
+        """Name a row in a message."""
+        return f"{self.origin}: {self.unit} {number}"
+
+    def require(self, names: Iterable[str]) -> None:
+        """Refuse a table that lacks one of these columns.
+
+        Raises:
+            UserError: naming the columns found and those needed.
+        """
+        missing = [name for name in names if name not in self.columns]
+        if missing:
+            raise UserError(
+                f"{self.where(1)}: no column {', '.join(map(repr, missing))} among those found: "
+                f"{', '.join(map(repr, self.columns))}"
+            )
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Read these columns: each row's number and cells.
+
+        Raises:
+            UserError: a column is missing, or a line is not as it should be.
+        """
+        self.require(names)
+        places = [self.columns.index(name) for name in names]
+        for number, cells in self.rows():
+            yield number, tuple(cells[place] for place in places)
+
+    def text(self, number: int, name: str, cell: Any) -> str:
+        """Return a cell that has to be text.
+
+        Raises:
+            UserError: it is missing, or not text.
+        """
+        if not isinstance(cell, str):
+            found = "nothing" if cell is None else json.dumps(cell)
+            raise UserError(f"{self.where(number)}: {found} in the column {name!r}, which needs text")
+        return cell
+
+
+def open_table(path: Path, columns: Sequence[str] | None = None, incomplete: float = 0.0) -> Table:
+    """Open a file of rows: .tsv and .txt (nothing is quoted, as in GLUE), .csv (quoted as in RFC 4180) or JSON lines.
+
+    Args:
+        path: UTF-8 text, with or without a byte order mark.
+        columns: names of the columns of a file that has no header; None: the first line (the first object) names them.
+        incomplete: share of a TSV's lines that may have too few or too many fields; they are left out, with a warning.
+
+    Raises:
+        UserError: the file is missing, is not text, is empty, has a column twice or is of another kind. `Table.read`
+            raises it for a line with a wrong number of fields, or that is not CSV or JSON.
+    """
+    kind = _SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(f"{path}: the name ends in {path.suffix!r}; needs one of {', '.join(_SUFFIXES)}")
+    fingerprint = file_fingerprint(path)
+    if kind == "json":
+        names = tuple(next((record for _, record in _json_records(path)), {}))
+        rows = partial(_json_rows, path, names)
+    else:
+        records = _tsv_records if kind == "tsv" else _csv_records
+        names = tuple(next(records(path), (1, []))[1] if columns is None else columns)
+        rows = partial(_delimited_rows, path, names, records, columns is None, incomplete)
+    if not names:
+        raise UserError(f"{path}: is empty; needs rows with named columns")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: line 1: the column {twice[0]!r} stands there twice; needs a name for each")
+    layout = {"content": fingerprint, "kind": kind, "columns": names, "header": columns is None, "share": incomplete}
+    return Table(str(path), names, key_fingerprint(layout), rows)
+
+
+def _json_rows(path: Path, names: Sequence[str]) -> Iterator[Row]:
+    return ((number, [record.get(name) for name in names]) for number, record in _json_records(path))
+
+
+def _delimited_rows(
+    path: Path, names: Sequence[str], records: Callable[[Path], Iterator[Row]], has_header: bool, incomplete: float
+) -> Iterator[Row]:
+    """Yield the rows below the header that have a cell for each name."""
+    left_out: list[int] = []
+    number = 0
+    for place, (number, cells) in enumerate(records(path)):
+        if place == 0 and has_header:
+            continue
+        if len(cells) == len(names):
+            yield number, cells
+            continue
+        if not incomplete:
+            raise _wrong_fields(path, number, names, len(cells))
+        left_out.append(number)
+    if len(left_out) > incomplete * number:
+        raise UserError(
+            f"{path}: line {left_out[0]}: not {len(names)} fields ({', '.join(names)}), and {len(left_out)} of "
+            f"{number} lines are like it; needs at most {int(incomplete * number)}"
+        )
+    if left_out:
+        _LOG.warning("%s: left out %d incomplete lines, the first is line %d", path, len(left_out), left_out[0])
+
+
+def _wrong_fields(path: Path, number: int, names: Sequence[str], found: int) -> UserError:
+    return UserError(f"{path}: line {number}: {found} fields, but {len(names)} are needed ({', '.join(names)})")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {number}: byte 0x{content[error.start]:02x} is not UTF-8 text") from None
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines, ended by a newline alone: texts may hold other characters that Python's `splitlines` would cut at."""
+    lines = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _tsv_records(path: Path) -> Iterator[Row]:
+    return ((number, line.split("\t")) for number, line in enumerate(_lines(path), 1))
+
+
+def _csv_records(path: Path) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    begin = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield begin, cells
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}: line {begin}: not CSV ({error})") from None
+
+
+def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: line {number}: not JSON ({error}); needs one JSON object a line") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: line {number}: JSON but no object; needs one JSON object a line")
+        yield number, record
