@@ -1,0 +1,194 @@
+"""From rows of texts and labels to encoded examples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ds_bert.data.feature_cache import cached_features, key_fingerprint
+from ds_bert.data.features import Features, join_pair, make_features
+from ds_bert.data.tables import Table
+from ds_bert.data.vocabulary import Tokenizer
+from ds_bert.errors import UserError
+
+SHORTEST = 8  # tokens: room for a pair of texts
+_CHUNK = 4096  # rows tokenised at a time
+_MOST_SHOWN = 20  # labels in a message
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the examples of one split are.
+
+    Args:
+        table: their rows.
+        texts: the column of the text, or the two columns of a pair.
+        label: the column of the label; None where labels are unknown.
+        index: the column that prediction files repeat; None: rows are counted from 0.
+        predictions: the name of its prediction file.
+    """
+
+    table: Table
+    texts: tuple[str, ...]
+    label: str | None = None
+    index: str | None = None
+    predictions: str = "predictions.tsv"
+
+
+@dataclass(frozen=True)
+class TextData:
+    """All splits of a text classification or regression.
+
+    Args:
+        name: of the official task; None for a user's own.
+        labels: names in the order of their ids; none where the label is a number (regression).
+        train, evaluation, prediction: the splits.
+    """
+
+    name: str | None
+    labels: tuple[str, ...]
+    train: Source | None = None
+    evaluation: Mapping[str, Source] = field(default_factory=dict)
+    prediction: Mapping[str, Source] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes features of sources.
+
+    Args:
+        tokenizer: of the model.
+        max_seq_length: tokens of an example at most, [CLS] and [SEP] included.
+        labels: as `TextData` has them.
+        cache_dir: where features are kept; None keeps none.
+        overwrite_cache: make them anew.
+
+    Raises:
+        UserError: ``max_seq_length`` is below `SHORTEST`.
+    """
+
+    tokenizer: Tokenizer
+    max_seq_length: int
+    labels: tuple[str, ...]
+    cache_dir: Path | None = None
+    overwrite_cache: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_seq_length < SHORTEST:
+            raise UserError(f"--max_seq_length {self.max_seq_length}: too short for texts; needs at least {SHORTEST}")
+
+    def fingerprint(self, source: Source, limit: int | None) -> str:
+        """Return a fingerprint of all that `features` follows from."""
+        return key_fingerprint(self._key(source, limit))
+
+    def features(self, source: Source, limit: int | None = None) -> Features:
+        """Encode the first ``limit`` examples of a source (None: all), with the column ``labels`` where it has labels.
+
+        ``labels`` are ids, int64 (examples,), or numbers, float32 (examples,).
+
+        Raises:
+            UserError: no examples; a line that is not as it should be; a label that is not among the known ones.
+        """
+        source.table.require([*source.texts, *([source.label] if source.label else [])])
+        key = self._key(source, limit)
+        features = cached_features(self.cache_dir, key, lambda: self._build(source, limit), self.overwrite_cache)
+        if not len(features):
+            raise UserError(f"{source.table.origin}: has no examples; needs at least one")
+        return features
+
+    def _key(self, source: Source, limit: int | None) -> dict[str, Any]:
+        return {
+            "kind": "text classification",
+            "version": 1,
+            "data": source.table.fingerprint,
+            "texts": source.texts,
+            "label": source.label,
+            "labels": self.labels if source.label else None,
+            "tokenizer": self.tokenizer.fingerprint,
+            "max_seq_length": self.max_seq_length,
+            "limit": limit,
+        }
+
+    def _build(self, source: Source, limit: int | None) -> Features:
+        table = source.table
+        names = [*source.texts, *([source.label] if source.label else [])]
+        rows = islice(table.read(names), limit)
+        ids = {name: number for number, name in enumerate(self.labels)}
+        parts, labels = [], []
+        while chunk := list(islice(rows, _CHUNK)):
+            texts = [
+                [table.text(number, name, cells[place]) for number, cells in chunk]
+                for place, name in enumerate(source.texts)
+            ]
+            parts.append(self._encode(texts))
+            if source.label:
+                labels += [_label(table, number, cells[-1], ids) for number, cells in chunk]
+        columns = {"labels": np.array(labels, dtype=np.int64 if ids else np.float32)} if source.label else {}
+        return _concatenate(parts, columns, self.tokenizer.pad_id)
+
+    def _encode(self, texts: Sequence[Sequence[str]]) -> Features:
+        """Encode one or two lists of texts."""
+        first, *rest = [_token_lists(self.tokenizer, column) for column in texts]
+        second: Iterator[list[int]] | list[None] = rest[0] if rest else [None] * len(texts[0])
+        special = self.tokenizer.cls_id, self.tokenizer.sep_id
+        joined = [join_pair(a, b, *special, self.max_seq_length) for a, b in zip(first, second, strict=True)]
+        return make_features([ids for ids, _ in joined], [size for _, size in joined], self.tokenizer.pad_id)
+
+
+def label_name(table: Table, number: int, cell: Any) -> str:
+    """Return a label as text: JSON's numbers and truth values are written as in JSON.
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(cell, str) and cell:
+        return cell
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, (int, float)):
+        return repr(cell)
+    raise UserError(f"{table.where(number)}: no label; needs one in every {table.unit}")
+
+
+def as_number(label: str) -> float | None:
+    """Return the finite number that a label says, or None."""
+    try:
+        value = float(label)
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
+
+
+def _label(table: Table, number: int, cell: Any, ids: Mapping[str, int]) -> float:
+    """Return the id of a label, or, where there are no ids, the number that it says."""
+    name = label_name(table, number, cell)
+    value = ids.get(name) if ids else as_number(name)
+    if value is None:
+        shown = ", ".join(map(repr, islice(ids, _MOST_SHOWN))) + (", …" if len(ids) > _MOST_SHOWN else "")
+        needed = f"one of {shown}" if ids else "a number"
+        raise UserError(f"{table.where(number)}: the label is {name!r}; needs {needed}")
+    return value
+
+
+def _token_lists(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
+    flat, lengths = tokenizer.encode(texts)
+    ids = flat.tolist()
+    ends = np.cumsum(lengths).tolist()
+    return (ids[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True))
+
+
+def _concatenate(parts: Sequence[Features], columns: Mapping[str, np.ndarray], pad_id: int) -> Features:
+    if not parts:
+        return make_features([], [], pad_id, columns)
+    lengths = np.concatenate([np.diff(part.starts) for part in parts])
+    return Features(
+        tokens=np.concatenate([part.tokens for part in parts]),
+        starts=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]),
+        first_segments=np.concatenate([part.first_segments for part in parts]),
+        pad_id=pad_id,
+        columns=columns,
+    )
