@@ -17,21 +17,24 @@ def main() -> int:
     arguments, given = parse_arguments(GlueArguments)
 
     from ds_bert.tasks.glue import glue_task
-    from ds_bert.training.finetuning import data_options, fine_tune, place
+    from ds_bert.training.finetuning import data_options, fine_tune, path_of, place
     from ds_bert.training.model_source import load_source
 
     source = load_source(arguments)
     arguments, settings, stage_map = place(arguments, given, source.fields, "sequence-classification")
     task = glue_task(
         arguments.task_name,
-        arguments.data_dir,
+        path_of(arguments.data_dir),
         source.tokenizer,
-        train_file=arguments.train_file,
-        validation_file=arguments.validation_file,
-        test_file=arguments.test_file,
+        train_file=path_of(arguments.train_file),
+        validation_file=path_of(arguments.validation_file),
+        test_file=path_of(arguments.test_file),
+        dataset_name=arguments.dataset_name,
+        dataset_config_name=arguments.dataset_config_name,
         text_column=arguments.text_column,
         text_pair_column=arguments.text_pair_column,
         label_column=arguments.label_column,
+        label_names=None if arguments.do_train else source.label_names,
         regression=arguments.regression,
         **data_options(arguments),
     )

@@ -16,18 +16,18 @@ def main() -> int:
     arguments, given = parse_arguments(MultipleChoiceArguments)
 
     from ds_bert.tasks.multiple_choice import multiple_choice_task
-    from ds_bert.training.finetuning import data_options, fine_tune, place
+    from ds_bert.training.finetuning import data_options, fine_tune, path_of, place
     from ds_bert.training.model_source import load_source
 
     source = load_source(arguments)
     arguments, settings, stage_map = place(arguments, given, source.fields, "multiple-choice")
     task = multiple_choice_task(
         arguments.task_name,
-        arguments.data_dir,
+        path_of(arguments.data_dir),
         source.tokenizer,
-        train_file=arguments.train_file,
-        validation_file=arguments.validation_file,
-        test_file=arguments.test_file,
+        train_file=path_of(arguments.train_file),
+        validation_file=path_of(arguments.validation_file),
+        test_file=path_of(arguments.test_file),
         max_qa_length=arguments.max_qa_length,
         high_only=arguments.high_only,
         middle_only=arguments.middle_only,

@@ -17,16 +17,16 @@ def main() -> int:
     arguments, given = parse_arguments(SquadArguments)
 
     from ds_bert.tasks.squad import HEADS, squad_task
-    from ds_bert.training.finetuning import data_options, fine_tune, place
+    from ds_bert.training.finetuning import data_options, fine_tune, path_of, place
     from ds_bert.training.model_source import load_source
 
     source = load_source(arguments)
     arguments, settings, stage_map = place(arguments, given, source.fields, HEADS[arguments.head])
     task = squad_task(
-        arguments.train_file,
-        arguments.predict_file,
-        arguments.test_file,
-        source.tokenizer,
+        path_of(arguments.train_file),
+        path_of(arguments.predict_file),
+        path_of(arguments.test_file),
+        tokenizer=source.tokenizer,
         version_2=arguments.version_2,
         head=arguments.head,
         doc_stride=arguments.doc_stride,

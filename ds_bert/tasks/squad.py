@@ -17,7 +17,7 @@ from ds_bert.tasks.squad_metrics import measure_v1, measure_v2
 from ds_bert.tasks.task import Outputs, Split, Task
 
 _ENCODING = 1  # to be raised when `encode_squad` gives other features
-_HEADS = {"span": "question-answering", "beam": "beam-question-answering"}
+HEADS = {"span": "question-answering", "beam": "beam-question-answering"}
 
 
 def squad_task(
@@ -75,12 +75,12 @@ def squad_task(
         prediction["test"] = reader.test(test_file, max_predict_samples)
     objective = BeamSpanObjective() if settings.beam else SpanObjective()
     name = "squad_v2" if version_2 else "squad"
-    return Task(name, _HEADS[head], config, objective, train, evaluation, prediction, "f1", fingerprint)
+    return Task(name, HEADS[head], config, objective, train, evaluation, prediction, "f1", fingerprint)
 
 
 def _head_config(head: str, start_n_top: int, end_n_top: int) -> dict[str, int]:
-    if head not in _HEADS:
-        raise UserError(f"--head {head}: there are {', '.join(_HEADS)}")
+    if head not in HEADS:
+        raise UserError(f"--head {head}: there are {', '.join(HEADS)}")
     if head == "span":
         return {"num_labels": 2}
     config = {"start_n_top": start_n_top, "end_n_top": end_n_top}

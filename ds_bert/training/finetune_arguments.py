@@ -48,14 +48,18 @@ class GlueArguments(FinetuneArguments):
     task_name: str | None = argument(
         None, "CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI or AX; none for own files."
     )
-    data_dir: str | None = argument(None, "Folder with the task's official TSV files.")
+    data_dir: str | None = argument(
+        None, "GLUE's folder or the task's own, with the official TSV files; none: the hub."
+    )
+    dataset_name: str | None = argument(None, "A data set of the hub, in the place of files.")
+    dataset_config_name: str | None = argument(None, "Which of its configurations.")
     train_file: str | None = argument(None, "Own CSV, TSV or JSON lines to train on.")
     validation_file: str | None = argument(None, "The same to evaluate on.")
     test_file: str | None = argument(None, "The same to predict.")
     text_column: str | None = argument(None, "Column of the text in own files.")
     text_pair_column: str | None = argument(None, "Column of the second text in own files.")
     label_column: str | None = argument(None, "Column of the label in own files.")
-    regression: bool = argument(False, "The labels of own files are numbers to be predicted, not classes.")
+    regression: bool | None = argument(None, "The labels of own files are numbers to be predicted; default: a guess.")
 
 
 @dataclass

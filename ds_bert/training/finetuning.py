@@ -67,6 +67,11 @@ def data_options(arguments: FinetuneArguments) -> dict[str, Any]:
     }
 
 
+def path_of(name: str | None) -> Path | None:
+    """The path that an argument names, if it was given."""
+    return Path(name) if name else None
+
+
 def fine_tune(
     task: Task, arguments: FinetuneArguments, source: Source, stage_map: StageMap, settings: EngineSettings
 ) -> int:

@@ -38,6 +38,12 @@ class Source:
         """Build the model's configuration with what a task's head adds to it."""
         return build_config({**self.fields, **head_fields}, head)
 
+    @property
+    def label_names(self) -> list[str] | None:
+        """Names of the labels that the model was trained to tell apart, in their order; None where it was not."""
+        names = self.fields.get("id2label")
+        return [names[key] for key in sorted(names, key=int)] if names else None
+
 
 def load_source(arguments: FinetuneArguments) -> Source:
     """Read configuration, tokenizer and the names of weights.

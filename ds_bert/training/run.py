@@ -12,6 +12,7 @@ import torch.distributed as dist
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.training_state import read_state
 from ds_bert.engine.engine import Engine
+from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import launcher_world
 from ds_bert.engine.timeline import Span
 from ds_bert.errors import UserError
@@ -109,14 +110,18 @@ def share(engine: Engine, value: T) -> T:
 
 @contextmanager
 def failing_by_name(engine: Engine) -> Iterator[None]:
-    """Let a failure say which rank (the launcher's, as in the map) and stage it met."""
+    """Let a failure say which rank (the launcher's, as in the map), stage and step it met; end when a peer has died."""
+    heartbeat = Heartbeat(engine.place, lambda: engine.steps_done)
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        print(f"error: {engine.place}: {error}", file=sys.stderr, flush=True)
+        cause = heartbeat.cause_of(error)
+        print(f"error: {engine.place}: after step {engine.steps_done}: {cause}", file=sys.stderr, flush=True)
         raise
+    finally:
+        heartbeat.stop()
 
 
 def conclude(
