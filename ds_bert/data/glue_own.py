@@ -51,7 +51,8 @@ def own_data(
             ``splits``.
         splits: what to use.
         columns: what the user says of them.
-        label_names: in the order of their ids, where a trained model has fixed it.
+        label_names: in the order of their ids, where a trained model has fixed it. Where they are LABEL_0, LABEL_1, …,
+            training examples name them if there are any.
         regression: whether the label is a number; None: guess.
 
     Raises:
@@ -69,17 +70,35 @@ def own_data(
         split: Source(tables[split], texts, None if split == "predict" else label, _index(tables[split], texts))
         for split in splits
     }
-    if regression:
-        names: tuple[str, ...] = ()
-    elif label_names is not None:
-        names = tuple(label_names)
-    elif "train" in tables and label is not None:
-        names = _label_names(tables["train"], label, regression)
-    else:
-        raise UserError("the labels and their order are not known without training examples; needs --train_file too")
+    training = (tables["train"], label) if "train" in tables and label is not None else None
+    names = _names(training, label_names, regression)
     evaluation = {"validation": sources["eval"]} if "eval" in sources else {}
     prediction = {"test": sources["predict"]} if "predict" in sources else {}
     return TextData(None, names, sources.get("train"), evaluation, prediction)
+
+
+def are_numbered(names: Sequence[str]) -> bool:
+    """Say whether a model's labels are transformers' own LABEL_0, LABEL_1, …, which say nothing."""
+    return list(names) == [f"LABEL_{number}" for number in range(len(names))]
+
+
+def _names(
+    training: tuple[Table, str] | None, label_names: Sequence[str] | None, regression: bool | None
+) -> tuple[str, ...]:
+    """Return the labels in the order of their ids; none in regression.
+
+    Args:
+        training: training examples and the column of their labels.
+        label_names: those of a trained model; one that predicts a number has a single one.
+        regression: what the user says.
+    """
+    if regression or (regression is None and label_names is not None and len(label_names) == 1):
+        return ()
+    if label_names is not None and not (training and are_numbered(label_names)):
+        return tuple(label_names)
+    if training is None:
+        raise UserError("the labels and their order are not known without training examples; needs --train_file too")
+    return _label_names(*training, regression)
 
 
 def _texts(table: Table, columns: Columns) -> tuple[str, ...]:

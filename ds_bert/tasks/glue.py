@@ -14,7 +14,7 @@ from ds_bert.data.features import Features
 from ds_bert.data.glue import SPLITS, find_task, glue_data
 from ds_bert.data.glue_features import Encoder, Source, TextData
 from ds_bert.data.glue_hub import hub_table
-from ds_bert.data.glue_own import Columns, own_data
+from ds_bert.data.glue_own import Columns, are_numbered, own_data
 from ds_bert.data.tables import Table, open_table
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
@@ -116,14 +116,19 @@ def _own_tables(
 
 
 def _reordered(data: TextData, label_names: Sequence[str] | None) -> TextData:
-    """Number an official task's labels as a trained model does."""
+    """Number an official task's labels as a trained model does; capitals do not matter.
+
+    A model whose labels are LABEL_0, LABEL_1, …, or that has names for "0" and "1", is taken to have the official order.
+    """
     if label_names is None or not data.labels:
         return data
-    if sorted(label_names) != sorted(data.labels):
-        raise UserError(
-            f"the model's labels are {', '.join(label_names)}, but {data.name} needs {', '.join(data.labels)}"
-        )
-    return replace(data, labels=tuple(label_names))
+    official = {name.lower(): name for name in data.labels}
+    if sorted(name.lower() for name in label_names) == sorted(official):
+        return replace(data, labels=tuple(official[name.lower()] for name in label_names))
+    says_nothing = are_numbered(label_names) or data.labels == ("0", "1")
+    if len(label_names) == len(data.labels) and says_nothing:
+        return data
+    raise UserError(f"the model's labels are {', '.join(label_names)}, but {data.name} needs {', '.join(data.labels)}")
 
 
 def _assemble(data: TextData, encoder: Encoder, limits: Mapping[str, int | None]) -> Task:

@@ -111,3 +111,18 @@ def test_own_splits_need_their_files(tmp_path: Path) -> None:
         own_data({"predict": open_table(path)}, ["predict"], Columns())
     data = own_data({"predict": open_table(path)}, ["predict"], Columns(), label_names=["b", "c"])
     assert data.prediction["test"].label is None
+
+
+def test_labels_of_a_trained_model(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\na,b\nc,a\n")
+    numbered = ["LABEL_0", "LABEL_1"]
+    cases = [
+        ({"predict"}, ["x", "y"], ("x", "y")),
+        ({"predict"}, numbered, ("LABEL_0", "LABEL_1")),
+        ({"predict", "train"}, numbered, ("a", "b")),
+        ({"predict"}, ["score"], ()),
+    ]
+    for given, names, expected in cases:
+        tables = {split: open_table(path) for split in given}
+        assert own_data(tables, ["predict"], Columns(), label_names=names).labels == expected

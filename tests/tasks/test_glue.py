@@ -85,6 +85,28 @@ def test_a_trained_models_order_of_labels_is_kept(tmp_path: Path, tokenizer: Tok
         glue_task("rte", tmp_path, tokenizer, 16, label_names=["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("name", "names", "labels"),
+    [
+        ("rte", ["Not_Entailment", "ENTAILMENT"], ("not_entailment", "entailment")),
+        ("rte", ["LABEL_0", "LABEL_1"], ("entailment", "not_entailment")),
+        ("rte", ["LABEL_0", "LABEL_1", "LABEL_2"], None),
+        ("wnli", ["NEGATIVE", "POSITIVE"], ("0", "1")),
+        ("wnli", ["1", "0"], ("1", "0")),
+    ],
+)
+def test_names_that_models_have_for_official_labels(
+    tmp_path: Path, tokenizer: Tokenizer, name: str, names: list[str], labels: tuple[str, ...] | None
+) -> None:
+    folder = write_rte(tmp_path / "RTE")
+    if labels is None:
+        with pytest.raises(UserError, match=r"the model's labels are LABEL_0, .* but rte needs entailment"):
+            glue_task(name, folder, tokenizer, 16, splits=["predict"], label_names=names)
+    else:
+        task = glue_task(name, folder, tokenizer, 16, splits=["predict"], label_names=names)
+        assert tuple(task.config["id2label"].values()) == labels
+
+
 def test_scores_are_numbers_within_bounds(tmp_path: Path, tokenizer: Tokenizer) -> None:
     rows = "sentence1\tsentence2\tscore\nit\twho\t3.800\nwho\tit\t0.5\n"
     (tmp_path / "train.tsv").write_text(rows)
