@@ -118,7 +118,7 @@ def _own_tables(
 def _reordered(data: TextData, label_names: Sequence[str] | None) -> TextData:
     """Number an official task's labels as a trained model does; capitals do not matter.
 
-    A model whose labels are LABEL_0, LABEL_1, …, or that has names for "0" and "1", is taken to have the official order.
+    A model whose labels are LABEL_0, LABEL_1, …, or that names "0" and "1", is taken to have the official order.
     """
     if label_names is None or not data.labels:
         return data
