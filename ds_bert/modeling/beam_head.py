@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.heads import at_least_float32, forbid
 from ds_bert.modeling.layer import Carry, Layer
 
 DEFAULT_TOP = 5
+_NEVER = -1e30  # probability 0, without infinities
 
 
 class BeamQuestionAnsweringHead(Layer):
@@ -50,13 +50,13 @@ class BeamQuestionAnsweringHead(Layer):
         assert labels is not None, "this head needs to be told where the context lies"
         hidden_BTH = carry["hidden"]
         forbidden_BT = _forbidden(labels["context_begin"], labels["context_end"], hidden_BTH.shape[1])
-        start_logits_BT = forbid(self.start(hidden_BTH).squeeze(-1), forbidden_BT)
+        start_logits_BT = _forbid(self.start(hidden_BTH).squeeze(-1), forbidden_BT)
         outputs = {"answer_logits": self.answer(hidden_BTH, start_logits_BT.softmax(-1))}
         if "start_positions" in labels:
             end_logits_BT = self.end(hidden_BTH, labels["start_positions"][:, None]).squeeze(1)
-            return outputs | {"start_logits": start_logits_BT, "end_logits": forbid(end_logits_BT, forbidden_BT)}
+            return outputs | {"start_logits": start_logits_BT, "end_logits": _forbid(end_logits_BT, forbidden_BT)}
         start_log_probs_Bk, starts_Bk = _best(start_logits_BT, self.start_n_top)
-        end_logits_BkT = forbid(self.end(hidden_BTH, starts_Bk), forbidden_BT[:, None])
+        end_logits_BkT = _forbid(self.end(hidden_BTH, starts_Bk), forbidden_BT[:, None])
         end_log_probs_Bkn, ends_Bkn = _best(end_logits_BkT, self.end_n_top)
         return outputs | {
             "start_top_log_probs": start_log_probs_Bk,
@@ -98,7 +98,7 @@ class _Answerability(nn.Module):
         """Return logits (B,) of hidden states (B, T, H) and each token's probability of being the start."""
         start_BH = torch.einsum("bt,bth->bh", probabilities_BT.to(hidden_BTH.dtype), hidden_BTH)
         state_BH = self.dense(torch.cat([start_BH, hidden_BTH[:, 0]], dim=-1)).tanh()
-        return at_least_float32(self.classifier(self.dropout(state_BH)).squeeze(-1))
+        return _at_least_float32(self.classifier(self.dropout(state_BH)).squeeze(-1))
 
 
 def _forbidden(begin_B: torch.Tensor, end_B: torch.Tensor, length: int) -> torch.Tensor:
@@ -106,6 +106,14 @@ def _forbidden(begin_B: torch.Tensor, end_B: torch.Tensor, length: int) -> torch
     positions_T = torch.arange(length, device=begin_B.device)
     outside_BT = (positions_T < begin_B[:, None]) | (positions_T >= end_B[:, None])
     return outside_BT & (positions_T > 0)
+
+
+def _forbid(logits: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+    return _at_least_float32(logits).masked_fill(forbidden, _NEVER)
+
+
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _best(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

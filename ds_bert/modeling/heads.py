@@ -12,8 +12,6 @@ from torch import nn
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.layer import Carry, Layer
 
-_NEVER = -1e30
-
 
 class SequenceClassificationHead(Layer):
     """Scores of a sequence's labels, or its predicted numbers, from its pooled state.
@@ -84,22 +82,6 @@ class QuestionAnsweringHead(Layer):
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
 
     def forward(self, carry: Carry, labels: Carry | None = None) -> dict[str, torch.Tensor]:
-        """Return ``start_logits`` and ``end_logits`` (B, T), in float32 at least, -1e30 where tokens are padding.
-
-        Transformers lets padding take part in the softmax; here a loss does not depend on the rows beside it.
-        """
-        logits_BT2 = at_least_float32(self.qa_outputs(carry["hidden"]))
-        if "attention_mask" in carry:
-            logits_BT2 = forbid(logits_BT2, ~carry["attention_mask"][:, :, None])
-        start_logits_BT, end_logits_BT = logits_BT2.unbind(-1)
+        """Return ``start_logits`` and ``end_logits`` (B, T)."""
+        start_logits_BT, end_logits_BT = self.qa_outputs(carry["hidden"]).unbind(-1)
         return {"start_logits": start_logits_BT, "end_logits": end_logits_BT}
-
-
-def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    """Convert logits of 16 bits to float32."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def forbid(logits: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
-    """Return ``logits``, in float32 at least, with -1e30 where ``forbidden``: probability 0, without infinities."""
-    return at_least_float32(logits).masked_fill(forbidden, _NEVER)

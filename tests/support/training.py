@@ -11,9 +11,8 @@ from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.carry import BatchShape, encoder_carry
-from ds_bert.modeling.families.bert import pretraining_layers
 from ds_bert.modeling.layer import initialize
+from ds_bert.modeling.model import carry_declaration, model_layers
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from tests.support.processes import run_on_ranks
@@ -59,13 +58,11 @@ class Result:
 def build_engine(grid: Grid, cuts: Sequence[int], case: Case) -> Engine:
     """Build this process's stage of the toy with fresh weights."""
     config, settings = toy_config(case.dropout, **case.model), case.settings
-    module = StageModule(pretraining_layers(config), cuts, grid, settings.seed, settings.recompute)
+    module = StageModule(model_layers(config, "pretraining"), cuts, grid, settings.seed, settings.recompute)
     for name, parameter in module.parameters_by_name().items():
         initialize(name, parameter.data, config.initializer_range, settings.seed, config.pad_token_id)
 
-    def carry(rows: int, length: int, padded: bool) -> Any:
-        return encoder_carry(config.hidden_size, settings.dtype, BatchShape(rows, length, padded))
-
+    carry = carry_declaration(config, settings.dtype)
     size = case.micro_batch_size
     micro_batches = case.rows // (size * grid.num_replicas)
     return Engine(module, carry, PretrainingObjective(), settings, grid, size, micro_batches)
