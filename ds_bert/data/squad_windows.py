@@ -13,6 +13,7 @@ from ds_bert.data.squad import Answer, SquadFile
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 
+_WORD_START = "▁"  # SentencePiece's
 _AT_ONCE = 1024  # texts that are tokenised before their tokens are packed away
 
 
@@ -127,9 +128,10 @@ def encode_squad(file: SquadFile, tokenizer: Tokenizer, sizes: WindowSizes, trai
 def tokenise_contexts(tokenizer: Tokenizer, texts: Sequence[str]) -> Contexts:
     """Tokenise texts and find the characters of each token.
 
-    SentencePiece counts the white space before a word among the token's characters, WordPiece does not; it is left out.
-    A token of white space alone gets no characters: it begins where it ends.
+    SentencePiece may count the white space before a word among the token's characters; it is left out. A token that
+    only says that a word begins, or of white space alone, gets no characters: it begins where it ends.
     """
+    word_start = tokenizer.backend.token_to_id(_WORD_START)
     ids, begins, ends = ([np.zeros(0, dtype=np.int32)] for _ in range(3))  # so that the first sum below is 0
     for first in range(0, len(texts), _AT_ONCE):
         part = texts[first : first + _AT_ONCE]
@@ -138,7 +140,7 @@ def tokenise_contexts(tokenizer: Tokenizer, texts: Sequence[str]) -> Contexts:
             offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
             begin, end = _without_space(text, offsets)
             begins.append(begin)
-            ends.append(end)
+            ends.append(np.where(ids[-1] == word_start, begin, end))
     lengths = np.array([len(each) for each in ids], dtype=np.int64)
     return Contexts(np.concatenate(ids), np.concatenate(begins), np.concatenate(ends), np.cumsum(lengths))
 

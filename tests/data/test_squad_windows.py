@@ -20,10 +20,13 @@ tokenizer_kinds = pytest.mark.parametrize("make_tokenizer", TOKENIZERS.values(),
 
 
 def context_tokens(context: str, tokenizer: Tokenizer) -> list[tuple[int, set[int]]]:
-    """Each token's id and its characters that are not white space."""
+    """Each token's id and its characters that are not white space; a token that only begins a word has none."""
     encoding = tokenizer.backend.encode(context, add_special_tokens=False)
     return [
-        (token, {place for place in range(begin, end) if not context[place].isspace()})
+        (
+            token,
+            {place for place in range(begin, end) if tokenizer.tokens[token] != "▁" and not context[place].isspace()},
+        )
         for token, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
     ]
 

@@ -3,7 +3,8 @@
 import json
 import random
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer
 
 WORDS = ["red", "green", "blue", "small", "large", "river", "tower", "bridge", "north", "south", "where", "when", "who"]
+_SENTENCE_PIECE_SPECIALS = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def word_piece() -> Tokenizer:
@@ -28,19 +30,27 @@ def word_piece() -> Tokenizer:
     return Tokenizer(backend, "toy WordPiece")
 
 
-def sentence_piece() -> Tokenizer:
-    """An uncased Unigram tokenizer such as ALBERT's, whose tokens have the space before them among their characters."""
-    pieces = [(token, 0.0) for token in SPECIAL_TOKENS] + [("▁", -4.0)]
+def sentence_piece(by_words: bool = False) -> Tokenizer:
+    """An uncased Unigram tokenizer such as ALBERT's.
+
+    Its tokens have the space before them among their characters; or, ``by_words``, a lone "▁" has the word's first one.
+    """
+    pieces = [(token, 0.0) for token in _SENTENCE_PIECE_SPECIALS] + [("▁", -4.0)]
     pieces += [(character, -6.0) for character in string.ascii_lowercase + string.digits + string.punctuation]
     pieces += [(f"▁{letter}", -6.0) for letter in string.ascii_lowercase] + [(f"▁{word}", -3.0) for word in WORDS]
     backend = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=1))
     backend.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    steps = [pre_tokenizers.WhitespaceSplit()] if by_words else []
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.Metaspace()])
+    backend.add_special_tokens(_SENTENCE_PIECE_SPECIALS)
     return Tokenizer(backend, "toy SentencePiece")
 
 
-TOKENIZERS = {"WordPiece": word_piece, "SentencePiece": sentence_piece}
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
+    "WordPiece": word_piece,
+    "SentencePiece": sentence_piece,
+    "SentencePiece by words": partial(sentence_piece, by_words=True),
+}
 
 
 def random_context(chance: random.Random, words: int) -> str:
