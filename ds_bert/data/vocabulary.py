@@ -1,4 +1,4 @@
-"""Tokenizers: load one from a folder or a vocabulary file, train one on a corpus, save it for transformers."""
+"""Tokenizers: load one from a folder or a file, train one on a corpus, save it for transformers."""
 
 import hashlib
 import json
@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from ds_bert.data import sentencepiece
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically, write_json
 
@@ -21,22 +23,32 @@ _LARGEST_ALPHABET = 1000
 
 
 class Tokenizer:
-    """A WordPiece tokenizer and the tables that masking needs.
+    """A WordPiece (BERT) or SentencePiece (ALBERT) tokenizer and the tables that masking needs.
 
     Attributes:
-        pad_id, unk_id, cls_id, sep_id, mask_id: the ids of the special tokens.
+        backend: the tokenizer of the tokenizers library; use it where offsets into the text are needed.
+        special_tokens: of padding, of what is unknown, [CLS], [SEP] and [MASK].
+        pad_id, unk_id, cls_id, sep_id, mask_id: their ids.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, origin: str) -> None:
-        """Wrap ``backend``; ``origin`` names its file in messages. Raises `UserError` as `load_tokenizer` does."""
+    def __init__(self, backend: tokenizers.Tokenizer, origin: str, sentencepiece_model: bytes | None = None) -> None:
+        """Wrap ``backend``; ``origin`` names its file in messages. Raises `UserError` as `load_tokenizer` does.
+
+        ``sentencepiece_model`` is the file that the backend was made from, to be saved beside it.
+        """
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True  # "[MASK]" written in a text is text
         self.backend = backend
-        _refuse_unusable(backend, origin)
+        self._is_sentencepiece = isinstance(backend.model, models.Unigram)
+        self._sentencepiece_model = sentencepiece_model
+        self.special_tokens = sentencepiece.SPECIAL_TOKENS if self._is_sentencepiece else SPECIAL_TOKENS
+        _refuse_unusable(backend, self.special_tokens, origin)
+        if self._is_sentencepiece:
+            sentencepiece.read_special_pieces_as_text(backend)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
-            vocabulary[token] for token in SPECIAL_TOKENS
+            vocabulary[token] for token in self.special_tokens
         )
 
     @cached_property
@@ -55,13 +67,14 @@ class Tokenizer:
 
     @cached_property
     def is_continuation(self) -> np.ndarray:
-        """Bool of shape (size,): the token continues a word ("##ing")."""
-        return np.array([token.startswith(_CONTINUATION) and len(token) > 2 for token in self.tokens])
+        """Bool of shape (size,): the token continues a word ("##ing", or "ing" where words begin with "▁")."""
+        continues = sentencepiece.continues_word if self._is_sentencepiece else _continues_word
+        return np.array([continues(token) for token in self.tokens])
 
     @cached_property
     def is_special(self) -> np.ndarray:
         """Bool of shape (size,): one of the five special tokens, or no token at all."""
-        return np.array([token in SPECIAL_TOKENS or not token for token in self.tokens])
+        return np.array([token in self.special_tokens or not token for token in self.tokens])
 
     @cached_property
     def ordinary_ids(self) -> np.ndarray:
@@ -70,8 +83,10 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A SHA-256 of all that decides the ids of a text: the tokens in order and the normalisation."""
+        """A SHA-256 of all that decides the ids of a text: tokens in order, normalisation, SentencePiece's scores."""
         decisive = [self.tokens, json.loads(self.backend.to_str()).get("normalizer")]
+        if self._is_sentencepiece:
+            decisive += sentencepiece.decisive(self.backend)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def encode(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -87,41 +102,65 @@ class Tokenizer:
         return np.fromiter(flat, dtype=np.int64, count=int(lengths.sum())), lengths
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers' AutoTokenizer reads them."""
+        """Write the files that transformers' AutoTokenizer reads; tokenizer_config.json, the last one, completes them.
+
+        Beside tokenizer.json there is the vocabulary by itself: vocab.txt or, if the tokenizer was read from one or
+        beside one, spiece.model.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "tokenizer.json", self.backend.to_str(pretty=True))
-        write_atomically(folder / "vocab.txt", "".join(f"{token}\n" for token in self.tokens))
-        normalizer = json.loads(self.backend.to_str()).get("normalizer") or {}
-        config = {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": bool(normalizer.get("lowercase", False)),
-            "strip_accents": normalizer.get("strip_accents"),
-            "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", True)),
-            "model_max_length": 512,
-            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
-        }
+        if not self._is_sentencepiece:
+            write_atomically(folder / "vocab.txt", "".join(f"{token}\n" for token in self.tokens))
+        elif self._sentencepiece_model:
+            (folder / sentencepiece.MODEL_FILE).write_bytes(self._sentencepiece_model)
+        kind = sentencepiece.tokenizer_config if self._is_sentencepiece else _wordpiece_config
+        special_tokens = {f"{token[1:-1].lower()}_token": token for token in self.special_tokens}
+        config = kind(self.backend) | {"model_max_length": 512} | special_tokens
         write_json(folder / "tokenizer_config.json", config)
 
 
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
-    """Load the tokenizer of a folder (tokenizer.json, else vocab.txt) or of a file (tokenizer.json or a vocabulary).
+    """Load the tokenizer of a folder or of a file.
 
-    Beside a bare vocabulary, ``do_lower_case`` of tokenizer_config.json decides; without it, text is lower-cased unless
-    the vocabulary has words with capitals.
+    In a folder, tokenizer.json is looked for first, then spiece.model, vocab.txt, and a single file of another name
+    that ends in ``.model``. A file is a tokenizer.json, a SentencePiece model (``.model``) or a WordPiece vocabulary.
+
+    Beside a bare model or vocabulary, ``do_lower_case`` and ``keep_accents`` of tokenizer_config.json decide. Without
+    it, SentencePiece drops case and accents, and WordPiece drops case unless the vocabulary has words with capitals.
 
     Raises:
         UserError: there is none, it lacks a special token, or it has fewer than `FEWEST_TOKENS` tokens.
     """
     path = Path(name_or_path)
     if path.is_dir():
-        file = next((path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()), None)
-        if file is None:
-            raise UserError(f"{path}: no tokenizer in this folder; it needs a tokenizer.json or a vocab.txt")
-    elif path.is_file():
-        file = path
-    else:
-        raise UserError(f"{path}: no such folder or file; --tokenizer_name needs a tokenizer's folder or a vocab.txt")
-    return Tokenizer(_read_tokenizer_json(file) if file.suffix == ".json" else _read_vocabulary(file), str(file))
+        path = _find_in_folder(path)
+    elif not path.is_file():
+        raise UserError(
+            f"{path}: no such folder or file; --tokenizer_name needs a tokenizer's folder, a vocab.txt or a "
+            "SentencePiece model"
+        )
+    if path.suffix == ".json":
+        model = path.parent / sentencepiece.MODEL_FILE
+        return Tokenizer(_read_tokenizer_json(path), str(path), model.read_bytes() if model.is_file() else None)
+    config_path = path.parent / "tokenizer_config.json"
+    config = read_json(config_path) if config_path.is_file() else {}
+    if path.suffix == ".model":
+        lower_case, keep_accents = bool(config.get("do_lower_case", True)), bool(config.get("keep_accents", False))
+        return Tokenizer(sentencepiece.read_model(path, lower_case, keep_accents), str(path), path.read_bytes())
+    return Tokenizer(_read_vocabulary(path, config.get("do_lower_case")), str(path))
+
+
+def _find_in_folder(folder: Path) -> Path:
+    names = ("tokenizer.json", sentencepiece.MODEL_FILE, "vocab.txt")
+    files = [folder / name for name in names if (folder / name).is_file()] or list(folder.glob("*.model"))
+    if not files:
+        raise UserError(
+            f"{folder}: no tokenizer in this folder; it needs a tokenizer.json or a vocab.txt or a spiece.model"
+        )
+    if files[0].name not in names and len(files) > 1:
+        found = ", ".join(sorted(file.name for file in files))
+        raise UserError(f"{folder}: holds several models: {found}; name one of these files")
+    return files[0]
 
 
 def check_fits(tokenizer: Tokenizer, model_vocab_size: int) -> None:
@@ -185,13 +224,15 @@ def _can_continue(backend: tokenizers.Tokenizer, character: str) -> bool:
     return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == ["a" + character]
 
 
-def _refuse_unusable(backend: tokenizers.Tokenizer, origin: str) -> None:
+def _refuse_unusable(backend: tokenizers.Tokenizer, special_tokens: Sequence[str], origin: str) -> None:
     found = backend.get_vocab_size(with_added_tokens=True)
     if found < FEWEST_TOKENS:
         raise UserError(f"{origin}: a tokenizer of {found} tokens, but pre-training needs at least {FEWEST_TOKENS}")
-    missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+    missing = [token for token in special_tokens if backend.token_to_id(token) is None]
     if missing:
-        raise UserError(f"{origin}: lacks {', '.join(missing)}, but a BERT tokenizer needs {', '.join(SPECIAL_TOKENS)}")
+        kind = "a BERT" if special_tokens == SPECIAL_TOKENS else "an ALBERT"
+        needed = ", ".join(special_tokens)
+        raise UserError(f"{origin}: lacks {', '.join(missing)}, but {kind} tokenizer needs {needed}")
 
 
 def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
@@ -202,17 +243,30 @@ def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
         raise UserError(f"{path}: no tokenizer of the tokenizers library ({error})") from None
 
 
-def _read_vocabulary(path: Path) -> tokenizers.Tokenizer:
+def _read_vocabulary(path: Path, lower_case: bool | None) -> tokenizers.Tokenizer:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: no vocabulary: cannot be read as UTF-8 text ({error})") from None
     tokens = [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
-    config_path = path.parent / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.is_file() else {}
-    words = (token for token in tokens if len(token) > 1 and not token.startswith("["))
-    lower_case = config.get("do_lower_case", not any(word != word.lower() for word in words))
+    if lower_case is None:
+        words = (token for token in tokens if len(token) > 1 and not token.startswith("["))
+        lower_case = not any(word != word.lower() for word in words)
     return _backend({token: place for place, token in enumerate(tokens)}, bool(lower_case))
+
+
+def _continues_word(token: str) -> bool:
+    return token.startswith(_CONTINUATION) and len(token) > 2
+
+
+def _wordpiece_config(backend: tokenizers.Tokenizer) -> dict[str, Any]:
+    normalizer = json.loads(backend.to_str()).get("normalizer") or {}
+    return {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": bool(normalizer.get("lowercase", False)),
+        "strip_accents": normalizer.get("strip_accents"),
+        "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", True)),
+    }
 
 
 def _backend(vocabulary: dict[str, int], lower_case: bool) -> tokenizers.Tokenizer:
