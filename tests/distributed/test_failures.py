@@ -1,49 +1,113 @@
-"""A process that dies or hangs ends all the others, soon."""
+"""A process that dies or hangs ends all the others, soon, and they say which one it was."""
 
 import os
+import re
 import signal
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.stage_map import StageMap
-from tests.support.processes import Failed, Ranks
+from ds_bert.training.run import failing_by_name
+from tests.support.jobs import wait_for
+from tests.support.processes import Failed, Ranks, Returned
 from tests.support.toy import toy_map
 from tests.support.training import Case, build_engine, micro_batches
 
 TIMEOUT = 4.0
 CASE = Case(EngineSettings(), micro_batch_size=1)
+STEPS = 3
+# Launcher ranks that lie the wrong way round on purpose: rank 3 is stage 0, replica 0.
+MAP = toy_map(2, 2, [[3, 1], [2, 0]])
+PLACES = {3: "stage 0, replica 0", 1: "stage 0, replica 1", 2: "stage 1, replica 0", 0: "stage 1, replica 1"}
+
+
+def _train(stage_map: StageMap, folder: Path, before_step: Callable[[int], None]) -> None:
+    rank = os.environ["RANK"]
+    os.dup2(os.open(folder / f"{rank}.err", os.O_WRONLY | os.O_CREAT), 2)
+    grid = start_process_group(stage_map, TIMEOUT)
+    engine = build_engine(grid, stage_map.cuts, CASE)
+    with failing_by_name(engine):
+        for step in count():
+            before_step(step)
+            engine.train_batch(micro_batches(grid, CASE.batch(step), 1), 1e-3)
+            if engine.steps_done == STEPS:
+                (folder / f"{rank}.ready").touch()
 
 
 def _train_for_ever(stage_map: StageMap, folder: Path) -> None:
-    grid = start_process_group(stage_map, TIMEOUT)
-    engine = build_engine(grid, stage_map.cuts, CASE)
-    for step in count():
-        engine.train_batch(micro_batches(grid, CASE.batch(step), 1), 1e-3)
-        if step == 2:
-            (folder / os.environ["RANK"]).touch()
+    _train(stage_map, folder, lambda step: None)
+
+
+def _raise_on_one_rank(stage_map: StageMap, folder: Path) -> None:
+    failing = os.environ["RANK"] == "2"
+
+    def fail(step: int) -> None:
+        if failing and step == STEPS:
+            raise OSError("no space left on the moon")
+
+    _train(stage_map, folder, fail)
+
+
+def _all_ready(folder: Path) -> bool:
+    return len(list(folder.glob("*.ready"))) == 4
 
 
 @pytest.mark.parametrize(
-    "how, victim",
+    ("how", "victim"),
     [
-        (signal.SIGKILL, 0),
+        (signal.SIGKILL, 0),  # which serves the store
         (signal.SIGKILL, 3),
         (signal.SIGSTOP, 3),
         pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
     ],
 )
-def test_all_ranks_end_when_one_dies_or_hangs(tmp_path: Path, how: signal.Signals, victim: int) -> None:
-    with Ranks(_train_for_ever, 4, toy_map(2, 2), tmp_path) as ranks:
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.iterdir())) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
+def test_all_ranks_end_and_name_the_one_that_died_or_hangs(tmp_path: Path, how: signal.Signals, victim: int) -> None:
+    with Ranks(_train_for_ever, 4, MAP, tmp_path) as ranks:
+        wait_for(lambda: _all_ready(tmp_path))
+        time.sleep(2 * TIMEOUT / 8)  # two beats: all know that these steps are done
         os.kill(ranks.processes[victim].pid, how)
-        outcomes = ranks.wait(5 * TIMEOUT, stop_at_failure=False, among={0, 1, 2, 3} - {victim})
-    for outcome in outcomes.values():
-        assert isinstance(outcome, Failed)
-        assert "RuntimeError" in outcome, outcome
+        begin = time.monotonic()
+        outcomes = ranks.wait(TIMEOUT + 10, stop_at_failure=False, among={0, 1, 2, 3} - {victim})
+        assert time.monotonic() - begin < TIMEOUT + 10
+        ranks.processes[victim].join(5)
+        assert ranks.processes[victim].exitcode == -signal.SIGKILL  # the others ended it, not the launcher
+    assert all(isinstance(outcome, Failed) and "still running" not in outcome for outcome in outcomes.values())
+    for rank in outcomes:
+        said = re.findall(r"^error: (.*)", (tmp_path / f"{rank}.err").read_text(), re.MULTILINE)
+        assert len(said) == 1, said
+        assert said[0].startswith(f"rank {rank} ({PLACES[rank]}): after step ")
+        blamed = re.findall(r"(rank \d \([^)]*\)), after step (\d+), (?:died|has not answered)", said[0])
+        assert [name for name, _ in blamed] == [f"rank {victim} ({PLACES[victim]})"], said
+        assert int(blamed[0][1]) >= STEPS - 1
+
+
+def test_the_failure_of_one_rank_is_told_to_all(tmp_path: Path) -> None:
+    with Ranks(_raise_on_one_rank, 4, MAP, tmp_path) as ranks:
+        wait_for(lambda: len(list(tmp_path.glob("*.err"))) == 4)
+        outcomes = ranks.wait(30, stop_at_failure=False)
+    assert all(isinstance(outcome, Failed) for outcome in outcomes.values())
+    said = {rank: (tmp_path / f"{rank}.err").read_text() for rank in range(4)}
+    assert f"error: rank 2 ({PLACES[2]}): after step {STEPS}: no space left on the moon" in said[2]
+    for rank in (0, 1, 3):
+        assert f"rank 2 ({PLACES[2]}) failed: no space left on the moon" in said[rank], said[rank]
+
+
+def _leave_one_after_the_other() -> int:
+    grid = start_process_group(toy_map(2, 1), TIMEOUT)
+    heartbeat = Heartbeat(grid, lambda: 7)
+    time.sleep(1.5 * grid.rank)
+    heartbeat.stop()
+    return grid.rank
+
+
+def test_leaving_alarms_nobody() -> None:
+    with Ranks(_leave_one_after_the_other, 2) as ranks:
+        outcomes = ranks.wait(30, stop_at_failure=False)
+    assert all(isinstance(outcome, Returned) for outcome in outcomes.values()), outcomes

@@ -1,0 +1,159 @@
+"""Who of a job's processes is still there: what a collective that fails, or never ends, cannot say.
+
+Every process counts its beats and steps in a store beside the groups. The launcher's first rank looks at all counters,
+the others at its one, so that traffic grows with the number of processes, not with its square. Who first knows why the
+job must end writes it down there, and all end for the same reason.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from threading import Event, Thread
+
+import psutil
+import torch.distributed as dist
+
+from ds_bert.engine.process_group import Grid
+
+INTERVAL = 1.0  # seconds between two beats
+_GRACE = 4  # intervals of silence that tell a dead process from a live one, after a failure
+_BEAT = 2**32  # a counter is beats x _BEAT + steps done
+_LAST = 5.0  # seconds that the process which serves the store stays for those that still leave
+
+
+class Heartbeat:
+    """Tells the others that this process lives; ends it when one of them has been silent for the grid's timeout.
+
+    Args:
+        grid: this process's place; alone in the world, it needs no heartbeat.
+        steps_done: says how many optimizer steps this process has done.
+    """
+
+    def __init__(self, grid: Grid, steps_done: Callable[[], int]) -> None:
+        self._grid, self._steps_done = grid, steps_done
+        self._interval = min(INTERVAL, grid.timeout_seconds / 8)
+        self._first = grid.stage_map.grid_rank(0)
+        self._others = [rank for rank in range(grid.world_size) if rank != grid.rank]
+        self._watched = self._others if grid.rank == self._first else [self._first]
+        self._heard = {rank: (0, time.monotonic()) for rank in self._others}
+        self._processes: dict[int, str] = {}
+        self._steps_told, self._explains, self._verdict = 0, False, ""
+        self._stopped, self._answered = Event(), Event()
+        if self._others:
+            self._store = _connect(grid.timeout_seconds)
+            self._store.set(f"process/{grid.rank}", f"{socket.gethostname()} {os.getppid()} {os.getpid()}")
+            for work in (self._beat, self._guard):
+                Thread(target=work, daemon=True).start()
+
+    def cause_of(self, error: Exception) -> str:
+        """Say why this process failed, and tell the others: who died, or whose failure came first, or the error."""
+        if not self._others:
+            return str(error)
+        self._explains, self._watched = True, self._others
+        # A beat from before the failure may be read an interval after it.
+        since = time.monotonic() + 1.5 * self._interval
+        while not self._verdict and self._silent(since) and time.monotonic() < since + _GRACE * self._interval:
+            time.sleep(self._interval / 10)
+        dead = self._silent(since)
+        if self._first in dead:
+            dead = [self._first]  # without the store that it serves, nothing is known of the others
+        reason = f"{self._describe(dead)} died or hangs" if dead else f"{self._grid} failed: {error}"
+        cause = self._verdict or self._announce(reason)
+        self._kill(dead)
+        return str(error) if str(error) in cause else f"{cause} ({error})"
+
+    def stop(self) -> None:
+        """Leave without alarming the others; the process that serves the store stays until they have left, too."""
+        if not self._others or self._stopped.is_set():
+            return
+        self._stopped.set()
+        deadline = time.monotonic() + _LAST
+        with contextlib.suppress(RuntimeError):
+            left = self._store.add("left", 1)
+            while self._grid.rank == self._first and left < self._grid.world_size and time.monotonic() < deadline:
+                time.sleep(0.01)
+                left = self._store.add("left", 0)
+
+    def _beat(self) -> None:
+        try:
+            while not self._stopped.wait(self._interval):
+                self._exchange()
+        except RuntimeError:
+            if not self._stopped.is_set():
+                self._end(f"{self._describe([self._first])} died")
+
+    def _exchange(self) -> None:
+        """Count a beat, look at the others' counters, and end if one stands still or if there is a verdict."""
+        steps, now = self._steps_done(), time.monotonic()
+        self._store.add(f"beats/{self._grid.rank}", _BEAT + steps - self._steps_told)
+        self._steps_told = steps
+        for rank in self._watched:
+            beats = self._store.add(f"beats/{rank}", 0)
+            if beats != self._heard[rank][0]:
+                self._heard[rank] = beats, now
+                if rank not in self._processes:
+                    self._processes[rank] = self._store.get(f"process/{rank}").decode()
+        self._answered.set()
+        late = self._silent(now - self._grid.timeout_seconds)
+        if self._store.check(["verdict"]):
+            self._end(self._store.get("verdict").decode())
+        elif late and not self._explains:
+            self._end(self._announce(self._overdue(late)), late)
+
+    def _guard(self) -> None:
+        """End this process when the store does not answer: `_exchange` would wait for it for ever."""
+        while self._answered.wait(self._grid.timeout_seconds):
+            self._answered.clear()
+        if not self._stopped.is_set():
+            self._end(self._overdue([self._first]), [self._first])
+
+    def _silent(self, since: float) -> list[int]:
+        """Those watched of which nothing was heard since that time."""
+        return [rank for rank in self._watched if self._heard[rank][1] < since]
+
+    def _overdue(self, ranks: Sequence[int]) -> str:
+        return f"{self._describe(ranks)} has not answered for {self._grid.timeout_seconds:g} s"
+
+    def _describe(self, ranks: Sequence[int]) -> str:
+        return " and ".join(
+            f"{self._grid.describe(rank)}, after step {self._heard[rank][0] % _BEAT}," for rank in ranks
+        )
+
+    def _announce(self, reason: str) -> str:
+        """Write down why the job ends, unless another has; return what stands there."""
+        with contextlib.suppress(RuntimeError):
+            reason = self._store.compare_set("verdict", "", reason).decode()
+            if self._grid.rank == self._first:
+                time.sleep(2 * self._interval)  # it serves the store: the others must have read it
+        return reason
+
+    def _end(self, reason: str, hung: Sequence[int] = ()) -> None:
+        """End this process at once, and those hung; while the main thread explains a failure, leave it to that."""
+        self._kill(hung)
+        if self._explains:
+            self._verdict = self._verdict or reason
+            return
+        print(f"error: {self._grid}: after step {self._steps_done()}: {reason}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def _kill(self, ranks: Sequence[int]) -> None:
+        """End hung processes of this one's launcher, which would itself take half a minute for it."""
+        for rank in ranks:
+            host, parent, pid = self._processes.get(rank, "- 0 0").split()
+            if (host, parent) == (socket.gethostname(), str(os.getppid())):
+                with contextlib.suppress(psutil.Error):
+                    sibling = psutil.Process(int(pid))
+                    if sibling.ppid() == os.getppid():
+                        sibling.kill()
+
+
+def _connect(timeout_seconds: float) -> dist.Store:
+    """Become a client of the store that the groups were made with; its own connection, which nothing else blocks."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    timeout = timedelta(seconds=timeout_seconds)
+    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+    return dist.PrefixStore(f"heartbeat/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
