@@ -65,7 +65,7 @@ def build_config(fields: Mapping[str, Any], head: str | MakeHead = "pretraining"
 
 
 def model_layers(config: PretrainedConfig, head: str | MakeHead) -> list[Callable[[], Layer]]:
-    """Describe the L + 2 layers of a model; each is built by calling it.
+    """Describe the L + 2 layers of one model; each is built by calling it.
 
     Args:
         config: from `build_config`.
@@ -74,8 +74,7 @@ def model_layers(config: PretrainedConfig, head: str | MakeHead) -> list[Callabl
     family = family_of(config)
     if isinstance(head, str):
         head = family.pretraining_head if head == "pretraining" else HEADS[head]
-    encoder = [partial(family.encoder_layer, config, index) for index in range(config.num_hidden_layers)]
-    return [partial(family.embeddings, config), *encoder, partial(head, config)]
+    return [partial(family.embeddings, config), *family.encoder_layers(config), partial(head, config)]
 
 
 def carry_declaration(config: PretrainedConfig, dtype: torch.dtype) -> Callable[[int, int, bool], list[Field]]:

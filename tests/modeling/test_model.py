@@ -149,6 +149,13 @@ def test_a_head_of_ones_own_is_a_class_or_a_function() -> None:
     assert torch.equal(outputs[0]["logits"], outputs[1]["logits"])
 
 
+def test_layers_of_a_group_hold_one_module_of_their_model() -> None:
+    config = toy_model("albert", "pretraining", num_hidden_groups=2)
+    first, second = ([make() for make in model_layers(config, "pretraining")[1:-1]] for _ in range(2))
+    assert first[0].block is first[1].block and first[2].block is first[3].block
+    assert len({id(layer.block) for layer in (*first, *second)}) == 4
+
+
 def test_heads_are_those_that_are_counted() -> None:
     assert tuple(HEADS) == HEAD_NAMES
     assert len(model_layers(toy_model("bert", "pretraining"), "beam-question-answering")) == 6

@@ -5,6 +5,9 @@ name is one tied parameter, whatever stages the layers lie on.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, MutableMapping
+from functools import partial
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -13,6 +16,7 @@ from transformers.activations import ACT2FN
 from transformers.models.albert import modeling_albert
 
 from ds_bert.modeling.families.family import EmbeddingsBase, EncoderLayerBase, Family, PretrainingHeadBase
+from ds_bert.modeling.layer import Layer
 
 WORD_EMBEDDINGS = "albert.embeddings.word_embeddings.weight"
 
@@ -33,14 +37,33 @@ class Embeddings(EmbeddingsBase):
 
 
 class EncoderLayer(EncoderLayerBase):
-    """One pass through the group of blocks that this layer belongs to."""
+    """One pass through the group of blocks that this layer belongs to.
 
-    def __init__(self, config: AlbertConfig, index: int) -> None:
-        group = modeling_albert.AlbertLayerGroup(config)
-        for block in group.albert_layers:
-            block.activation = _activation(config.hidden_act)
+    Args:
+        config: the model's.
+        index: of the layer, from 0.
+        groups: groups that other layers in this process hold, by number; taken from there, or added.
+    """
+
+    def __init__(self, config: AlbertConfig, index: int, groups: MutableMapping[int, nn.Module]) -> None:
         number = int(index / (config.num_hidden_layers / config.num_hidden_groups))
+        group = groups.get(number)
+        if group is None:
+            group = groups[number] = _group(config)
         super().__init__(group, f"albert.encoder.albert_layer_groups.{number}.")
+
+
+def _group(config: AlbertConfig) -> nn.Module:
+    group = modeling_albert.AlbertLayerGroup(config)
+    for block in group.albert_layers:
+        block.activation = _activation(config.hidden_act)
+    return group
+
+
+def encoder_layers(config: AlbertConfig) -> list[Callable[[], Layer]]:
+    """Describe the encoder; each layer is built by calling it, and those of one group then hold one module."""
+    groups: MutableMapping[int, nn.Module] = WeakValueDictionary()
+    return [partial(EncoderLayer, config, index, groups) for index in range(config.num_hidden_layers)]
 
 
 class Pooler(nn.Linear):
@@ -90,7 +113,7 @@ ALBERT = Family(
     prefix="albert.",
     config=AlbertConfig,
     embeddings=Embeddings,
-    encoder_layer=EncoderLayer,
+    encoder_layers=encoder_layers,
     pretraining_head=PretrainingHead,
     pooler=Pooler,
     classifier_dropout=_classifier_dropout,

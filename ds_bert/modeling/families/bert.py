@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2019) as pipeline layers around transformers' modules."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -28,6 +29,11 @@ class EncoderLayer(EncoderLayerBase):
 
     def __init__(self, config: BertConfig, index: int) -> None:
         super().__init__(modeling_bert.BertLayer(config, layer_idx=index), f"bert.encoder.layer.{index}.")
+
+
+def encoder_layers(config: BertConfig) -> list[Callable[[], Layer]]:
+    """Describe the encoder; each layer is built by calling it."""
+    return [partial(EncoderLayer, config, index) for index in range(config.num_hidden_layers)]
 
 
 class PretrainingHead(PretrainingHeadBase):
@@ -59,7 +65,7 @@ BERT = Family(
     prefix="bert.",
     config=BertConfig,
     embeddings=Embeddings,
-    encoder_layer=EncoderLayer,
+    encoder_layers=encoder_layers,
     pretraining_head=PretrainingHead,
     pooler=modeling_bert.BertPooler,
     classifier_dropout=_classifier_dropout,

@@ -20,7 +20,7 @@ class Family:
         prefix: what the encoder's names in a checkpoint begin with, "bert.".
         config: transformers' class of configurations.
         embeddings: the first layer.
-        encoder_layer: an encoder layer, by its number from 0.
+        encoder_layers: builders of the encoder's layers.
         pretraining_head: the last layer of pre-training.
         pooler: a module from ``hidden`` (B, T, H) to the sequence's state (B, H); named ``prefix`` + "pooler.".
         classifier_dropout: dropout before a classifier.
@@ -30,7 +30,7 @@ class Family:
     prefix: str
     config: type
     embeddings: Callable[[Any], Layer]
-    encoder_layer: Callable[[Any, int], Layer]
+    encoder_layers: Callable[[Any], list[Callable[[], Layer]]]
     pretraining_head: Callable[[Any], Layer]
     pooler: Callable[[Any], nn.Module]
     classifier_dropout: Callable[[Any], float]
