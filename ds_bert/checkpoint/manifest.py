@@ -91,26 +91,18 @@ def faults(folder: Path, tensors: bool = True, share: tuple[int, int] = (0, 1)) 
         entries = read_manifest(folder)
     except UserError as error:
         return [str(error)]
-    present = {str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.is_dir()}
-    present = {name: path for name, path in present.items() if _counts(Path(name))}
-    found = [f"{folder / name}: missing, but {MANIFEST} lists it; {_REPAIR}" for name in entries.keys() - present]
-    found += [
-        f"{present[name]}: not of this checkpoint: {MANIFEST} does not list it; move it elsewhere"
-        for name in present.keys() - entries
-    ]
-    to_read = []
-    for name in sorted(entries.keys() & present, key=lambda name: entries[name].size, reverse=True):
-        size, expected = present[name].stat().st_size, entries[name].size
-        if size != expected:
-            found.append(
-                f"{present[name]}: has {size} bytes, {MANIFEST} says {expected}: truncated or changed; {_REPAIR}"
-            )
-        elif tensors or not name.endswith(".safetensors"):
-            to_read.append(name)
+    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    missing = f"missing, but {MANIFEST} lists it; {_REPAIR}"
+    found = [f"{folder / name}: {missing}" for name in entries.keys() - present]
+    foreign = f"not of this checkpoint: {MANIFEST} does not list it; move it away"
+    found += [f"{folder / name}: {foreign}" for name in present - entries.keys() if _counts(Path(name))]
     number, of_how_many = share
+    mine = sorted(entries.keys() & present, key=lambda name: (entries[name].size, name))[number::of_how_many]
     with ThreadPoolExecutor(threads()) as pool:
-        read = pool.map(lambda name: _content_fault(present[name], entries[name]), to_read[number::of_how_many])
-        return sorted(found + [fault for fault in read if fault])
+        read = pool.map(
+            lambda name: _fault(folder / name, entries[name], tensors or not name.endswith(".safetensors")), mine
+        )
+        return sorted(found + [f"{folder / name}: {fault}" for name, fault in zip(mine, read, strict=True) if fault])
 
 
 def check_files(folder: Path, tensors: bool = True) -> None:
@@ -125,16 +117,20 @@ def check_files(folder: Path, tensors: bool = True) -> None:
 
 def _counts(relative: Path) -> bool:
     """Whether a path could be part of a checkpoint; file systems and desktops leave hidden files of their own."""
-    return relative.name != MANIFEST and not any(part.startswith(".") for part in relative.parts)
+    return relative != Path(MANIFEST) and not any(part.startswith(".") for part in relative.parts)
 
 
-def _content_fault(path: Path, expected: Entry) -> str | None:
+def _fault(path: Path, expected: Entry, read: bool) -> str | None:
+    """What is wrong with a listed file, if anything is."""
     try:
-        if hash_file(path) == expected:
-            return None
+        size = path.stat().st_size
+        if size != expected.size:
+            return f"has {size} bytes, {MANIFEST} says {expected.size}: truncated or changed; {_REPAIR}"
+        if read and hash_file(path) != expected:
+            return f"does not have the checksum in {MANIFEST}: damaged, or of another checkpoint; {_REPAIR}"
     except OSError as error:
-        return f"{path}: cannot be read: {error.strerror}; {_REPAIR}"
-    return f"{path}: does not have the checksum in {MANIFEST}: damaged, or of another checkpoint; {_REPAIR}"
+        return f"cannot be read: {error.strerror}; {_REPAIR}"
+    return None
 
 
 def _text(manifest: Mapping[str, Any]) -> str:
