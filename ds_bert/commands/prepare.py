@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what ends a document in text files: a blank line (default), or only the end of the file",
     )
     vocabulary = parser.add_argument_group("vocabulary (one of the two)")
-    vocabulary.add_argument("--tokenizer_name", metavar="PATH", help="a tokenizer's folder or a vocab.txt")
+    vocabulary.add_argument(
+        "--tokenizer_name", metavar="PATH", help="a tokenizer's folder, a vocab.txt or a SentencePiece model"
+    )
     vocabulary.add_argument(
         "--train_vocab", type=int, metavar="N", help="train N WordPiece tokens, uncased, on the text"
     )
@@ -78,12 +80,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_summary(summary: PartSummary) -> None:
     print(
         f"{summary.folder}: {summary.num_documents:,} documents, {summary.num_sentences:,} sentences, "
-        f"{summary.num_tokens:,} tokens, vocabulary {summary.vocab_size:,}, [UNK] {summary.unknown_share:.2%}"
+        f"{summary.num_tokens:,} tokens, vocabulary {summary.vocab_size:,}, "
+        f"{summary.unk_token} {summary.unknown_share:.2%}"
     )
     if summary.num_empty_documents:
         print(f"  {summary.num_empty_documents:,} documents without a token were left out")
     if summary.unknown_share > _MOST_UNKNOWN:
-        print(f"  warning: more than {_MOST_UNKNOWN:.0%} of the tokens are [UNK]: does the vocabulary suit the text?")
+        print(
+            f"  warning: more than {_MOST_UNKNOWN:.0%} of the tokens are {summary.unk_token}: does the vocabulary suit "
+            f"the text?"
+        )
     if summary.num_documents < 2:
         print("  warning: sentence pairs need two documents at least; set documents apart by blank lines")
     elif summary.num_tokens < _SHORT_DOCUMENT * summary.num_documents:

@@ -42,7 +42,7 @@ class EncodedChunk:
         tokens: ids of all of them, shape (tokens,).
         sentence_lengths: tokens of each sentence, none zero, shape (sentences,).
         document_lengths: sentences of each document, shape (documents,).
-        num_unknown: [UNK] tokens of each document, shape (documents,).
+        num_unknown: unknown tokens of each document, shape (documents,).
         num_bytes: how much text this was.
     """
 

@@ -49,10 +49,11 @@ class PartSummary:
     num_unknown: int
     num_empty_documents: int
     vocab_size: int
+    unk_token: str
 
     @property
     def unknown_share(self) -> float:
-        """The share of tokens that are [UNK]."""
+        """The share of tokens that are unknown ones."""
         return self.num_unknown / self.num_tokens
 
 
@@ -214,7 +215,8 @@ def _complete(state: PrepareState, part: str, tokenizer: Tokenizer, empty_at_end
 def _summarise(state: PrepareState, part: str, tokenizer: Tokenizer) -> PartSummary:
     counts = ("num_documents", "num_sentences", "num_tokens", "num_unknown", "num_empty_documents")
     totals = {count: sum(entry[count] for entry in state.shards[part]) for count in counts}
-    return PartSummary(folder=state.part_folder(part), vocab_size=tokenizer.size, **totals)
+    unk_token = tokenizer.tokens[tokenizer.unk_id]
+    return PartSummary(folder=state.part_folder(part), vocab_size=tokenizer.size, unk_token=unk_token, **totals)
 
 
 def _progress_bar(corpus: _Corpus, title: str) -> Any:

@@ -149,6 +149,35 @@ def test_trained_vocabulary_from_python_docs(tmp_path: Path, monkeypatch: pytest
     assert ShardedCorpus.open(tmp_path / "one").tokenizer.size == 600
 
 
+def test_a_sentencepiece_model_tokenises_and_goes_along(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    package = pytest.importorskip("sentencepiece")
+    text = write_text(tmp_path / "text.txt", documents=60)
+    package.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(tmp_path / "30k"),
+        vocab_size=120,
+        hard_vocab_limit=False,
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        user_defined_symbols=[f"[unused{number}]" for number in range(80)],
+        minloglevel=2,
+    )
+    model, out = tmp_path / "30k.model", tmp_path / "out"
+    flags = ["--input", text, "--tokenizer_name", model, "--output_dir", out, "--validation_share", 0.2]
+    assert prepare(*flags, "--num_workers", 1) == 0
+    assert "<unk> 0.00%" in capsys.readouterr().out
+    for folder in (out, out / "validation"):
+        assert (folder / "tokenizer" / "spiece.model").read_bytes() == model.read_bytes()
+        assert ShardedCorpus.open(folder).tokenizer.fingerprint == load_tokenizer(model).fingerprint
+    corpus = ShardedCorpus.open(out)
+    first = corpus.shards[0].tokens[: corpus.shards[0].sentences[1]]
+    assert corpus.tokenizer.backend.decode(first.tolist()) in text.read_text()
+    assert prepare(*flags, "--num_workers", 2) == 0  # finished already, under the same tokenizer
+
+
 def refusal(capsys: pytest.CaptureFixture, *flags: object) -> str:
     capsys.readouterr()
     assert prepare(*flags) == 2

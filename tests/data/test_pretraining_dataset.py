@@ -128,3 +128,25 @@ def test_real_text(tmp_path: Path) -> None:
     assert "homarus" in text or "lobster" in text
     masked = (batch.masked_labels != -100).sum() / (64 * 125)
     assert 0.13 < masked < 0.16
+
+
+@pytest.mark.skipif("DS_BERT_DATA" not in os.environ, reason="DS_BERT_DATA names no folder of real data")
+def test_real_text_for_an_albert(tmp_path: Path) -> None:
+    data = Path(os.environ["DS_BERT_DATA"])
+    flags = ["--input", f"{data}/text/wikitext-2/valid.txt", "--tokenizer_name", f"{data}/vocab/albert/30k-clean.model"]
+    assert main(["prepare", *flags, "--output_dir", str(tmp_path / "data"), "--num_workers", "1"]) == 0
+    dataset = PretrainingDataset(tmp_path / "data", max_seq_length=128, ngram_mask=3, sentence_order=True)
+    assert dataset.corpus.num_documents == 60 and dataset.corpus.num_tokens > 200_000
+    batch = dataset.batch(0, np.arange(len(dataset)))
+    assert abs(batch.next_sentence_label.mean() - 0.5) < 0.001
+    chosen = np.zeros(batch.input_ids.shape, dtype=bool)
+    rows, places = np.nonzero(batch.masked_labels != -100)
+    chosen[rows, batch.masked_positions[rows, places]] = True
+    assert 0.13 < chosen.sum() / (batch.input_ids != dataset.tokenizer.pad_id).sum() < 0.15
+    # Neighbours are masked together more often than apart: a share of about 0.15 if they were independent.
+    assert chosen[:, 2:][chosen[:, 1:-1]].mean() > 0.4
+    original = batch.input_ids.copy()
+    original[rows, batch.masked_positions[rows, places]] = batch.masked_labels[rows, places]
+    special, continues = dataset.tokenizer.is_special[original], dataset.tokenizer.is_continuation[original]
+    same_word = continues[:, 2:] & ~special[:, 1:-1]
+    assert np.array_equal(chosen[:, 2:][same_word], chosen[:, 1:-1][same_word])
