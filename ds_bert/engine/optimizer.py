@@ -30,7 +30,7 @@ class StepResult:
         step: its number, from 0.
         learning_rate: that it was taken with.
         grad_norm: of the whole global batch's gradient before clipping, over all stages; not finite on an overflow.
-        skipped: whether fp16 overflowed and the weights were left as they were.
+        skipped: whether the gradient or a sum was not finite (fp16 overflows) and the weights were left as they were.
         sums: what the processes contributed, added up; on the CPU.
     """
 
@@ -134,7 +134,7 @@ class Optimizer:
         yield [dist.all_reduce(vector, group=self.group, async_op=True)]
         squared_norm, reduction.sums = vector[0].item(), vector[1:].cpu()
         reduction.grad_norm = math.sqrt(squared_norm) / self.loss_scale if math.isfinite(squared_norm) else math.inf
-        reduction.skipped = self.scaler is not None and not math.isfinite(reduction.grad_norm)
+        reduction.skipped = not bool(torch.isfinite(vector).all())  # the same vector, so the same answer, everywhere
         if not reduction.skipped:
             self._clip(reduction)
             if isinstance(self.torch_optimizer, Lamb):
@@ -144,8 +144,7 @@ class Optimizer:
     def finish(self, reduction: Reduction) -> StepResult:
         """Wait for `poll`'s end, update, begin to publish version ``step + 1``, set the gradients to zero."""
         self.poll(reduction, wait=True)
-        if not reduction.skipped:
-            self._update(reduction)
+        self._update(reduction)
         if self.scaler:
             self.scaler.update(reduction.skipped)
         for bucket in self.buckets:
@@ -173,12 +172,14 @@ class Optimizer:
             parameter.data, parameter.grad = bucket.master, gradients
 
     def _update(self, reduction: Reduction) -> None:
+        """Make version ``step + 1``; after a skipped step it is a copy of the one before."""
         slot = (reduction.step + 1) % self.slots
         for group, bucket in zip(self.torch_optimizer.param_groups, self.buckets, strict=True):
             bucket.advance(slot)
             group["params"][0].data = bucket.master
             group["lr"] = reduction.learning_rate * group["lr_scale"]
-        self.torch_optimizer.step()
+        if not reduction.skipped:
+            self.torch_optimizer.step()
         self._publishing = [work for bucket in self.buckets if (work := bucket.publish(slot))]
 
     def state_by_name(self, steps_done: int) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:

@@ -48,6 +48,8 @@ class TrainingArguments:
     layerwise_lr_decay: float = argument(1.0, "Learning rate of a layer, as a share of the next one's; 1 for one rate.")
     max_grad_norm: float = argument(1.0, "Bound of the global gradient norm over all stages; 0 for none.")
 
+    max_skipped_steps: int = argument(0, "Steps to skip because loss or gradient is not finite, before the job ends.")
+
     bf16: bool = argument(False, "Weights and activations in bf16; sums and updates in fp32.")
     fp16: bool = argument(False, "The same in fp16 with a dynamic loss scale; CUDA only.")
     gradient_checkpointing: bool = argument(False, "Keep only each layer's input, compute activations again.")

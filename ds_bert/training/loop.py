@@ -75,6 +75,7 @@ class Training:
         self.output_dir = Path(arguments.output_dir) if arguments.output_dir else None
         self.warmup_steps = arguments.warmup_steps or round(arguments.warmup_ratio * total_steps)
         self.first_step = engine.steps_done
+        self.unsound: list[int] = []  # global batches whose loss or gradient was not finite
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -112,21 +113,38 @@ class Training:
         objective, measured = self.engine.objective, len(self.engine.objective.sums)
         for result in results:
             step, measures = result.step + 1, objective.report(result.sums[:measured])
-            if not (math.isfinite(measures["loss"]) and (result.skipped or math.isfinite(result.grad_norm))):
-                raise RuntimeError(
-                    f"step {step}: the loss is {measures['loss']}, the gradient's norm {result.grad_norm}: training "
-                    "has diverged; go on from an earlier checkpoint with a lower --learning_rate or a longer warm-up"
-                )
             self.outcome.signal = self.outcome.signal or StopSignal.agreed(result.sums[measured:].tolist())
             self.log.progress(measures["loss"], samples_per_second)
-            if result.skipped:
-                self.log.say(f"step {step}: the gradient overflowed; the step is skipped and the loss scale halved")
-            if step % self.arguments.logging_steps == 0 or step in (1, self.total_steps):
+            is_shown = step % self.arguments.logging_steps == 0 or step in (1, self.total_steps)
+            if self._is_sound(result, measures["loss"]) and is_shown:
                 kept = {key: value for key, value in measures.items() if not key.endswith("accuracy")}
                 kept |= {"grad_norm": result.grad_norm, "learning_rate": result.learning_rate}
                 if samples_per_second:
                     kept["samples_per_second"] = samples_per_second
                 self.log.record(step, kept)
+
+    def _is_sound(self, result: StepResult, loss: float) -> bool:
+        """Whether a step was taken, with a finite loss; end the run after too many that were not.
+
+        Overflows of fp16 do not count: the loss scale is looking for its place.
+        """
+        step = result.step + 1
+        if math.isfinite(loss) and math.isfinite(result.grad_norm) and not result.skipped:
+            return True
+        if result.skipped and self.arguments.fp16 and math.isfinite(loss):
+            self.log.say(f"step {step}: the gradient overflowed; the step is skipped and the loss scale halved")
+            return False
+        self.unsound.append(result.step)
+        found = f"step {step}: the loss is {loss}, the gradient's norm {result.grad_norm}"
+        if len(self.unsound) > self.arguments.max_skipped_steps:
+            batches = ", ".join(map(str, self.unsound))
+            raise RuntimeError(
+                f"{found}: training has diverged at global batch {batches} (counted from 0; --max_skipped_steps is "
+                f"{self.arguments.max_skipped_steps}); go on from an earlier checkpoint with a lower --learning_rate "
+                "or a longer warm-up, or look at what these batches hold"
+            )
+        self.log.say(f"{found}; the step is skipped, the weights are as they were")
+        return False
 
     def _evaluate_and_save(self) -> None:
         arguments = self.arguments

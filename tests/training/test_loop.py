@@ -17,16 +17,16 @@ class _Engine:
     steps_done = 0
 
 
-def _training() -> Training:
+def _training(**changes: Any) -> Training:
     log = RunLog(None, is_main=False, first_step=0, total_steps=10)
-    arguments = TrainingArguments()
+    arguments = TrainingArguments(**changes)
     nothing = cast(Any, None)
     return Training(cast(Any, _Engine()), arguments, nothing, nothing, 10, None, nothing, {}, log)
 
 
-def _result(loss: float, norm: float, skipped: bool = False) -> StepResult:
+def _result(loss: float, norm: float, skipped: bool = False, step: int = 3) -> StepResult:
     sums = torch.tensor([loss, 1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-    return StepResult(3, 1e-3, norm, skipped, sums)
+    return StepResult(step, 1e-3, norm, skipped, sums)
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (float("inf"), 1.0), (2.0, float("inf"))])
@@ -36,6 +36,13 @@ def test_a_diverged_run_ends(loss: float, norm: float) -> None:
 
 
 def test_a_skipped_overflow_does_not_end_it() -> None:
-    training = _training()
+    training = _training(fp16=True)
     training._report([_result(2.0, float("inf"), skipped=True), _result(2.0, 1.0)])
     assert training.outcome.signal == 0
+
+
+def test_so_many_steps_may_be_skipped_and_no_more() -> None:
+    training, nan = _training(max_skipped_steps=2), float("nan")
+    training._report([_result(nan, nan, True, step=3), _result(2.0, 1.0, step=4), _result(2.0, nan, True, step=5)])
+    with pytest.raises(RuntimeError, match=r"step 8: .* diverged at global batch 3, 5, 7 \(counted from 0; .* is 2\)"):
+        training._report([_result(nan, 1.0, True, step=7)])
