@@ -22,8 +22,8 @@ ROWS_OF_MICRO_BATCH = 2
 CUT_DEPENDENT = {"manifest.json", "stage_map.json", "arguments.json"}
 
 
-def toy_engine(grid: Grid, settings: EngineSettings, family: str = "bert", head: str = "pretraining") -> Engine:
-    """Build this process's stage of a toy BERT or ALBERT with fresh weights; with dropout."""
+def toy_fields(family: str) -> dict[str, Any]:
+    """The configuration of a toy BERT or ALBERT with dropout."""
     fields = {
         "model_type": family,
         "vocab_size": VOCABULARY,
@@ -35,7 +35,12 @@ def toy_engine(grid: Grid, settings: EngineSettings, family: str = "bert", head:
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1,
     }
-    config = build_config(fields | ({"embedding_size": 16} if family == "albert" else {}), head)
+    return fields | ({"embedding_size": 16} if family == "albert" else {})
+
+
+def toy_engine(grid: Grid, settings: EngineSettings, family: str = "bert", head: str = "pretraining") -> Engine:
+    """Build this process's stage of a toy with fresh weights."""
+    config = build_config(toy_fields(family), head)
     count = ROWS // ROWS_OF_MICRO_BATCH // grid.num_replicas
     return build_engine(config, head, PretrainingObjective(), grid, settings, ROWS_OF_MICRO_BATCH, count)
 
