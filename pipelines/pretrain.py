@@ -26,6 +26,7 @@ def main() -> int:
     from ds_bert.training.run import claim_run
 
     model = pretraining.load_model(arguments)
+    arguments = pretraining.choose_objective(arguments, given, model)
     predictions = arguments.max_predictions_per_seq
     stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, predictions)
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
@@ -50,7 +51,8 @@ def main() -> int:
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     config = build_config(model)
     grid = start_process_group(stage_map, arguments.ddp_timeout)
-    engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, size, micro_batches)
+    objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
+    engine = build_engine(config, "pretraining", objective, grid, settings, size, micro_batches)
     with failing_by_name(engine):
         if arguments.model_name_or_path:
             load_weights(engine, PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"]))

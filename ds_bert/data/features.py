@@ -54,7 +54,7 @@ class Features:
             numbers: int64 (B,).
 
         Returns:
-            ``input_ids`` and ``token_type_ids``, int64 (B x per_example, T), ``attention_mask``, bool of the same shape,
+            ``input_ids`` and ``token_type_ids``, int64 (B x per_example, T), ``attention_mask``, bool of that shape,
             where anything is padded, the columns' rows, and those of tokens, with `IGNORED` at padding.
         """
         numbers = np.asarray(numbers, dtype=np.int64)

@@ -40,7 +40,7 @@ class StageModule(PipelineModule):
         self.explicit_cuts = list(cuts)
         self.dropout_seed = seed
         self.recompute = recompute
-        specs = [_spec(layer) for layer in layers]
+        specs = [_Spec(layer) for layer in layers]
         topology = PipeDataParallelTopology(num_pp=grid.num_stages, num_dp=grid.num_replicas)
         with quiet():
             super().__init__(specs, topology=topology)
@@ -97,10 +97,16 @@ class StageModule(PipelineModule):
         return carry
 
 
-def _spec(layer: Callable[[], Any]) -> LayerSpec:
-    if isinstance(layer, partial):
-        return LayerSpec(layer.func, *layer.args, **layer.keywords)
-    return LayerSpec(layer)
+class _Spec(LayerSpec):
+    """A layer that is built by calling something: DeepSpeed's own wants a class and its arguments."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        super().__init__(torch.nn.Module)
+        self.make = make
+
+    def build(self, log: bool = False) -> Any:
+        """Build the layer."""
+        return self.make()
 
 
 def _run_layer(layer: torch.nn.Module, seed: int | None, carry: Carry, labels: Carry | None) -> Carry:

@@ -23,9 +23,10 @@ from ds_bert.training.feed import Feed
 from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Training
-from ds_bert.training.model_source import Source, check_weights, default_cache_dir
+from ds_bert.training.model_source import Source, default_cache_dir
 from ds_bert.training.placement import check_schedule, choose_stage_map
 from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings, share
+from ds_bert.training.weights import check_weights
 
 RESULTS = "eval_results.json"
 Arguments = TypeVar("Arguments", bound=FinetuneArguments)
@@ -91,7 +92,9 @@ def fine_tune(
     """
     _check_task(task, arguments)
     config = source.config_for(task.config, task.head)
-    fresh = check_weights(source, config, task.head, arguments.drop_classifier)
+    fresh: tuple[str, ...] = ()
+    if source.weights:
+        fresh = check_weights(source.weights, config, task.head, arguments.drop_classifier)
     runs = _runs(arguments)
     checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint) for run in runs]
     grid = start_process_group(stage_map, arguments.ddp_timeout)

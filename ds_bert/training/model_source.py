@@ -1,20 +1,16 @@
 """The model and tokenizer that a fine-tuning job starts from, read and checked before any process waits for another."""
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
-from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
-from ds_bert.modeling.model import build_config, model_layers
+from ds_bert.modeling.model import build_config
 from ds_bert.training.finetune_arguments import FinetuneArguments
 
 _OVERRIDES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -83,42 +79,6 @@ def _override(arguments: FinetuneArguments, fields: dict[str, Any]) -> None:
             if not 0 <= value < 1:
                 raise UserError(f"--{name} is {value}, needed is a probability from 0 to below 1")
             fields[name] = value
-
-
-def check_weights(
-    source: Source, config: Any, head: str | Callable[[Any], Any], drop_classifier: bool
-) -> tuple[str, ...]:
-    """Compare the weights' shapes with the model's; say which it lacks.
-
-    Returns:
-        Names that must start with fresh weights though there are stored ones: the head's, with ``drop_classifier``.
-
-    Raises:
-        UserError: a shape does not fit, or there is nothing of this model.
-    """
-    weights = source.weights
-    if weights is None:
-        return ()
-    with torch.device("meta"):
-        layers = [make_layer() for make_layer in model_layers(config, head)]
-    shapes = [
-        {layer.hugging_face_name(name): tuple(parameter.shape) for name, parameter in layer.named_parameters()}
-        for layer in layers
-    ]
-    encoder = f"{source.fields['model_type']}."
-    of_head = tuple(name for name in shapes[-1] if not name.startswith(encoder))
-    everything = {name: shape for layer in shapes for name, shape in layer.items()}
-    missing = [name for name in everything if name not in weights]
-    absent = [name for name in missing if name not in of_head]
-    if len(absent) == len(everything) - len(of_head):
-        raise UserError(f"{weights.folder}: its weights have none of this model's names, such as {absent[0]}")
-    for name, shape in everything.items():
-        if name in weights and weights.shape(name) != shape and not (drop_classifier and name in of_head):
-            advice = "; begin with a fresh head with --drop_classifier" if name in of_head else ""
-            raise UserError(f"{weights.folder}: {name} has shape {weights.shape(name)}, but needed is {shape}{advice}")
-    if missing and launcher_world()[0] == 0:
-        print(f"{weights.folder}: has no {', '.join(missing)}; these start with fresh weights", file=sys.stderr)
-    return of_head if drop_classifier else ()
 
 
 def default_cache_dir() -> Path:

@@ -1,21 +1,20 @@
 """What the pre-training job checks and opens before any process group exists."""
 
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ds_bert.checkpoint.tensors import TensorFolder
+from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.data.pretraining import PretrainingDataset
 from ds_bert.data.vocabulary import check_fits, load_tokenizer
 from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import PretrainArguments
+from ds_bert.training.weights import check_weights
 
 
 @dataclass
@@ -55,7 +54,8 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
     if arguments.ngram_mask < 0:
         raise UserError(f"--ngram_mask is {arguments.ngram_mask}, needed is a number of words, or 0 for none")
     if arguments.model_name_or_path:
-        _check_weights(Path(arguments.model_name_or_path), model)
+        weights = PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"])
+        check_weights(weights, build_config(model), "pretraining")
     return model
 
 
@@ -75,28 +75,6 @@ def choose_objective(
         return arguments
     usual: dict[str, Any] = {"sentence_order": True} | ({} if "whole_word_mask" in given else {"ngram_mask": 3})
     return replace(arguments, **{name: value for name, value in usual.items() if name not in given})
-
-
-def _check_weights(folder: Path, model: Mapping[str, Any]) -> None:
-    """Compare the shapes of a Hugging Face folder's weights with the model's; say which it lacks."""
-    from ds_bert.modeling.families.bert import bert_config, pretraining_layers
-
-    weights = TensorFolder(folder)
-    with torch.device("meta"):
-        layers = [make_layer() for make_layer in pretraining_layers(bert_config(model))]
-    shapes = {
-        layer.hugging_face_name(name): tuple(parameter.shape)
-        for layer in layers
-        for name, parameter in layer.named_parameters()
-    }
-    missing = [name for name in shapes if name not in weights]
-    if len(missing) == len(shapes):
-        raise UserError(f"{folder}: its weights have none of this model's names, such as {missing[0]}")
-    for name, shape in shapes.items():
-        if name in weights and weights.shape(name) != shape:
-            raise UserError(f"{folder}: {name} has shape {weights.shape(name)}, but config.json makes it {shape}")
-    if missing and launcher_world()[0] == 0:
-        print(f"{folder}: has no {', '.join(missing)}; these start with fresh weights", file=sys.stderr)
 
 
 def open_data(arguments: PretrainArguments, model: dict[str, Any], stage_map: StageMap) -> PretrainingData:

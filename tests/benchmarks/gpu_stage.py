@@ -21,7 +21,7 @@ import torch
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.families.bert import bert_config
+from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.build import build_engine
@@ -83,7 +83,7 @@ def ds_bert_step(size: str, length: int) -> Callable[[], torch.Tensor]:
     """Return one optimizer step of ds_bert's engine on one stage, fed with the same random micro-batch."""
     layers, hidden, heads = SIZES[size]
     sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
-    config = bert_config(sizes | {"intermediate_size": 4 * hidden, "vocab_size": VOCABULARY})
+    config = build_config(sizes | {"intermediate_size": 4 * hidden, "vocab_size": VOCABULARY})
     grid = replace(one_process(), stage_map=StageMap((0,) * (layers + 2), ((0,),)))
     rows, predictions = MICRO_BATCH[length], PREDICTIONS[length]
     settings = EngineSettings(weight_decay=0.01, precision="bf16")

@@ -11,7 +11,7 @@ import torch
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings, LossScaling
-from ds_bert.modeling.families.bert import pretraining_layers
+from ds_bert.modeling.model import model_layers
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import split_batch
 from tests.support.processes import run_on_ranks
@@ -141,7 +141,7 @@ def test_names_do_not_depend_on_the_position_of_a_layer() -> None:
     """DeepSpeed: names contain the index in the pipeline, so that a layer put in front breaks loading."""
 
     def names(config: Any, layers: slice) -> set[str]:
-        made = [make() for make in pretraining_layers(config)[layers]]
+        made = [make() for make in model_layers(config, "pretraining")[layers]]
         return {layer.hugging_face_name(local) for layer in made for local, _ in layer.named_parameters()}
 
     config, longer = toy_config(), toy_config(num_hidden_layers=5)

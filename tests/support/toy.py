@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import BertConfig
 
-from ds_bert.modeling.families.bert import bert_config
+from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 
 ENCODER_LAYERS = 4
@@ -27,7 +27,7 @@ def toy_config(dropout: float = 0.0, **changes: Any) -> BertConfig:
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,
     }
-    return bert_config(fields | changes)
+    return build_config(fields | changes)
 
 
 def toy_map(stages: int, replicas: int, ranks: Sequence[Sequence[int]] | None = None) -> StageMap:

@@ -1,8 +1,7 @@
 """BERT (Devlin et al. 2019) as pipeline layers around transformers' modules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from torch import nn
 from transformers import BertConfig
@@ -70,17 +69,3 @@ BERT = Family(
     pooler=modeling_bert.BertPooler,
     classifier_dropout=_classifier_dropout,
 )
-
-
-def bert_config(fields: Mapping[str, Any]) -> BertConfig:
-    """Build the configuration of a BERT for pre-training; see `ds_bert.modeling.model.build_config`."""
-    from ds_bert.modeling.model import build_config
-
-    return build_config(fields)
-
-
-def pretraining_layers(config: BertConfig) -> list[Callable[[], Layer]]:
-    """Describe the layers of a BERT for pre-training; see `ds_bert.modeling.model.model_layers`."""
-    from ds_bert.modeling.model import model_layers
-
-    return model_layers(config, "pretraining")
