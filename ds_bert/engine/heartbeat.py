@@ -63,7 +63,8 @@ class Heartbeat:
             dead = [self._first]  # without the store that it serves, nothing is known of the others
         reason = f"{self._describe(dead)} died or hangs" if dead else f"{self._grid} failed: {error}"
         cause = self._verdict or self._announce(reason)
-        self._kill(dead)
+        if cause == reason:
+            self._kill(dead)
         return str(error) if str(error) in cause else f"{cause} ({error})"
 
     def stop(self) -> None:

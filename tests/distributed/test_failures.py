@@ -1,5 +1,6 @@
 """A process that dies or hangs ends all the others, soon, and they say which one it was."""
 
+import math
 import os
 import re
 import signal
@@ -7,8 +8,10 @@ import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+import torch
 
 from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import start_process_group
@@ -16,7 +19,7 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.stage_map import StageMap
 from ds_bert.training.run import failing_by_name
 from tests.support.jobs import wait_for
-from tests.support.processes import Failed, Ranks, Returned
+from tests.support.processes import Failed, Ranks, Returned, run_on_ranks
 from tests.support.toy import toy_map
 from tests.support.training import Case, build_engine, micro_batches
 
@@ -96,7 +99,7 @@ def test_the_failure_of_one_rank_is_told_to_all(tmp_path: Path) -> None:
     said = {rank: (tmp_path / f"{rank}.err").read_text() for rank in range(4)}
     assert f"error: rank 2 ({PLACES[2]}): after step {STEPS}: no space left on the moon" in said[2]
     for rank in (0, 1, 3):
-        assert f"rank 2 ({PLACES[2]}) failed: no space left on the moon" in said[rank], said[rank]
+        assert f"rank 2 ({PLACES[2]}) failed: no space left on the moon" in said[rank], f"{said}\n{outcomes}"
 
 
 def _leave_one_after_the_other() -> int:
@@ -111,3 +114,32 @@ def test_leaving_alarms_nobody() -> None:
     with Ranks(_leave_one_after_the_other, 2) as ranks:
         outcomes = ranks.wait(30, stop_at_failure=False)
     assert all(isinstance(outcome, Returned) for outcome in outcomes.values()), outcomes
+
+
+def _poison_one_step(stage_map: StageMap, settings: EngineSettings) -> tuple[list[bool], list[bool], bool]:
+    """(skipped, weights stayed) of every step, and whether all weights are finite; step 2 has one gradient of NaN."""
+    grid = start_process_group(stage_map, 30)
+    engine = build_engine(grid, stage_map.cuts, Case(settings, micro_batch_size=2))
+    begin, skipped, stayed = engine.boundary.begin, [], []
+
+    def poisoned(step: int, *arguments: Any) -> Any:
+        if step == 2 and grid.rank == 1:
+            engine.boundary.buckets[0].gradients[step % engine.boundary.slots][0] = math.nan
+        return begin(step, *arguments)
+
+    engine.boundary.begin = poisoned  # type: ignore[method-assign]
+    for step in range(5):
+        before = engine.boundary.state_by_name(step)[0]["weights"]
+        results = engine.train_batch(micro_batches(grid, CASE.batch(step), 2), 0.1) + engine.drain()
+        after = engine.boundary.state_by_name(step + 1)[0]["weights"]
+        skipped += [result.skipped for result in results]
+        stayed.append(all(torch.equal(before[name], after[name]) for name in before))
+    return skipped, stayed, all(bool(weight.isfinite().all()) for weight in after.values())
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "2bw"])
+def test_a_step_without_a_finite_gradient_is_skipped_by_all(schedule: Literal["1f1b", "2bw"]) -> None:
+    settings = EngineSettings(schedule=schedule, zero_stage=1, precision="bf16" if schedule == "2bw" else "fp32")
+    only_the_third = [False, False, True, False, False]
+    for skipped, stayed, finite in run_on_ranks(_poison_one_step, 4, toy_map(2, 2), settings):
+        assert skipped == stayed == only_the_third and finite
