@@ -37,7 +37,7 @@ def main() -> int:
     checkpoint = claim_run(arguments, stage_map, model, fingerprint)
 
     from ds_bert.checkpoint.pretrained import PretrainedWeights
-    from ds_bert.checkpoint.training_state import describe_model, load_checkpoint
+    from ds_bert.checkpoint.training_state import describe_model, load_newest
     from ds_bert.data.sampler import GlobalBatchSampler
     from ds_bert.engine.process_group import start_process_group
     from ds_bert.modeling.model import build_config
@@ -57,7 +57,7 @@ def main() -> int:
         if arguments.model_name_or_path:
             load_weights(engine, PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"]))
         if checkpoint:
-            load_checkpoint(checkpoint, engine)
+            load_newest(checkpoint.parent, engine)
         keep_settings(engine, arguments, stage_map)
 
         num_train, num_held_out = share(engine, [len(part) if part else 0 for part in (data.train, data.held_out)])

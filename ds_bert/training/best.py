@@ -1,8 +1,9 @@
 """The best checkpoint so far, and whether to stop looking for a better one."""
 
 from pathlib import Path
+from typing import Any
 
-from ds_bert.files import read_json, write_json
+from ds_bert.files import read_json
 
 BEST = "best.json"
 
@@ -17,8 +18,9 @@ class Best:
     """
 
     def __init__(self, output_dir: Path, metric: str, patience: int) -> None:
-        self.path, self.metric, self.patience = output_dir / BEST, metric, patience
-        known = read_json(self.path) if self.path.is_file() else {}
+        self.metric, self.patience = metric, patience
+        path = output_dir / BEST
+        known = read_json(path) if path.is_file() else {}
         self.step: int | None = known.get("step") if known.get("metric") == metric else None
         self.value: float | None = known.get("value") if self.step is not None else None
         self.worse = known.get("evaluations_since", 0)
@@ -43,7 +45,7 @@ class Best:
         """Whether so many evaluations brought nothing better that training may end."""
         return 0 < self.patience <= self.worse
 
-    def keep(self) -> None:
-        """Write what is known; to be called once the best checkpoint is whole."""
+    def known(self) -> dict[str, Any]:
+        """What `best.json` is to hold, once the best checkpoint is whole."""
         known = {"step": self.step, "metric": self.metric, "value": self.value, "evaluations_since": self.worse}
-        write_json(self.path, {"checkpoint": f"checkpoint-{self.step}", **known})
+        return {"checkpoint": f"checkpoint-{self.step}", **known}

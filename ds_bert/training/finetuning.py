@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ds_bert.checkpoint.folders import checkpoint_folder
-from ds_bert.checkpoint.training_state import describe_model, load_checkpoint
+from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, load_newest
 from ds_bert.data.sampler import LengthGroupedSampler
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
@@ -165,7 +165,7 @@ class _Run:
         """Train, measure, predict; return the exit status and the measures."""
         with failing_by_name(self.engine):
             if checkpoint:
-                load_checkpoint(checkpoint, self.engine)
+                load_newest(checkpoint.parent, self.engine)
             keep_settings(self.engine, self.arguments, self.grid.stage_map)
             measured: dict[str, float] | None = None
             if self.arguments.do_train:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_bert.checkpoint import folders
-from ds_bert.checkpoint.training_state import save_checkpoint
+from ds_bert.checkpoint.saving import CheckpointSaver
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.optimizer import StepResult
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.best import Best
+from ds_bert.training.best import BEST, Best
 from ds_bert.training.feed import Feed
 from ds_bert.training.learning_rate import learning_rate
 from ds_bert.training.log import RunLog
@@ -70,9 +69,12 @@ class Training:
     ) -> None:
         self.engine, self.arguments, self.feed, self.sampler = engine, arguments, feed, sampler
         self.total_steps, self.evaluate = total_steps, evaluate
-        self.describe, self.state, self.log, self.best = describe, state, log, best
+        self.log, self.best = log, best
         self.stopped_early = False
-        self.output_dir = Path(arguments.output_dir) if arguments.output_dir else None
+        self.saver = None
+        if arguments.output_dir:
+            keep, later = arguments.save_total_limit, arguments.save_async
+            self.saver = CheckpointSaver(Path(arguments.output_dir), engine, describe, state, keep, later)
         self.warmup_steps = arguments.warmup_steps or round(arguments.warmup_ratio * total_steps)
         self.first_step = engine.steps_done
         self.unsound: list[int] = []  # global batches whose loss or gradient was not finite
@@ -85,6 +87,8 @@ class Training:
             while self.engine.steps_done < self.total_steps and not (self.outcome.signal or self.stopped_early):
                 self._step(stop)
                 self._evaluate_and_save()
+            if self.saver:
+                self.saver.finish()
         finally:
             stop.release()
         return self.outcome
@@ -153,13 +157,10 @@ class Training:
         if evaluates or saves:
             self._drain()
         better = evaluates and self._evaluate()
-        if self.output_dir and (saves or better or self.stopped_early):
-            self.outcome.checkpoint = save_checkpoint(self.output_dir, self.engine, self.describe, self.state)
-            if self.engine.place.rank == 0:
-                if self.best and evaluates:
-                    self.best.keep()
-                kept = self.best.step if self.best else None
-                folders.remove_oldest(self.output_dir, arguments.save_total_limit, kept)
+        if self.saver and (saves or better or self.stopped_early):
+            kept = self.best.step if self.best else None
+            notes = {BEST: self.best.known()} if self.best and evaluates else {}
+            self.outcome.checkpoint = self.saver.save(best=kept, notes=notes)
 
     def _evaluate(self) -> bool:
         """Measure; return whether this is the best checkpoint so far."""
