@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from itertools import count
 from threading import Event, Thread
 
 import psutil
@@ -22,6 +23,7 @@ from ds_bert.engine.process_group import Grid
 INTERVAL = 1.0  # seconds between two beats
 _GRACE = 4  # intervals of silence that tell a dead process from a live one, after a failure
 _BEAT = 2**32  # a counter is beats x _BEAT + steps done
+_NUMBERS = count()  # every process makes the same heartbeats one after the other; each has keys of its own
 _LAST = 5.0  # seconds that the process which serves the store stays for those that still leave
 
 
@@ -157,4 +159,5 @@ def _connect(timeout_seconds: float) -> dist.Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     timeout = timedelta(seconds=timeout_seconds)
     store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
-    return dist.PrefixStore(f"heartbeat/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # after which torchrun's store is still the same
+    return dist.PrefixStore(f"heartbeat/{restarts}/{next(_NUMBERS)}", store)
