@@ -75,7 +75,7 @@ class Job:
             self.monkeypatch.setenv("RANK", "0")
             self.monkeypatch.setenv("WORLD_SIZE", str(world))
         self.monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, words)])
-        self.monkeypatch.setattr("ds_bert.training.build.start_process_group", _began)
+        self.monkeypatch.setattr("ds_bert.engine.process_group.start_process_group", _began)
         return self._refused(lambda: exit_on_user_error(pretrain.main))
 
     def refuse_ds_bert(self, *words: object) -> str:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from ds_bert import cli
+from ds_bert.checkpoint import folders
+from ds_bert.checkpoint.manifest import faults, hash_file, read_manifest, write_manifest
 from tests.support.jobs import pretrain
-from tests.support.refusal import Job
+from tests.support.refusal import Job, the_sentence
 from tests.support.text import prepare_data, write_model
 
 TINY = ["--num_workers", "1"]
@@ -151,25 +153,60 @@ def test_exports_of_a_damaged_checkpoint_or_into_a_folder_with_files(trained: Jo
     assert "config.json" in trained.refuse_ds_bert("export", checkpoint, "--output_dir", trained.folder / "other")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer_state.json", "config.json"])
+SHARD = "00003-of-00006.safetensors"
+
+
+@pytest.mark.parametrize("name", [f"model-{SHARD}", f"optimizer-{SHARD}", "trainer_state.json", "config.json"])
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_damaged_checkpoints(trained: Job, name: str, damage: str) -> None:
-    path = trained.folder / "out" / "checkpoint-2" / name
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-1])
-    assert f"{path}: " in trained.refuse()
+    """None is whole: the job is refused, and says what is wrong with the newest."""
+    paths = [trained.folder / "out" / f"checkpoint-{step}" / name for step in (1, 2)]
+    for path in paths:
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-1])
+    sentence = trained.refuse()
+    assert "no whole checkpoint" in sentence and f"{paths[1]}: " in sentence
+
+
+def test_a_damaged_checkpoint_is_skipped_for_an_earlier_one(trained: Job, prepared: Path) -> None:
+    out = trained.folder / "out"
+    path = out / "checkpoint-2" / f"optimizer-{SHARD}"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    run_json = trained.write("run.json", trained.arguments | {"save_steps": 2})
+    (ended,) = pretrain(trained.folder / "resumed", [run_json])
+    printed = (trained.folder / "resumed" / "0.err.txt").read_text()
+    assert ended.status == 0 and f"checkpoint-2 is skipped: {path}: " in printed
+    assert [path.name for path in folders.checkpoints(out)] == [f"checkpoint-{step}" for step in (1, 2, 4)]
+    assert not [fault for checkpoint in folders.checkpoints(out) for fault in faults(checkpoint)]
+    assert (out / "checkpoint-2.old-1" / path.name).is_file()  # nothing is deleted
+
+
+@pytest.mark.parametrize("bit", [0, 4])
+def test_bit_flips_in_all_checkpoints(trained: Job, bit: int) -> None:
+    for step in (1, 2):
+        path = trained.folder / "out" / f"checkpoint-{step}" / f"model-{SHARD}"
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1 << bit]))
+    (ended,) = pretrain(trained.folder / "resumed", [trained.write("run.json", trained.arguments)])
+    sentence = the_sentence(
+        ended.status, (trained.folder / "resumed" / "0.err.txt").read_text().splitlines()[-1] + "\n"
+    )
+    assert "no whole checkpoint" in sentence and f"{path}: does not have the checksum" in sentence
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 3}'])
 def test_damaged_manifests_of_checkpoints(trained: Job, text: str) -> None:
+    shutil.rmtree(trained.folder / "out" / "checkpoint-1")
     path = trained.write("out/checkpoint-2/manifest.json", text)
     assert path in trained.refuse()
 
 
-def test_a_checkpoint_without_a_manifest(trained: Job) -> None:
-    (trained.folder / "out" / "checkpoint-2" / "manifest.json").unlink()
+def test_checkpoints_without_a_manifest(trained: Job) -> None:
+    for step in (1, 2):
+        (trained.folder / "out" / f"checkpoint-{step}" / "manifest.json").unlink()
     sentence = trained.refuse()
     assert "checkpoint-2" in sentence and "manifest.json" in sentence
 
@@ -179,9 +216,7 @@ def test_a_checkpoint_whose_state_lost_a_key(trained: Job) -> None:
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     del state["global_batch"]
     path = Path(trained.write("out/checkpoint-2/trainer_state.json", state))
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["files"][path.name] = path.stat().st_size
-    trained.write("out/checkpoint-2/manifest.json", manifest)
+    write_manifest(checkpoint, 2, read_manifest(checkpoint) | {path.name: hash_file(path)})
     sentence = trained.refuse()
     assert str(path) in sentence and "global_batch" in sentence
 
@@ -236,7 +271,9 @@ def test_weights_that_are_not_this_model_s(trained: Job) -> None:
     write_model(folder / "config.json", intermediate_size=48)
     sentence = trained.refuse("--model_name_or_path", folder)
     assert "layer.0.intermediate.dense.weight has shape (64, 32)" in sentence and "(48, 32)" in sentence
-    shutil.copy(folder / "optimizer.safetensors", folder / "model.safetensors")
+    for path in folder.glob("model*"):
+        path.unlink()
+    shutil.copy(folder / f"optimizer-{SHARD}", folder / "model.safetensors")
     assert "none of this model's names" in trained.refuse("--model_name_or_path", folder)
 
 
