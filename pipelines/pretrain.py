@@ -46,10 +46,12 @@ def main() -> int:
     from ds_bert.training.feed import Feed
     from ds_bert.training.log import RunLog
     from ds_bert.training.loop import Training
+    from ds_bert.training.parameter_groups import with_layerwise_decay
     from ds_bert.training.run import conclude, failing_by_name, keep_settings, share
 
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     config = build_config(model)
+    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, config)
     grid = start_process_group(stage_map, arguments.ddp_timeout)
     objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
     engine = build_engine(config, "pretraining", objective, grid, settings, size, micro_batches)

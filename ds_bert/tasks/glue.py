@@ -149,6 +149,7 @@ def _assemble(data: TextData, encoder: Encoder, limits: Mapping[str, int | None]
         evaluation=evaluation,
         prediction=prediction,
         best_metric=BEST_METRIC[metric],
+        measures=tuple(METRICS[metric](np.arange(2), np.arange(2))),
         fingerprint=encoder.fingerprint(data.train, limits["train"]) if data.train else "",
     )
 

@@ -99,6 +99,7 @@ def multiple_choice_task(
         evaluation=evaluation,
         prediction=prediction,
         best_metric="accuracy",
+        measures=("accuracy",),
         fingerprint=key_fingerprint(keys["train"]) if "train" in keys else "",
     )
 

@@ -75,7 +75,8 @@ def squad_task(
         prediction["test"] = reader.test(test_file, max_predict_samples)
     objective = BeamSpanObjective() if settings.beam else SpanObjective()
     name = "squad_v2" if version_2 else "squad"
-    return Task(name, HEADS[head], config, objective, train, evaluation, prediction, "f1", fingerprint)
+    measures = ("f1", "exact_match", *(("best_f1", "best_exact") if version_2 else ()))
+    return Task(name, HEADS[head], config, objective, train, evaluation, prediction, "f1", measures, fingerprint)
 
 
 def _head_config(head: str, start_n_top: int, end_n_top: int) -> dict[str, int]:

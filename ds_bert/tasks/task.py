@@ -53,6 +53,7 @@ class Task:
         evaluation: splits with known answers, by name ("validation", "validation_mismatched", …).
         prediction: splits to predict ("test", …).
         best_metric: measure of the first evaluation split by which the best checkpoint is chosen; higher is better.
+        measures: names of all that could choose it; not checked where there are none.
         fingerprint: of the data, the tokenizer and the options that the training examples follow from.
     """
 
@@ -64,4 +65,5 @@ class Task:
     evaluation: Mapping[str, Split] = field(default_factory=dict)
     prediction: Mapping[str, Split] = field(default_factory=dict)
     best_metric: str = "accuracy"
+    measures: tuple[str, ...] = ()
     fingerprint: str = ""

@@ -24,6 +24,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "adam_beta1": (0, _BELOW_1),
     "adam_beta2": (0, _BELOW_1),
     "adam_epsilon": (0, math.inf),
+    "length_window": (1, math.inf),
+    "early_stopping_patience": (0, math.inf),
+    "max_train_samples": (0, math.inf),
+    "max_eval_samples": (0, math.inf),
+    "max_predict_samples": (0, math.inf),
     "seed": (0, 2**63 - 1),
     "eval_steps": (-1, math.inf),
     "save_steps": (-1, math.inf),
@@ -38,7 +43,7 @@ def check_numbers(arguments: TrainingArguments) -> None:
         UserError: the first such argument.
     """
     for name, (lowest, highest) in BOUNDS.items():
-        value = getattr(arguments, name)
+        value = getattr(arguments, name, lowest)  # some are arguments of some jobs only
         if not (lowest <= value <= highest and math.isfinite(value)):
             wanted = f"at least {lowest}" if highest == math.inf else f"a number from {lowest} to {highest}"
             raise UserError(f"--{name} is {value}, needed is {wanted}")

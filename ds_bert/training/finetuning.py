@@ -24,6 +24,7 @@ from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Training
 from ds_bert.training.model_source import Source, default_cache_dir
+from ds_bert.training.parameter_groups import with_layerwise_decay
 from ds_bert.training.placement import check_schedule, choose_stage_map
 from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings, share
 from ds_bert.training.weights import check_weights
@@ -95,6 +96,7 @@ def fine_tune(
     fresh: tuple[str, ...] = ()
     if source.weights:
         fresh = check_weights(source.weights, config, task.head, arguments.drop_classifier)
+    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, config)
     runs = _runs(arguments)
     checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint) for run in runs]
     grid = start_process_group(stage_map, arguments.ddp_timeout)
@@ -117,6 +119,9 @@ def _check_task(task: Task, arguments: FinetuneArguments) -> None:
     ):
         if getattr(arguments, flag) and not found:
             raise UserError(f"--{flag}: {task.name} has no examples for it")
+    metric = arguments.metric_for_best_model
+    if metric and task.measures and metric not in task.measures:
+        raise UserError(f"--metric_for_best_model {metric}: {task.name} is measured by {', '.join(task.measures)}")
 
 
 def _runs(arguments: FinetuneArguments) -> list[FinetuneArguments]:

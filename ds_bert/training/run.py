@@ -36,7 +36,10 @@ FIXED = (
     "whole_word_mask",
     "ngram_mask",
     "sentence_order",
+    "length_window",
     "optim",
+    "adam_bias_correction",
+    "layerwise_lr_decay",
 )
 
 

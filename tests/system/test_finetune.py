@@ -1,0 +1,152 @@
+"""The fine-tuning jobs as users start them: on several stages, resumed, with several seeds, from other checkpoints."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertForSequenceClassification
+
+from ds_bert.checkpoint.folders import checkpoints
+from tests.support.jobs import Ended, run_job
+from tests.support.model_folder import write_bert_folder
+
+JOB = "pipelines/finetune_glue.py"
+GOOD, BAD = ["good", "great", "fine", "nice"], ["bad", "awful", "poor", "sad"]
+FILLER = ["film", "the", "was", "a", "story", "it"]
+
+
+def write_reviews(path: Path, count: int, seed: int, labels: bool = True) -> None:
+    """SST-2's layout; a word says the label."""
+    chance = random.Random(seed)
+    rows = ["sentence\tlabel" if labels else "index\tsentence"]
+    for number in range(count):
+        label = number % 2
+        words = [chance.choice(FILLER) for _ in range(chance.randint(1, 12))] + [chance.choice([BAD, GOOD][label])]
+        chance.shuffle(words)
+        rows.append(f"{' '.join(words)}\t{label}" if labels else f"{number}\t{' '.join(words)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetune")
+    write_reviews(folder / "data" / "train.tsv", 64, 1)
+    write_reviews(folder / "data" / "dev.tsv", 21, 2)
+    write_reviews(folder / "data" / "test.tsv", 13, 3, labels=False)
+    write_bert_folder(folder / "model", [*GOOD, *BAD, *FILLER])
+    return folder
+
+
+def words(folder: Path, out: Path, *more: object, **flags: Any) -> list[object]:
+    defaults = {
+        "model_name_or_path": folder / "model",
+        "task_name": "SST-2",
+        "data_dir": folder / "data",
+        "cache_dir": folder / "cache",
+        "output_dir": out,
+        "max_steps": 24,
+        "learning_rate": 5e-3,
+        "max_seq_length": 16,
+    }
+    given = [part for name, value in (defaults | flags).items() for part in (f"--{name}", value)]
+    return [*given, *more]
+
+
+def run(tmp_path: Path, arguments: list[object], ranks: int = 1, status: int = 0) -> str:
+    """Run the job; return what all ranks printed."""
+    ended: list[Ended] = run_job(JOB, tmp_path / "printed", arguments, ranks)
+    printed = "".join(path.read_text() for path in sorted((tmp_path / "printed").glob("*.txt")))
+    assert [end.status for end in ended] == [status] * ranks, printed
+    return printed
+
+
+def results(out: Path) -> dict[str, Any]:
+    return json.loads((out / "eval_results.json").read_text())
+
+
+def test_it_learns_on_two_stages_and_writes_a_submission(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    every = ("--do_train", "--do_eval", "--do_predict")
+    run(tmp_path, words(folder, out, *every, num_stages=2, gradient_accumulation_steps=2, max_steps=60), ranks=2)
+    assert results(out)["accuracy"] == 1.0
+    lines = (out / "predictions" / "SST-2.tsv").read_text().splitlines()
+    assert lines == ["index\tprediction", *(f"{number}\t{number % 2}" for number in range(13))]
+    exported = BertForSequenceClassification.from_pretrained(checkpoints(out)[-1])
+    assert exported.config.num_labels == 2
+
+
+def test_what_was_trained_can_be_measured_and_predicted_elsewhere(folder: Path, tmp_path: Path) -> None:
+    run(tmp_path, words(folder, tmp_path / "out", "--do_train", "--do_eval"))
+    (checkpoint,) = checkpoints(tmp_path / "out")
+    flags = {"model_name_or_path": checkpoint, "num_stages": 2, "per_device_eval_batch_size": 5}
+    run(tmp_path / "two", words(folder, tmp_path / "two" / "out", "--do_eval", "--do_predict", **flags), ranks=2)
+    assert results(tmp_path / "two" / "out") == results(tmp_path / "out")
+
+
+def test_resumed_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags = {"save_steps": 10, "eval_steps": 7}
+    run(tmp_path, words(folder, whole, "--do_train", "--do_eval", **flags))
+    run(tmp_path, words(folder, parts, "--do_train", "--do_eval", **flags, max_steps=10, lr_scheduler_type="constant"))
+    last = checkpoints(parts)[-1].name
+    assert last == "checkpoint-10"
+    run(tmp_path / "again", words(folder, tmp_path / "w", "--do_train", **flags, lr_scheduler_type="constant"))
+    run(tmp_path, words(folder, parts, "--do_train", "--resume", **flags, lr_scheduler_type="constant"))
+    for file in checkpoints(tmp_path / "w")[-1].glob("*.safetensors"):
+        assert (checkpoints(parts)[-1] / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_best_checkpoint_is_kept_and_training_ends_when_nothing_gets_better(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flags = {"eval_steps": 4, "early_stopping_patience": 2, "max_steps": 200, "save_total_limit": 1}
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", **flags))
+    best = json.loads((out / "best.json").read_text())
+    steps = [int(path.name.partition("-")[2]) for path in checkpoints(out)]
+    assert best["step"] in steps and best["evaluations_since"] == 2
+    assert max(steps) == best["step"] + 8 < 200
+    assert results(out)["accuracy"] == best["value"]
+
+
+def test_seeds_are_trained_one_after_the_other(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    printed = run(tmp_path, words(folder, out, "--do_train", "--do_eval", "--seeds", 1, 2, max_steps=6))
+    assert "over seeds 1, 2" in printed
+    found = [results(out / f"seed-{seed}")["accuracy"] for seed in (1, 2)]
+    assert results(out)["accuracy"]["values"] == found
+    assert results(out)["accuracy"]["mean"] == pytest.approx(sum(found) / 2)
+
+
+def test_a_classifier_of_another_task(folder: Path, tmp_path: Path) -> None:
+    three = write_bert_folder(tmp_path / "three", [*GOOD, *BAD, *FILLER], BertForSequenceClassification, num_labels=3)
+    flags = {"model_name_or_path": three, "max_steps": 2}
+    printed = run(tmp_path, words(folder, tmp_path / "out", "--do_train", **flags), status=2)
+    assert "classifier.weight has shape (3, 32), but this model's is (2, 32)" in printed
+    assert "--drop_classifier" in printed and not (tmp_path / "out").exists()
+    run(tmp_path, words(folder, tmp_path / "out", "--do_train", "--drop_classifier", **flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"data_dir": "nowhere"}, "nowhere"),
+        ({"task_name": "SST-3"}, "SST-3"),
+        ({"max_seq_length": 500}, "--max_seq_length is 500, needed is 8 to 64"),
+        ({"hidden_dropout_prob": 2}, "--hidden_dropout_prob is 2.0"),
+        ({"metric_for_best_model": "beauty"}, "beauty"),
+        ({"model_name_or_path": "./missing/"}, "./missing/"),
+    ],
+)
+def test_a_mistake_ends_it_with_one_sentence(
+    folder: Path, tmp_path: Path, flags: dict[str, Any], expected: str
+) -> None:
+    printed = run(tmp_path, words(folder, tmp_path / "out", "--do_train", "--do_eval", **flags), status=2)
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and expected in errors[0]
+    assert "Traceback" not in printed and not (tmp_path / "out" / "log.jsonl").exists()
+
+
+def test_nothing_to_do(folder: Path, tmp_path: Path) -> None:
+    assert "nothing to do" in run(tmp_path, words(folder, tmp_path / "out"), status=2)
