@@ -88,7 +88,11 @@ def load_model_config(name_or_path: str | Path) -> dict[str, Any]:
     """
     folder = Path(name_or_path)
     path = folder / "config.json" if folder.is_dir() else find_config("models", name_or_path)
-    data = read_json(path)
+    return check_model_config(read_json(path), path)
+
+
+def check_model_config(data: Any, path: Path) -> dict[str, Any]:
+    """Check what ``path`` holds, and fill in the family's defaults; see `load_model_config`."""
     if not isinstance(data, dict):
         raise UserError(f"{path}: found {_show(data)} at the top level, a model configuration is a JSON object")
     family = data.get("model_type", "bert")
