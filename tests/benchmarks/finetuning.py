@@ -1,0 +1,100 @@
+"""Fine-tuning speed on two processes beside transformers' Trainer with DDP, from the same checkpoint and examples.
+
+    python tests/benchmarks/finetuning.py --model checkpoint/ --task MRPC --data glue/MRPC
+    python tests/benchmarks/finetuning.py --model checkpoint/ --task SQuAD --data squad/
+
+Every system runs in turn, round after round, one thread a process; samples/s of training alone are compared. Trainer
+runs twice: padding to the longest of a batch, and to the maximum length. Needs accelerate.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BASELINES = REPOSITORY / "docs" / "experiments" / "finetuning"
+SYSTEMS = ("ds_bert, 1F1B", "ds_bert, 2BW", "Trainer, longest", "Trainer, max_length")
+LENGTH = {"MRPC": 128, "SQuAD": 384}
+GLOBAL_BATCH = 32
+
+
+def ours(flags: argparse.Namespace, schedule: str, folder: Path) -> float:
+    """Train with ds_bert on two stages and return samples/s."""
+    squad = flags.task == "SQuAD"
+    job = "finetune_squad.py" if squad else "finetune_glue.py"
+    task = ("--task_name", "MRPC", "--data_dir", flags.data)
+    data = ("--train_file", flags.data / "train-v1.1.json") if squad else task
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, f"pipelines/{job}"),
+        *("--model_name_or_path", flags.model, *data, "--num_stages", 2, "--schedule", schedule, "--do_train"),
+        *("--max_train_samples", flags.samples, "--num_train_epochs", 1, "--max_seq_length", LENGTH[flags.task]),
+        *("--per_device_train_batch_size", 4, "--gradient_accumulation_steps", GLOBAL_BATCH // 4, "--disable_tqdm"),
+        *("--cache_dir", folder / "cache", "--output_dir", folder / schedule),
+    ]
+    run([*command, "--bf16"] if flags.bf16 else command)
+    return json.loads((folder / schedule / "summary.json").read_text())["samples_per_second"]
+
+
+def trainer(flags: argparse.Namespace, padding: str, folder: Path) -> float:
+    """Train with transformers' Trainer on two replicas and return samples/s."""
+    squad = flags.task == "SQuAD"
+    script = "trainer_squad.py" if squad else "trainer_glue.py"
+    files = ("--train_file", flags.data / "train-v1.1.json", "--eval_file", flags.data / "dev-v1.1.json")
+    data = files if squad else ("--task", "MRPC", "--data_dir", flags.data)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, BASELINES / script),
+        *("--model", flags.model, *data, "--results_dir", folder, "--epochs", 1, "--batch_size", GLOBAL_BATCH),
+        *("--max_train_samples", flags.samples, "--max_eval_samples", 8, "--padding", padding),
+        *("--max_seq_length", LENGTH[flags.task]),
+    ]
+    run(command)
+    (result,) = folder.glob("trainer_*.json")
+    return json.loads(result.read_text())["train_samples_per_second"]
+
+
+def run(command: list[object]) -> None:
+    """Run a command from the repository on one thread a process; show what it said if it failed."""
+    environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
+    ended = subprocess.run(
+        [str(word) for word in command], cwd=REPOSITORY, env=os.environ | environment, capture_output=True, text=True
+    )
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{ended.stdout[-2000:]}{ended.stderr[-4000:]}")
+
+
+def measure(flags: argparse.Namespace, system: str) -> float:
+    """Run one system once."""
+    name, _, how = system.partition(", ")
+    with tempfile.TemporaryDirectory() as folder:
+        return ours(flags, how.lower(), Path(folder)) if name == "ds_bert" else trainer(flags, how, Path(folder))
+
+
+def main() -> None:
+    """Print samples/s of each system, and how many times each ds_bert is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a checkpoint")
+    parser.add_argument("--task", choices=sorted(LENGTH), default="MRPC")
+    parser.add_argument("--data", type=Path, required=True, help="MRPC's folder, or SQuAD's")
+    parser.add_argument("--samples", type=int, default=2000, help="training examples (questions of SQuAD)")
+    parser.add_argument("--bf16", action="store_true", help="ds_bert in bf16; Trainer stays in fp32")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    flags = parser.parse_args()
+    speeds: dict[str, list[float]] = {system: [] for system in flags.systems}
+    for number in range(flags.rounds):
+        for system in flags.systems:
+            speeds[system].append(measure(flags, system))
+            print(f"round {number + 1}: {system:<20} {speeds[system][-1]:8.2f} samples/s", flush=True)
+    medians = {system: median(found) for system, found in speeds.items()}
+    best = max((system for system in medians if system.startswith("ds_bert")), key=medians.__getitem__)
+    for system, speed in medians.items():
+        print(f"{system:<20} {speed:8.2f} samples/s   {best} / it: {medians[best] / speed:.2f}")
+
+
+if __name__ == "__main__":
+    main()
