@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -13,7 +14,10 @@ from ds_bert.errors import UserError, exit_on_user_error
 COMMANDS = {
     "prepare": "turn text into memory-mapped shards of token ids",
     "stage-map": "make, check or show a stage map",
+    "launch": "run a launcher's command, and start it again after a crash",
+    "import": "turn another system's checkpoint into a Hugging Face folder",
     "export": "write a checkpoint as a Hugging Face folder",
+    "inspect": "show what a checkpoint, a run or a Hugging Face folder holds",
     "verify": "compare every file of a checkpoint with its checksum",
     "timeline": "draw the schedule of a run as it ran",
 }
@@ -36,11 +40,15 @@ def _run(arguments: list[str]) -> int | None:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         if name == chosen:
-            module = importlib.import_module(f"ds_bert.commands.{name.replace('-', '_')}")
+            module = importlib.import_module(f"ds_bert.commands.{_module_name(name)}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)
     return parsed.run(parsed)
+
+
+def _module_name(command: str) -> str:
+    return f"{command}_" if keyword.iskeyword(command) else command.replace("-", "_")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""Which parameters each of transformers' classes of whole models has, and which class a set of parameters is of."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+
+from ds_bert.errors import UserError
+
+# What follows the family's name in a class's name; where parameters are of two classes, the earlier is meant.
+HEADS = {
+    "base": "Model",
+    "pretraining": "ForPreTraining",
+    "masked-lm": "ForMaskedLM",
+    "sequence-classification": "ForSequenceClassification",
+    "multiple-choice": "ForMultipleChoice",
+    "question-answering": "ForQuestionAnswering",
+    "token-classification": "ForTokenClassification",
+}
+FAMILIES = {"bert": "Bert", "albert": "Albert"}
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def class_name(model_type: str, head: str) -> str:
+    """Name of transformers' class, "BertForMaskedLM"."""
+    return FAMILIES[model_type] + HEADS[head]
+
+
+def make_config(fields: Mapping[str, Any], head: str) -> Any:
+    """Build transformers' configuration of a class from a ``config.json``'s fields."""
+    import transformers
+
+    model_type = fields["model_type"]
+    config_class = getattr(transformers, f"{FAMILIES[model_type]}Config")
+    return config_class(**{**fields, "architectures": [class_name(model_type, head)]})
+
+
+def shapes_of(fields: Mapping[str, Any], head: str) -> Shapes:
+    """Name and shape of every parameter of a class, each tied one once; the encoder's begin with "bert.", "albert."."""
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, class_name(fields["model_type"], head))(make_config(fields, head))
+    prefix = f"{fields['model_type']}." if head == "base" else ""
+    return {prefix + name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def head_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
+    """The head that parameters of these names make up, with the fewest left over, then the fewest lacking.
+
+    Where that leaves a choice, ``architectures`` of the configuration decides.
+    """
+    named = (fields.get("architectures") or [""])[0]
+
+    def misfit(head: str) -> tuple[int, int, bool]:
+        shapes = shapes_of(fields, head)
+        left_over, lacking = len(names - shapes.keys()), len(shapes.keys() - names)
+        return left_over, lacking, class_name(fields["model_type"], head) != named
+
+    names = set(names)
+    return min(HEADS, key=misfit)
+
+
+def named_head(fields: Mapping[str, Any]) -> str | None:
+    """The head that ``architectures`` of a configuration names, if any."""
+    named = (fields.get("architectures") or [""])[0]
+    return next((head for head in HEADS if class_name(fields["model_type"], head) == named), None)
+
+
+def check_encoder(shapes: Shapes, found: Mapping[str, tuple[int, ...]], model_type: str, origin: str) -> list[str]:
+    """Compare parameters with what a class needs.
+
+    Args:
+        shapes: of the class.
+        found: shapes of the parameters there are.
+        model_type: "bert" or "albert".
+        origin: names them in messages.
+
+    Returns:
+        Names that are lacking: only a head or a pooler may be.
+
+    Raises:
+        UserError: a part of the encoder is lacking, or a shape differs.
+    """
+    lacking = [name for name in shapes if name not in found]
+    encoder = [name for name in lacking if name.startswith(f"{model_type}.") and ".pooler." not in name]
+    if encoder:
+        raise UserError(f"{origin}: lacks {len(encoder)} parameters of the encoder, such as {encoder[0]}")
+    for name in (name for name in shapes if name in found):
+        if found[name] != shapes[name]:
+            raise UserError(
+                f"{origin}: {name} has shape {found[name]}, but its configuration says {shapes[name]}; "
+                "needed is the configuration that belongs to these weights"
+            )
+    return lacking

@@ -1,0 +1,145 @@
+"""A BERT or an ALBERT from pieces: parts of it whose parameters are named inside each part only.
+
+Pipelines save each of their modules by itself, with names that begin where that system began them: "layers.2.attention.
+self.query.weight", "block.attention.self.query.weight". What they end with is what transformers' modules are named by,
+so a name's longest known ending says what the parameter is, and what stands before it says which layer it belongs to.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ds_bert.errors import UserError
+
+Piece = tuple[str, Mapping[str, torch.Tensor]]
+"""Where it was read, and its parameters."""
+
+_EMBEDDINGS = ("word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight")
+_NORM = ("LayerNorm.weight", "LayerNorm.bias")
+_BOTH = (".weight", ".bias")
+_BERT_LAYER = tuple(
+    module + kind
+    for module in (
+        "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+        "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
+    )
+    for kind in _BOTH
+)  # fmt: skip
+_ALBERT_LAYER = tuple(
+    module + kind
+    for module in (
+        "attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm", "ffn",
+        "ffn_output", "full_layer_layer_norm",
+    )
+    for kind in _BOTH
+)  # fmt: skip
+_BERT_HEAD = {
+    "pooler.dense": "bert.pooler.dense",
+    "pooling_layer.dense": "bert.pooler.dense",
+    "transform.dense": "cls.predictions.transform.dense",
+    "transform.LayerNorm": "cls.predictions.transform.LayerNorm",
+    "seq_relationship": "cls.seq_relationship",
+    "classifier": "classifier",
+    "qa_outputs": "qa_outputs",
+}
+_ALBERT_HEAD = {
+    "pooler": "albert.pooler",
+    "projection": "albert.encoder.embedding_hidden_mapping_in",
+    "embedding_hidden_mapping_in": "albert.encoder.embedding_hidden_mapping_in",
+    "predictions.dense": "predictions.dense",
+    "predictions.LayerNorm": "predictions.LayerNorm",
+    "transform.dense": "predictions.dense",
+    "transform.LayerNorm": "predictions.LayerNorm",
+    "sop_classifier.classifier": "sop_classifier.classifier",
+    "seq_relationship.classifier": "sop_classifier.classifier",
+    "classifier": "classifier",
+    "qa_outputs": "qa_outputs",
+}
+_PREDICTIONS = {"bert": "cls.predictions.", "albert": "predictions."}
+# The decoder and its bias, under the names that they have had.
+_DECODER = {
+    "decoder.weight": "decoder.weight",
+    "decoder.bias": "decoder.bias",
+    "predictions.bias": "bias",
+}
+_BARE_DECODER = {"decoder_weight": "decoder.weight", "bias": "bias"}  # parameters of the layer itself
+
+
+def assemble(pieces: Sequence[Piece], fields: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Join pieces to a model.
+
+    Args:
+        pieces: in the order of the model's layers.
+        fields: the model's configuration.
+
+    Returns:
+        Parameters by Hugging Face's names, the decoder's copies of tied ones among them.
+
+    Raises:
+        UserError: a parameter is of no known name, or there are fewer or more encoder layers than ``fields`` says.
+    """
+    family = fields["model_type"]
+    layers: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
+    weights: dict[str, torch.Tensor] = {}
+    for number, (origin, parameters) in enumerate(pieces):
+        for name in sorted(parameters, key=_by_number):
+            before, ending, role = _recognise(name, family, origin)
+            if role is None:
+                layers.setdefault((number, before), {})[ending] = parameters[name]
+            elif not torch.equal(weights.setdefault(role, parameters[name]), parameters[name]):
+                raise UserError(f"{origin}: {name} would be a second {role}, with other values")
+    for index, layer in enumerate(_encoder_layers(list(layers.values()), fields, pieces[0][0])):
+        for ending, tensor in layer.items():
+            weights[_layer_name(family, index, ending)] = tensor
+    return weights
+
+
+def _recognise(name: str, family: str, origin: str) -> tuple[str, str, str | None]:
+    """Split a name into (what stands before, its known ending), with Hugging Face's name unless it is of a layer."""
+    roles = _roles(family)
+    standard = name.replace(".gamma", ".weight").replace(".beta", ".bias").replace("dense_act.", "dense.")
+    if standard in _BARE_DECODER:
+        return "", standard, _PREDICTIONS[family] + _BARE_DECODER[standard]
+    parts = standard.split(".")
+    for begin in range(len(parts)):
+        ending = ".".join(parts[begin:])
+        if ending in roles:
+            return ".".join(parts[:begin]), ending, roles[ending]
+    raise UserError(f"{origin}: {name} is no parameter of a {family} model that is known here")
+
+
+def _roles(family: str) -> dict[str, str | None]:
+    """Hugging Face's name by a name's ending; None for those of encoder layers."""
+    head = _BERT_HEAD if family == "bert" else _ALBERT_HEAD
+    roles: dict[str, str | None] = {ending: f"{family}.embeddings.{ending}" for ending in (*_EMBEDDINGS, *_NORM)}
+    roles |= {ending + kind: name + kind for ending, name in head.items() for kind in _BOTH}
+    roles |= {ending: _PREDICTIONS[family] + name for ending, name in _DECODER.items()}
+    return roles | dict.fromkeys(_BERT_LAYER if family == "bert" else _ALBERT_LAYER)
+
+
+def _encoder_layers(
+    layers: list[dict[str, torch.Tensor]], fields: Mapping[str, Any], origin: str
+) -> Iterable[dict[str, torch.Tensor]]:
+    """One set of parameters per encoder layer, or, for an ALBERT, per group that its layers share."""
+    wanted, found = fields["num_hidden_layers"], len(layers)
+    if fields["model_type"] == "albert":
+        groups = fields["num_hidden_groups"]
+        if found not in (groups, wanted):
+            raise UserError(f"{origin}: {found} encoder layers are there, the configuration has {wanted}")
+        return layers if found == groups else [layers[-(-group * wanted // groups)] for group in range(groups)]
+    if found != wanted:
+        raise UserError(f"{origin}: {found} encoder layers are there, the configuration has {wanted}")
+    return layers
+
+
+def _layer_name(family: str, index: int, ending: str) -> str:
+    if family == "bert":
+        return f"bert.encoder.layer.{index}.{ending}"
+    return f"albert.encoder.albert_layer_groups.{index}.albert_layers.0.{ending}"
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Sort "layers.10" after "layers.9"."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"\.", name)]
