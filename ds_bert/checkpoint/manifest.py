@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -14,7 +13,8 @@ from ds_bert.files import read_json, write_atomically
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-_BLOCK = 4 * 2**20  # bytes read at once
+THREADS = 4  # files read or written at once: while some wait for the disk, others are hashed
+_BLOCK = 2**20  # bytes read and hashed at once: they stay in the processor's cache
 _REPAIR = "restore it or remove this checkpoint"
 
 
@@ -34,11 +34,6 @@ def hash_file(path: Path) -> Entry:
             digest.update(block[:count])
             size += count
     return Entry(size, digest.hexdigest())
-
-
-def threads() -> int:
-    """How many files to read or write at once: hashing and writing release the interpreter's lock."""
-    return min(4, len(os.sched_getaffinity(0)))
 
 
 def write_manifest(folder: Path, step: int, entries: Mapping[str, Entry]) -> None:
@@ -98,7 +93,7 @@ def faults(folder: Path, tensors: bool = True, share: tuple[int, int] = (0, 1)) 
     found += [f"{folder / name}: {foreign}" for name in present - entries.keys() if _counts(Path(name))]
     number, of_how_many = share
     mine = sorted(entries.keys() & present, key=lambda name: (entries[name].size, name))[number::of_how_many]
-    with ThreadPoolExecutor(threads()) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         read = pool.map(
             lambda name: _fault(folder / name, entries[name], tensors or not name.endswith(".safetensors")), mine
         )

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.layout import describe_weights, files_by_name
-from ds_bert.checkpoint.manifest import Entry, threads
+from ds_bert.checkpoint.manifest import THREADS, Entry
 from ds_bert.checkpoint.tensors import write_tensors
 from ds_bert.files import write_atomically
 from ds_bert.stage_map import to_json
@@ -185,7 +185,7 @@ class CheckpointSaver:
         """Write this process's files; return what the manifest says of each, and the bytes of its tensors."""
         folder = folders.partial_folder(self.output_dir, snapshot.step)
         folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(threads()) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             written = pool.map(lambda file: write_tensors(folder / file, snapshot.tensors[file]), snapshot.tensors)
             sizes = [sum(tensor.nbytes for tensor in tensors.values()) for tensors in snapshot.tensors.values()]
             return dict(zip(snapshot.tensors, zip(written, sizes, strict=True), strict=True))

@@ -30,7 +30,7 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_BLOCK = 16 * 2**20  # bytes hashed, then written
+_BLOCK = 2**20  # bytes hashed, then written: they stay in the processor's cache
 
 
 def part_name(kind: str, part: int, parts: int) -> str:
