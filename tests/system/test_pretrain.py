@@ -185,8 +185,11 @@ def test_a_killed_rank_ends_all_and_they_say_where_they_were(tmp_path: Path, two
     assert not checkpoints(tmp_path / "out")
 
 
-def test_evaluating_and_saving_changes_nothing(tmp_path: Path, two_by_two: list[Any], left_alone: Path) -> None:
-    flags = ["--save_steps", 5, "--eval_steps", 7, "--per_device_eval_batch_size", 3, "--save_total_limit", 2]
+@pytest.mark.parametrize("later", [[], ["--save_async"]], ids=["at once", "later"])
+def test_evaluating_and_saving_changes_nothing(
+    tmp_path: Path, two_by_two: list[Any], left_alone: Path, later: list[str]
+) -> None:
+    flags = ["--save_steps", 5, "--eval_steps", 7, "--per_device_eval_batch_size", 3, "--save_total_limit", 2, *later]
     pretrain(tmp_path / "run", [*two_by_two, *flags, "--output_dir", tmp_path / "out"], 4)
     assert_same_bits(tmp_path / "out", left_alone)
     assert losses(tmp_path / "out") == losses(left_alone)
