@@ -2,34 +2,26 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ds_bert.checkpoint.folders import checkpoint_folder
-from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, load_newest
-from ds_bert.data.sampler import LengthGroupedSampler
-from ds_bert.engine.process_group import Grid, start_process_group
+from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
 from ds_bert.stage_map import StageMap
-from ds_bert.tasks.task import Split, Task
-from ds_bert.training.best import Best
-from ds_bert.training.build import build_engine, load_weights
-from ds_bert.training.checks import check_numbers, total_steps
+from ds_bert.tasks.task import Task
+from ds_bert.training.checks import check_numbers
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
-from ds_bert.training.feed import Feed
 from ds_bert.training.finetune_arguments import FinetuneArguments
-from ds_bert.training.log import RunLog
-from ds_bert.training.loop import Training
+from ds_bert.training.finetune_run import RESULTS, FinetuneRun
 from ds_bert.training.model_source import Source, default_cache_dir
 from ds_bert.training.parameter_groups import with_layerwise_decay
 from ds_bert.training.placement import check_schedule, choose_stage_map
-from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings, share
+from ds_bert.training.run import claim_run
 from ds_bert.training.weights import check_weights
 
-RESULTS = "eval_results.json"
 Arguments = TypeVar("Arguments", bound=FinetuneArguments)
 
 
@@ -102,7 +94,7 @@ def fine_tune(
     grid = start_process_group(stage_map, arguments.ddp_timeout)
     results = []
     for run, checkpoint in zip(runs, checkpoints, strict=True):
-        status, measures = _Run(task, run, source, config, fresh, grid, settings).do(checkpoint)
+        status, measures = FinetuneRun(task, run, source, config, fresh, grid, settings).do(checkpoint)
         if status:
             return status
         results.append(measures)
@@ -134,125 +126,6 @@ def _runs(arguments: FinetuneArguments) -> list[FinetuneArguments]:
     return [
         replace(arguments, seed=seed, seeds=[], output_dir=str(folder / f"seed-{seed}")) for seed in arguments.seeds
     ]
-
-
-class _Run:
-    """One training with one seed.
-
-    Args:
-        task, arguments, source, settings: see `fine_tune`.
-        config: the model's configuration with the head.
-        fresh: names that keep their fresh weights.
-        grid: this process's place.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        arguments: FinetuneArguments,
-        source: Source,
-        config: Any,
-        fresh: Sequence[str],
-        grid: Grid,
-        settings: EngineSettings,
-    ) -> None:
-        self.task, self.arguments, self.source, self.config, self.grid = task, arguments, source, config, grid
-        size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
-        settings = replace(settings, seed=arguments.seed)
-        self.engine = build_engine(config, task.head, task.objective, grid, settings, size, micro_batches)
-        if source.weights:
-            load_weights(self.engine, source.weights, fresh)
-        self.global_batch = size * micro_batches * grid.num_replicas
-        self.output_dir = Path(arguments.output_dir or "")
-        self.evaluation_dir = self.output_dir / "evaluation"
-
-    def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
-        """Train, measure, predict; return the exit status and the measures."""
-        with failing_by_name(self.engine):
-            if checkpoint:
-                load_newest(checkpoint.parent, self.engine)
-            keep_settings(self.engine, self.arguments, self.grid.stage_map)
-            measured: dict[str, float] | None = None
-            if self.arguments.do_train:
-                status, measured = self._train()
-                if status:
-                    return status, {}
-            measures = (measured or self._measure(self.evaluation_dir)) if self.arguments.do_eval else {}
-            if self.grid.rank == 0 and measures:
-                write_json(self.output_dir / RESULTS, measures)
-                print("\n".join(f"{name:<32} {value:.4f}" for name, value in measures.items()), flush=True)
-            if self.arguments.do_predict:
-                self._predict()
-            return 0, measures
-
-    def _train(self) -> tuple[int, dict[str, float] | None]:
-        """Train; go back to the best checkpoint; return the exit status, and that checkpoint's measures if known."""
-        arguments, task, engine = self.arguments, self.task, self.engine
-        assert task.train is not None
-        lengths = task.train.lengths
-        sampler = LengthGroupedSampler(lengths, self.global_batch, arguments.seed, arguments.length_window)
-        steps = total_steps(arguments, len(lengths) / self.global_batch)
-        log = RunLog(self.output_dir, self.grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
-        best = None
-        if arguments.do_eval:
-            metric = arguments.metric_for_best_model or task.best_metric
-            best = Best(self.output_dir, metric, arguments.early_stopping_patience)
-
-        def measure() -> dict[str, float]:
-            return self._measure(self.evaluation_dir if engine.steps_done == steps else None)
-
-        training = Training(
-            engine,
-            arguments,
-            Feed(task.train, engine),
-            sampler,
-            steps,
-            measure if arguments.do_eval else None,
-            describe_model(self.config, self.source.tokenizer),
-            {
-                "arguments": asdict(arguments),
-                "global_batch": self.global_batch,
-                "model": self.source.fields,
-                "data": task.fingerprint,
-            },
-            log,
-            best,
-        )
-        outcome = training.run()
-        status = conclude(engine, arguments, self.grid.stage_map, outcome, log, float(lengths.mean()))
-        if best is None or best.step is None or best.step == engine.steps_done == steps:
-            return status, outcome.evaluation
-        if not status:
-            load_checkpoint(checkpoint_folder(self.output_dir, best.step), engine)
-        return status, None
-
-    def _measure(self, folder: Path | None = None) -> dict[str, float]:
-        """Measure all evaluation splits, the first one's measures by their plain names; write their files."""
-        measures: dict[str, float] = {}
-        for place, (name, split) in enumerate(self.task.evaluation.items()):
-            found = self._outputs_of(split, folder)
-            measures |= {f"{name}_{key}" if place else key: value for key, value in found.items()}
-        return measures
-
-    def _outputs_of(self, split: Split, folder: Path | None) -> dict[str, float]:
-        """Compute a split's outputs; return its measures on all processes; write its files."""
-        outputs = Feed(split.examples, self.engine).predict(
-            split.examples.lengths, self.arguments.per_device_eval_batch_size
-        )
-        measures: dict[str, float] = {}
-        if self.grid.rank == 0:
-            measures = split.measure(outputs) if split.measure else {}
-            if folder and split.write:
-                folder.mkdir(parents=True, exist_ok=True)
-                for path in split.write(outputs, folder):
-                    print(f"wrote:  {path}", flush=True)
-        return share(self.engine, measures)
-
-    def _predict(self) -> None:
-        for name, split in self.task.prediction.items():
-            measures = self._outputs_of(split, self.output_dir / "predictions")
-            if self.grid.rank == 0 and measures:
-                write_json(self.output_dir / f"{name}_results.json", measures)
 
 
 def _report_seeds(output_dir: Path, seeds: Sequence[int], results: Sequence[Mapping[str, float]]) -> None:
