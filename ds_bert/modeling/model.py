@@ -9,6 +9,8 @@ from transformers import PretrainedConfig
 
 from ds_bert.modeling.beam_head import BeamQuestionAnsweringHead
 from ds_bert.modeling.carry import BatchShape, Field, encoder_carry
+from ds_bert.modeling.conditional.arrangement import is_conditional
+from ds_bert.modeling.conditional.layers import conditional_carry, conditional_layers
 from ds_bert.modeling.families import FAMILIES, family_of
 from ds_bert.modeling.heads import (
     MultipleChoiceHead,
@@ -68,12 +70,15 @@ def model_layers(config: PretrainedConfig, head: str | MakeHead) -> list[Callabl
     """Describe the L + 2 layers of one model; each is built by calling it.
 
     Args:
-        config: from `build_config`.
+        config: from `build_config`; where it has ``conditional``, the layers are those of
+            `ds_bert.modeling.conditional`.
         head: a name in `HEADS`, or a function (or class) that makes the last layer from ``config``.
     """
     family = family_of(config)
     if isinstance(head, str):
         head = family.pretraining_head if head == "pretraining" else HEADS[head]
+    if is_conditional(config):
+        return [*conditional_layers(config), partial(head, config)]
     return [partial(family.embeddings, config), *family.encoder_layers(config), partial(head, config)]
 
 
@@ -86,6 +91,7 @@ def carry_declaration(config: PretrainedConfig, dtype: torch.dtype) -> Callable[
     """
 
     def declare(rows: int, length: int, padded: bool) -> list[Field]:
-        return encoder_carry(config.hidden_size, dtype, BatchShape(rows, length, padded))
+        shape = BatchShape(rows, length, padded)
+        return [*encoder_carry(config.hidden_size, dtype, shape), *conditional_carry(config, dtype, shape)]
 
     return declare
