@@ -1,29 +1,26 @@
 """The best checkpoint so far, and whether to stop looking for a better one."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
-
-from ds_bert.files import read_json
 
 BEST = "best.json"
 
 
 class Best:
-    """Remembers the best evaluation of a run; on a resumed run, from `best.json`.
+    """Remembers the best evaluation of a run.
 
     Args:
-        output_dir: of the run.
         metric: measure to compare by; higher is better, but for "loss".
         patience: evaluations without a better one after which training ends; 0 never ends it.
+        known: what `known` said when the checkpoint that the run goes on from was written.
     """
 
-    def __init__(self, output_dir: Path, metric: str, patience: int) -> None:
+    def __init__(self, metric: str, patience: int, known: Mapping[str, Any] | None = None) -> None:
         self.metric, self.patience = metric, patience
-        path = output_dir / BEST
-        known = read_json(path) if path.is_file() else {}
+        known = known or {}
         self.step: int | None = known.get("step") if known.get("metric") == metric else None
         self.value: float | None = known.get("value") if self.step is not None else None
-        self.worse = known.get("evaluations_since", 0)
+        self.worse = known.get("evaluations_since", 0) if self.step is not None else 0
 
     def note(self, step: int, measures: dict[str, float]) -> bool:
         """Take note of an evaluation; return whether it is the best so far."""
@@ -46,6 +43,6 @@ class Best:
         return 0 < self.patience <= self.worse
 
     def known(self) -> dict[str, Any]:
-        """What `best.json` is to hold, once the best checkpoint is whole."""
+        """What `best.json` holds once the best checkpoint is whole, and each checkpoint for the run to go on with."""
         known = {"step": self.step, "metric": self.metric, "value": self.value, "evaluations_since": self.worse}
         return {"checkpoint": f"checkpoint-{self.step}", **known}

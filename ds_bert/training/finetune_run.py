@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.checkpoint.folders import checkpoint_folder
-from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, load_newest
+from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, load_newest, read_state
 from ds_bert.data.sampler import LengthGroupedSampler
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
@@ -54,12 +54,13 @@ class FinetuneRun:
         self.global_batch = size * micro_batches * grid.num_replicas
         self.output_dir = Path(arguments.output_dir or "")
         self.evaluation_dir = self.output_dir / "evaluation"
+        self.known_best: dict[str, Any] | None = None
 
     def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; return the exit status and the measures."""
         with failing_by_name(self.engine):
             if checkpoint:
-                load_newest(checkpoint.parent, self.engine)
+                self.known_best = read_state(load_newest(checkpoint.parent, self.engine)).get("best")
             keep_settings(self.engine, self.arguments, self.grid.stage_map)
             measured: dict[str, float] | None = None
             if self.arguments.do_train:
@@ -85,7 +86,7 @@ class FinetuneRun:
         best = None
         if arguments.do_eval:
             metric = arguments.metric_for_best_model or task.best_metric
-            best = Best(self.output_dir, metric, arguments.early_stopping_patience)
+            best = Best(metric, arguments.early_stopping_patience, self.known_best)
 
         def measure() -> dict[str, float]:
             return self._measure(self.evaluation_dir if engine.steps_done == steps else None)

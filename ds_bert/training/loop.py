@@ -159,8 +159,9 @@ class Training:
         better = evaluates and self._evaluate()
         if self.saver and (saves or better or self.stopped_early):
             kept = self.best.step if self.best else None
-            notes = {BEST: self.best.known()} if self.best and evaluates else {}
-            self.outcome.checkpoint = self.saver.save(best=kept, notes=notes)
+            known = self.best.known() if self.best else None
+            notes = {BEST: known} if known and evaluates else {}
+            self.outcome.checkpoint = self.saver.save({"best": known}, kept, notes)
 
     def _evaluate(self) -> bool:
         """Measure; return whether this is the best checkpoint so far."""

@@ -150,3 +150,14 @@ def test_a_mistake_ends_it_with_one_sentence(
 
 def test_nothing_to_do(folder: Path, tmp_path: Path) -> None:
     assert "nothing to do" in run(tmp_path, words(folder, tmp_path / "out"), status=2)
+
+
+def test_a_resumed_run_remembers_its_best(folder: Path, tmp_path: Path) -> None:
+    out, flags = tmp_path / "out", {"eval_steps": 4, "save_steps": 8, "lr_scheduler_type": "constant"}
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", **flags, max_steps=8))
+    before = json.loads((out / "best.json").read_text())
+    (out / "best.json").unlink()  # as a crash between checkpoint and pointer leaves it
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", "--resume", **flags, max_steps=12, learning_rate=0))
+    after = json.loads((out / "best.json").read_text())
+    assert (after["step"], after["value"]) == (before["step"], before["value"])
+    assert after["evaluations_since"] == before["evaluations_since"] + 1
