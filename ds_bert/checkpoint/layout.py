@@ -12,7 +12,7 @@ from ds_bert.checkpoint.tensors import EXTRA, INDEX, MOMENTS, WEIGHTS, part_name
 from ds_bert.files import read_json, write_json
 
 # A parameter whose name has one of these parts is one that Hugging Face has no class for.
-EXTRA_MODULES = frozenset({"beam_head", "conditional", "adapter"})
+EXTRA_MODULES = frozenset({"beam_head", "conditional", "adapter", "meta"})
 
 
 def is_extra(name: str) -> bool:

@@ -6,7 +6,7 @@ generator's state is kept, and the data's position is the step, too.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +85,20 @@ def _faults_found_together(checkpoint: Path, engine: TrainedStage) -> list[str]:
 
 def _load(checkpoint: Path, engine: TrainedStage) -> None:
     state = read_state(checkpoint)
-    tensors = {"weights": _read(TensorFolder(checkpoint), "", engine)}
+    tensors = {"weights": _read(TensorFolder(checkpoint), "", engine.boundary.parameters)}
     if has_tensors(checkpoint, MOMENTS):
-        moments = TensorFolder(checkpoint, MOMENTS)
+        moments, boundary = TensorFolder(checkpoint, MOMENTS), engine.boundary
+        trained = {name: item for name, item in boundary.parameters.items() if name not in boundary.frozen}
         for kind in sorted({name.partition("/")[0] for name in moments.names()}):
-            tensors[kind] = _read(moments, f"{kind}/", engine)
+            tensors[kind] = _read(moments, f"{kind}/", trained)
     engine.boundary.load_state_by_name(tensors, state["optimizer"], state["step"])
     engine.resume_at(state["step"])
 
 
-def _read(folder: TensorFolder, prefix: str, engine: TrainedStage) -> dict[str, torch.Tensor]:
-    """Read the tensors of this stage's parameters, which are named ``prefix`` and the parameter's name."""
+def _read(folder: TensorFolder, prefix: str, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Read the tensors of these parameters, which are named ``prefix`` and the parameter's name."""
     tensors = {}
-    for name, parameter in engine.boundary.parameters.items():
+    for name, parameter in parameters.items():
         tensor = folder.read_all([prefix + name])[prefix + name]
         if tensor.shape != parameter.shape:
             shapes = f"{tuple(tensor.shape)}, the model's has {tuple(parameter.shape)}"

@@ -29,7 +29,7 @@ def make_buckets(
     grid: Grid,
     settings: EngineSettings,
 ) -> list[tuple[Bucket, ParameterGroup]]:
-    """Move this process's parameters into buckets, in an order that all processes share; all must call it.
+    """Move this process's trained parameters into buckets, in an order that all processes share; all must call it.
 
     Args:
         parameters: this process's, by name.
@@ -43,7 +43,8 @@ def make_buckets(
         process_group = grid.new_group(ranks)
         if grid.stage not in stages:
             continue
-        for group, members in _by_group([name for name in owners if owners[name] == stages], parameters, settings):
+        names = [name for name in owners if owners[name] == stages and settings.is_trained(name)]
+        for group, members in _by_group(names, parameters, settings):
             bucket = Bucket(
                 members,
                 process_group,

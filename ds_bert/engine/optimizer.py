@@ -68,7 +68,7 @@ class Optimizer:
     """Update this process's parameters with gradients summed over a global batch.
 
     Args:
-        parameters: this stage's parameters by name; they move into flat buffers.
+        parameters: this stage's parameters by name; those that are trained move into flat buffers.
         grid: this process's place.
         settings: which optimizer, precision and ZeRO stage.
         control: a gloo group of all processes, for what must not wait for a device.
@@ -84,6 +84,10 @@ class Optimizer:
         self.settings = settings
         self.grid = grid
         self.parameters = parameters
+        self.frozen = {name: item for name, item in parameters.items() if not settings.is_trained(name)}
+        for parameter in self.frozen.values():
+            parameter.requires_grad_(False)
+            parameter.data = parameter.data.to(settings.dtype)
         self.group = grid.new_group()  # of its own: under 2BW the norm is under way while others add up other things
         self.owners = stages_by_name(parameters, grid, control)
         buckets = make_buckets(parameters, self.owners, grid, settings)
@@ -191,7 +195,8 @@ class Optimizer:
         Args:
             steps_done: optimizer steps taken, which number the newest version.
         """
-        tensors: dict[str, dict[str, torch.Tensor]] = {"weights": {}}
+        frozen = {name: parameter.detach().clone() for name, parameter in self.frozen.items()}
+        tensors: dict[str, dict[str, torch.Tensor]] = {"weights": frozen}
         scalars: dict[str, Any] = {"scaler": vars(self.scaler).copy() if self.scaler else None}
         for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
             tensors["weights"].update(bucket.whole(bucket.master))
@@ -214,6 +219,8 @@ class Optimizer:
 
         Without previous weights, where two versions are alive, the newest stand in for them.
         """
+        for name, parameter in self.frozen.items():
+            parameter.data.copy_(tensors["weights"][name])
         newest, previous = steps_done % self.slots, (steps_done - 1) % self.slots
         for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
             bucket.advance(newest)

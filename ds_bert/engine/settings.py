@@ -33,6 +33,11 @@ class ParameterGroup:
     lr_scale: float = 1.0
 
 
+def always(name: str) -> bool:
+    """Let every parameter be trained."""
+    return True
+
+
 def by_dimensions(name: str, dimensions: int) -> ParameterGroup:
     """Let matrices decay, but not biases and norms, which have fewer than two dimensions."""
     return ParameterGroup(decays=dimensions >= 2)
@@ -48,6 +53,7 @@ class EngineSettings:
             eps, momentum). "adamw", too, takes ``bias_correction``.
         weight_decay: of parameters that decay.
         parameter_group: the group of a parameter, from its name and number of dimensions; the same on all processes.
+        is_trained: whether the parameter of a name is updated; others have no gradient, no moments, no master copy.
         max_grad_norm: bound of the global gradient norm, over all parameters of all stages; 0 for none.
         zero_stage: 0 (every replica keeps the whole optimizer of its stage) or 1 (replicas share it).
         precision: of weights and activations; gradients are summed and weights updated in fp32 (fp64 for fp64).
@@ -61,6 +67,7 @@ class EngineSettings:
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
     parameter_group: Callable[[str, int], ParameterGroup] = by_dimensions
+    is_trained: Callable[[str], bool] = always
     max_grad_norm: float = 1.0
     zero_stage: Literal[0, 1] = 0
     precision: Precision = "fp32"
