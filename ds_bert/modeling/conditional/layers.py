@@ -7,7 +7,7 @@ arrangement, ``side`` (B, T, H), the stream of the bottlenecks. Parameters that 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -86,7 +86,7 @@ class ConditionalEncoderLayer(Layer):
         return {**carry, **changed}
 
     def _attend(self, carry: Carry, condition_BH: torch.Tensor) -> torch.Tensor:
-        hidden_BTH, attention = carry["hidden"], self.plain.block.attention
+        hidden_BTH, attention = carry["hidden"], cast(Any, self.plain.block.attention)
         matrix_BTT = self.attention(condition_BH, hidden_BTH.shape[1])
         context_BTH, _ = attention.self(hidden_BTH, attention_bias(matrix_BTT, carry.get("attention_mask")))
         attended_BTH = attention.output.dropout(attention.output.dense(context_BTH))
@@ -95,7 +95,7 @@ class ConditionalEncoderLayer(Layer):
         )
 
     def _feed_forward(self, attended_BTH: torch.Tensor, condition_BH: torch.Tensor) -> torch.Tensor:
-        block = self.plain.block
+        block = cast(Any, self.plain.block)
         output_BTH = block.output.dropout(block.output.dense(block.intermediate(attended_BTH)))
         if self.bottleneck is not None and not self.has_side_stream:
             output_BTH = self.bottleneck(condition_BH, output_BTH)
@@ -110,6 +110,9 @@ class MultitaskHead(Layer):
     Args:
         config: with ``tasks``, each of which has ``labels``, none in regression.
     """
+
+    columns: torch.Tensor
+    exists: torch.Tensor
 
     def __init__(self, config: Any) -> None:
         super().__init__()
