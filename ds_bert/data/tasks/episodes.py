@@ -1,0 +1,112 @@
+"""An episode: one small classification task, with examples to learn from and examples to be judged by."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ds_bert.data.features import Features
+from ds_bert.data.randomness import permutation
+from ds_bert.errors import UserError
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One task of a meta-training step.
+
+    Args:
+        support: what the task is learned from; its column ``labels`` is int64 of (S,), below ``num_classes``. Every
+            class is among them.
+        query: what the learned task is judged by, with the same column of (Q,). No example is in both.
+        num_classes: N of an N-way task.
+        name: where it comes from, for messages and logs.
+    """
+
+    support: Features
+    query: Features
+    num_classes: int
+    name: str
+
+
+class EpisodeSource(Protocol):
+    """Deals episodes."""
+
+    def __len__(self) -> int:
+        """Return the episodes of one pass: of numbers 0 to ``len(source) - 1``."""
+        ...
+
+    def episode(self, number: int, seed: int) -> Episode:
+        """Return the ``number``-th episode (from 0, without end), which follows from (seed, number) alone.
+
+        A meta-training step of T tasks takes the numbers ``step * T + index``, with ``index`` counted across
+        replicas, so that a step holds the same tasks for every number of replicas.
+        """
+        ...
+
+
+def support_batches(episode: Episode, num_batches: int, seed: int, number: int, epoch: int = 0) -> list[np.ndarray]:
+    """Cut the support set into batches. Sizes differ by one at most, nothing is left out.
+
+    Args:
+        episode: the task.
+        num_batches: how many; the first of them also makes the label embeddings.
+        seed: of the run.
+        number: of the episode.
+        epoch: pass over the support set; each is shuffled anew.
+
+    Returns:
+        Example numbers of ``episode.support``, int64, one array for each batch. The first holds every class.
+
+    Raises:
+        UserError: the support set is too small for that many batches.
+    """
+    num_examples = len(episode.support)
+    first = -(-num_examples // max(num_batches, 1))
+    if not 1 <= num_batches <= num_examples or first < episode.num_classes:
+        raise UserError(
+            f"{episode.name}: {num_examples} support examples in --num_batches {num_batches}; the first batch needs "
+            f"one of each of the {episode.num_classes} classes, and no batch may be empty"
+        )
+    order = stratified_order(np.asarray(episode.support.columns["labels"]), seed, number, epoch)
+    return np.array_split(order, num_batches)
+
+
+def stratified_order(labels: np.ndarray, *counters: int) -> np.ndarray:
+    """Return a random order in which every class is spread evenly; it begins with one example of each class.
+
+    Args:
+        labels: int64 (examples,).
+        counters: what the order is for, such as (seed, epoch).
+
+    Returns:
+        int64 (examples,).
+    """
+    order = permutation(len(labels), *counters)
+    shuffled = labels[order]
+    rank = np.empty(len(labels), dtype=np.int64)  # among the examples of its class
+    for label in np.unique(shuffled):
+        members = np.flatnonzero(shuffled == label)
+        rank[members] = np.arange(len(members))
+    counts = np.bincount(shuffled)
+    return order[np.argsort(rank / counts[shuffled], kind="stable")]
+
+
+def query_weights(num_steps: int, every: int) -> dict[int, float]:
+    """Return after how many inner steps the query loss is taken, and its weight there.
+
+    It is taken before the first step, after every ``every``-th and after the last. Weights double with each step and
+    add up to 1.
+
+    Args:
+        num_steps: inner steps S of an episode.
+        every: ``average_query_every``; 0: after the last step only.
+
+    Returns:
+        The weight of each step s in 0..S, proportional to 2^(s - S), in ascending order.
+    """
+    if every < 0:
+        raise UserError(f"--average_query_every {every}: must be at least 1, or 0 for the last step only")
+    steps = sorted({*range(0, num_steps + 1, every), num_steps}) if every else [num_steps]
+    weights = {step: 2.0 ** (step - num_steps) for step in steps}
+    total = sum(weights.values())
+    return {step: weight / total for step, weight in weights.items()}
