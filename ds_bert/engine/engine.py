@@ -68,6 +68,7 @@ class Engine(PipelineEngine):
             self._bind,
             self._after_backward,
             lambda: self.boundary.loss_scale,
+            self._first_trained_stage(),
         )
         self.steps_done = 0
         self._drained_at = 0  # global batches whose micro-batches have all had their backward when a drain ended
@@ -196,6 +197,10 @@ class Engine(PipelineEngine):
             return two_bw.two_bw(place.stage, place.num_stages, micro_batches, self.steps_done, drained)
         order = gpipe if self.settings.schedule == "gpipe" else one_f_one_b
         return order(place.stage, place.num_stages, micro_batches)
+
+    def _first_trained_stage(self) -> int:
+        trained = [stages for name, stages in self.boundary.owners.items() if self.settings.is_trained(name)]
+        return min(stage for stages in trained for stage in stages)
 
     def _no_sums(self) -> torch.Tensor:
         return torch.zeros(len(self.objective.sums), dtype=torch.float64, device=self.place.device)

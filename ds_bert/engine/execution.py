@@ -102,6 +102,7 @@ class Execution:
         before: called before each forward or backward with its global batch: binds the weights it is to use.
         after_backward: called after each backward with its global batch.
         loss_scale: what a loss is multiplied by before its backward, now.
+        first_trained: the first stage with parameters that are trained; gradients travel back to there, no further.
     """
 
     def __init__(
@@ -114,10 +115,12 @@ class Execution:
         before: Callable[[GlobalBatch], None],
         after_backward: Callable[[GlobalBatch], None],
         loss_scale: Callable[[], float],
+        first_trained: int = 0,
     ) -> None:
         self.module, self.declare_carry, self.objective = module, declare_carry, objective
         self.grid, self.timeline = grid, timeline
         self.before, self.after_backward, self.loss_scale = before, after_backward, loss_scale
+        self._computes_gradients, self._hands_on_gradients = grid.stage >= first_trained, grid.stage > first_trained
         self.transport = Transport(grid)
         self._in_flight: dict[int, _InFlight] = {}
 
@@ -133,7 +136,12 @@ class Execution:
 
     def run(self, order: Iterable[Forward | Backward]) -> None:
         """Carry out forwards and backwards in this order, and the messages they need."""
-        program = list(instructions(order, self.grid.stage, self.grid.num_stages))
+        program = [
+            instruction
+            for instruction in instructions(order, self.grid.stage, self.grid.num_stages)
+            if (self._computes_gradients or not isinstance(instruction, ReceiveGradient))
+            and (self._hands_on_gradients or not isinstance(instruction, SendGradient))
+        ]
         self._awaited_activations = _numbers(program, ReceiveActivation)
         self._awaited_gradients = _numbers(program, ReceiveGradient)
         self._post_activation()
@@ -164,8 +172,9 @@ class Execution:
         with self.timeline.span("wait", number):
             tensors = channel.receive()
         self._post_activation()
+        needs_gradient = self._hands_on_gradients and torch.is_grad_enabled()
         self._in_flight[number].inputs = {
-            field.name: tensor.requires_grad_(field.has_gradient and torch.is_grad_enabled())
+            field.name: tensor.requires_grad_(field.has_gradient and needs_gradient)
             for field, tensor in zip(self._fields(number), tensors, strict=True)
         }
 
@@ -200,6 +209,8 @@ class Execution:
     def _forget_after_forward(self, number: int) -> None:
         if not torch.is_grad_enabled():
             del self._in_flight[number]
+        elif not self._computes_gradients:
+            self._in_flight[number].inputs, self._in_flight[number].outputs = {}, {}
 
     def _receive_gradient(self, number: int) -> None:
         channel = self.transport.gradients_in
@@ -211,17 +222,23 @@ class Execution:
     def _backward(self, number: int) -> None:
         state = self._in_flight[number]
         self.before(state.part_of)
-        with self.timeline.span("backward", number):
-            if state.loss is not None:
-                (state.loss * self.loss_scale()).backward()
-            else:
-                outputs = [state.outputs[field.name] for field in self._gradient_fields(number)]
-                torch.autograd.backward(outputs, self._gradients)
+        if self._computes_gradients:
+            with self.timeline.span("backward", number):
+                self._compute_gradients(number)
         state.outputs, state.loss = {}, None
-        if self.grid.is_first:
+        if not self._hands_on_gradients:
             del self._in_flight[number]
         state.part_of.open_backwards -= 1
         self.after_backward(state.part_of)
+
+    def _compute_gradients(self, number: int) -> None:
+        state = self._in_flight[number]
+        if state.loss is not None:
+            (state.loss * self.loss_scale()).backward()
+            return
+        outputs = [state.outputs[field.name] for field in self._gradient_fields(number)]
+        used = [place for place, output in enumerate(outputs) if output.requires_grad]
+        torch.autograd.backward([outputs[place] for place in used], [self._gradients[place] for place in used])
 
     def _send_gradient(self, number: int) -> None:
         channel = self.transport.gradients_out
@@ -246,8 +263,8 @@ def _numbers(program: list[Instruction], kind: type[Instruction]) -> Iterator[in
 
 
 def _gradient(tensor: torch.Tensor) -> torch.Tensor:
-    assert tensor.grad is not None
-    return tensor.grad
+    """What arrived for an input; zeros where no layer of this stage has used it."""
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
 def _portable(tensor: torch.Tensor) -> torch.Tensor:

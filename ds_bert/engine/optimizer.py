@@ -133,8 +133,8 @@ class Optimizer:
     def _phases(self, reduction: Reduction) -> Iterator[list[Any]]:
         """Sum the gradients, then their squared norm, then, for LAMB, the norms of its tensors."""
         yield [work for bucket in self.buckets if (work := bucket.begin_reduction(reduction.slot))]
-        squares = [bucket.squared_norm(reduction.slot) for bucket in self.buckets]
-        vector = torch.cat([torch.stack(squares).sum().reshape(1), reduction.sums])
+        squares = [bucket.squared_norm(reduction.slot).reshape(1) for bucket in self.buckets]
+        vector = torch.cat([torch.cat([reduction.sums.new_zeros(1), *squares]).sum().reshape(1), reduction.sums])
         yield [dist.all_reduce(vector, group=self.group, async_op=True)]
         squared_norm, reduction.sums = vector[0].item(), vector[1:].cpu()
         reduction.grad_norm = math.sqrt(squared_norm) / self.loss_scale if math.isfinite(squared_norm) else math.inf
@@ -209,6 +209,8 @@ class Optimizer:
                     tensors.setdefault(kind, {}).update(bucket.whole(value))
                 elif value is not None:
                     scalars[kind] = float(value)
+        if isinstance(self.torch_optimizer, _NothingToUpdate):
+            scalars["step"] = self.torch_optimizer.steps
         return tensors, scalars
 
     @torch.no_grad()
@@ -237,6 +239,8 @@ class Optimizer:
                 bucket.part(tensors[kind], into=state[kind])
             if "step" in scalars:
                 state["step"] = torch.tensor(scalars["step"], dtype=torch.float32, device=bucket.master.device)
+        if isinstance(self.torch_optimizer, _NothingToUpdate):
+            self.torch_optimizer.steps = scalars.get("step", 0.0)
         if self.scaler and scalars.get("scaler"):
             vars(self.scaler).update(scalars["scaler"])
         self.bind(steps_done, steps_done)
@@ -262,9 +266,23 @@ class LossScaler:
             self.scale, self.good_steps = self.scale * 2, 0
 
 
+class _NothingToUpdate:
+    """The optimizer of a stage without parameters that are trained: it counts the steps, as the others do."""
+
+    def __init__(self) -> None:
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[torch.Tensor, dict[str, Any]] = {}
+        self.steps = 0.0
+
+    def step(self) -> None:
+        self.steps += 1
+
+
 def _torch_optimizer(
     buckets: Sequence[tuple[Bucket, ParameterGroup]], settings: EngineSettings
-) -> torch.optim.Optimizer:
+) -> torch.optim.Optimizer | _NothingToUpdate:
+    if not buckets:
+        return _NothingToUpdate()
     options, kind = settings.optimizer_options, settings.optimizer
     groups: list[dict[str, Any]] = [
         {

@@ -65,7 +65,9 @@ def stand_in(names: Sequence[str], labels: Sequence[int], sizes: Sequence[int]) 
     """
     classified = [task for task, count in enumerate(labels) if count > 0]
     if not classified:
-        raise UserError(f"--use_mt_uncertainty: {', '.join(names)} has no labels to be uncertain of; ")
+        raise UserError(
+            f"--use_mt_uncertainty: found only regressions ({', '.join(names)}), needed is a task with labels"
+        )
     if "mrpc" in names and names.index("mrpc") in classified:
         return names.index("mrpc")
     return min(classified, key=lambda task: (sizes[task], task))
