@@ -131,6 +131,11 @@ class TensorFolder:
         """A tensor's shape, without reading it."""
         return tuple(self._readers[name].get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> torch.dtype:
+        """A tensor's type, without reading it."""
+        code = self._readers[name].get_slice(name).get_dtype()
+        return next(dtype for dtype, known in _DTYPES.items() if known == code)
+
     def read(self, name: str) -> torch.Tensor:
         """One tensor."""
         return self._readers[name].get_tensor(name)

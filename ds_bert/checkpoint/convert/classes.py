@@ -46,6 +46,11 @@ def shapes_of(fields: Mapping[str, Any], head: str) -> Shapes:
     return {prefix + name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
+def known_names(fields: Mapping[str, Any]) -> set[str]:
+    """Names of all parameters that any class has for this configuration."""
+    return {name for head in HEADS for name in shapes_of(fields, head)}
+
+
 def head_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
     """The head that parameters of these names make up, with the fewest left over, then the fewest lacking.
 
@@ -60,12 +65,6 @@ def head_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
 
     names = set(names)
     return min(HEADS, key=misfit)
-
-
-def named_head(fields: Mapping[str, Any]) -> str | None:
-    """The head that ``architectures`` of a configuration names, if any."""
-    named = (fields.get("architectures") or [""])[0]
-    return next((head for head in HEADS if class_name(fields["model_type"], head) == named), None)
 
 
 def check_encoder(shapes: Shapes, found: Mapping[str, tuple[int, ...]], model_type: str, origin: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert.checkpoint.convert.classes import HEADS, Shapes, head_of, shapes_of
+from ds_bert.checkpoint.convert.classes import Shapes, head_of, known_names, shapes_of
 from ds_bert.errors import UserError
 
 # Names that mean something else under every head: two heads' classifiers are not each other's.
@@ -41,13 +41,13 @@ def plan_export(fields: Mapping[str, Any], found: Shapes, head: str | None, num_
     Args:
         fields: the checkpoint's configuration.
         found: its parameters.
-        head: one of `HEADS`, or None for the one that the parameters make up.
+        head: one of `classes.HEADS`, or None for the one that the parameters make up.
         num_labels: of the class; None for as many as the checkpoint has, or, with another head, two.
 
     Raises:
         UserError: the head has no labels to choose, or a part of the encoder is lacking or of another shape.
     """
-    known = {name for other in HEADS for name in shapes_of(fields, other)}
+    known = known_names(fields)
     stored = head_of(fields, found.keys() & known)
     head = head or stored
     fields = _with_labels(fields, head, stored, num_labels)

@@ -1,0 +1,118 @@
+"""What a checkpoint, the newest one of a run, or a Hugging Face folder holds; no weight is read."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ds_bert.checkpoint import folders
+from ds_bert.checkpoint.convert.classes import head_of, known_names
+from ds_bert.checkpoint.convert.hugging_face import read_hugging_face
+from ds_bert.checkpoint.convert.source import standard_names
+from ds_bert.checkpoint.manifest import MANIFEST, faults
+from ds_bert.checkpoint.run_facts import checkpoint_in, read_facts
+from ds_bert.checkpoint.tensors import MOMENTS, WEIGHTS, TensorFolder, has_tensors
+from ds_bert.errors import UserError
+
+_PREVIOUS = "previous_weights"  # the older of the two weight versions of 2BW, beside the moments
+_TIED = ("decoder.weight", "decoder.bias")
+_LAYER = re.compile(r"\.encoder\.(?:layer|albert_layer_groups)\.(\d+)\.")
+_SIZES = (
+    "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "embedding_size", "vocab_size",
+    "max_position_embeddings", "type_vocab_size", "num_hidden_groups", "num_labels",
+)  # fmt: skip
+
+Parameters = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+def is_hugging_face(path: Path) -> bool:
+    """Whether a folder is neither a checkpoint nor a run, but a model's."""
+    return (path / "config.json").is_file() and not (path / MANIFEST).is_file()
+
+
+def inspect_folder(path: Path, fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Describe a folder, as JSON.
+
+    Args:
+        path: what the user named.
+        fields: the model's configuration.
+        folder: `path`, or the checkpoint in it.
+
+    Raises:
+        UserError: its files cannot be read.
+    """
+    parameters = _parameters(folder, fields)
+    known = known_names(fields)
+    facts, moments = read_facts(folder), _moments(folder)
+    return {
+        "path": str(folder),
+        "checkpoints": [checkpoint.name for checkpoint in folders.checkpoints(path)],
+        "faults": [] if is_hugging_face(folder) else faults(folder, tensors=False),
+        "model_type": fields["model_type"],
+        "sizes": {name: fields[name] for name in _SIZES if fields.get(name) is not None},
+        "head": head_of(fields, parameters.keys() & known),
+        "parameters": sum(prod(shape) for shape, _ in parameters.values()),
+        "parameters_by_layer": _by_layer(parameters, known),
+        "dtypes": dict(Counter(str(dtype).removeprefix("torch.") for _, dtype in parameters.values())),
+        "step": facts.step,
+        "state": {key: value for key, value in facts.state.items() if key not in ("step", "model")},
+        "arguments": facts.arguments,
+        "moments": moments,
+        "weight_versions": 2 if _PREVIOUS in moments else 1,
+        "stage_map": facts.stage_map,
+        "scores": facts.scores,
+        "extra_weights": sorted(parameters.keys() - known),
+    }
+
+
+def folder_to_inspect(path: Path) -> Path:
+    """The folder with weights that ``path`` means: itself, or the newest whole checkpoint of a run.
+
+    Raises:
+        UserError: it is neither a checkpoint, nor a run with one, nor a Hugging Face folder.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; needed is a checkpoint, a run's output_dir or a Hugging Face folder")
+    return path if is_hugging_face(path) else checkpoint_in(path)
+
+
+def _parameters(folder: Path, fields: Mapping[str, Any]) -> Parameters:
+    """Shape and type of every parameter, by Hugging Face's name; second copies of tied ones do not count."""
+    if has_tensors(folder, WEIGHTS):
+        stored = TensorFolder(folder)
+        found = {
+            name: torch.empty(stored.shape(name), dtype=stored.dtype(name), device="meta") for name in stored.names()
+        }
+    else:
+        found = {name: tensor.to("meta") for name, tensor in read_hugging_face(folder).weights.items()}
+    single = {name: tensor for name, tensor in found.items() if not name.endswith(_TIED)}
+    named, _ = standard_names(single, fields["model_type"])
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in named.items()}
+
+
+def _by_layer(parameters: Parameters, known: set[str]) -> dict[str, int]:
+    """Elements of the embeddings, of every encoder layer (of an ALBERT: group of layers), of pooler, head and extra."""
+    counts: Counter[str] = Counter()
+    for name, (shape, _) in parameters.items():
+        counts[_layer_of(name) if name in known else "extra"] += prod(shape)
+    last = ("pooler", "head", "extra")
+    places = {"embeddings": (0, 0), **{name: (2, place) for place, name in enumerate(last)}}
+    return dict(sorted(counts.items(), key=lambda item: places.get(item[0]) or (1, int(item[0].rpartition(" ")[2]))))
+
+
+def _layer_of(name: str) -> str:
+    if match := _LAYER.search(name):
+        return f"encoder {'group' if name.startswith('albert.') else 'layer'} {match[1]}"
+    if ".embeddings." in name or "embedding_hidden_mapping_in" in name:
+        return "embeddings"
+    return "pooler" if ".pooler." in name else "head"
+
+
+def _moments(folder: Path) -> list[str]:
+    if not has_tensors(folder, MOMENTS):
+        return []
+    return sorted({name.partition("/")[0] for name in TensorFolder(folder, MOMENTS).names()})

@@ -1,0 +1,91 @@
+"""`ds-bert inspect`: show what a checkpoint, the newest one of a run, or a Hugging Face folder holds."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ds_bert.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "path", type=Path, help="a checkpoint-<step> folder, a run's output_dir or a Hugging Face folder"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the description."""
+    from ds_bert.checkpoint.inspection import folder_to_inspect, inspect_folder
+    from ds_bert.modeling.config import load_model_config
+
+    folder = folder_to_inspect(arguments.path)
+    found = inspect_folder(arguments.path, load_model_config(folder), folder)
+    found["tokenizer"] = _tokenizer(folder)
+    print(json.dumps(found, indent=2) if arguments.json else "\n".join(_lines(found)))
+
+
+def _tokenizer(folder: Path) -> dict[str, Any] | None:
+    from ds_bert.data.vocabulary import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(folder)
+    except UserError as error:
+        names = ("tokenizer.json", "vocab.txt", "spiece.model")
+        return {"fault": str(error)} if any((folder / name).exists() for name in names) else None
+    return {"tokens": tokenizer.size, "fingerprint": tokenizer.fingerprint}
+
+
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    step = "" if found["step"] is None else f", step {found['step']:,}"
+    rows = [
+        ("model", f"{found['model_type']}, {_listed(found['sizes'])}"),
+        ("head", found["head"]),
+        ("parameters", f"{found['parameters']:,} in {_listed(found['dtypes'], '{1} tensors of {0}')}"),
+        *(("", f"{layer:<18}{count:>14,}") for layer, count in found["parameters_by_layer"].items()),
+        ("extra", ", ".join(found["extra_weights"])),
+        ("tokenizer", _tokenizer_text(found["tokenizer"])),
+        ("moments", ", ".join(found["moments"])),
+        ("versions", f"{found['weight_versions']} of the weights" if found["moments"] else ""),
+        ("state", _listed({key: value for key, value in found["state"].items() if not isinstance(value, dict)})),
+        ("stage map", _stage_map_text(found["stage_map"])),
+        ("scores", _listed({name: f"{value:.4f}" for name, value in found["scores"].items()})),
+        (
+            "arguments",
+            _listed({key: value for key, value in found["arguments"].items() if value not in (None, "", [])}),
+        ),
+        ("checkpoints", ", ".join(found["checkpoints"])),
+        *(("fault", fault) for fault in found["faults"]),
+    ]
+    return [f"{found['path']}{step}", *(f"  {title:<12}{text}" for title, text in rows if text)]
+
+
+def _listed(values: Mapping[str, Any], form: str = "{0} {1}") -> str:
+    return ", ".join(form.format(name, value) for name, value in values.items())
+
+
+def _tokenizer_text(tokenizer: Mapping[str, Any] | None) -> str:
+    if tokenizer is None:
+        return "none"
+    return tokenizer.get("fault") or f"{tokenizer['tokens']:,} tokens, fingerprint {tokenizer['fingerprint'][:12]}"
+
+
+def _stage_map_text(stage_map: Mapping[str, Any]) -> str:
+    """Return "layers 0-6 on ranks 0, 1 | layers 7-13 on ranks 2, 3"."""
+    owners, ranks = stage_map.get("module_to_stage_map"), stage_map.get("stage_to_rank_map")
+    if not isinstance(owners, list) or not isinstance(ranks, dict):
+        return ""
+    parts = []
+    for stage, processes in ranks.items():
+        layers = [layer for layer, owner in enumerate(owners) if str(owner) == stage]
+        parts.append(f"layers {_range(layers)} on ranks {', '.join(map(str, processes))}")
+    return " | ".join(parts)
+
+
+def _range(numbers: list[int]) -> str:
+    if not numbers:
+        return "none"
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
