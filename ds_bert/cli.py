@@ -15,6 +15,7 @@ COMMANDS = {
     "prepare": "turn text into memory-mapped shards of token ids",
     "stage-map": "make, check or show a stage map",
     "launch": "run a launcher's command, and start it again after a crash",
+    "launch-check": "compare a stage map, a run and the nodes of a hostfile before anything starts",
     "import": "turn another system's checkpoint into a Hugging Face folder",
     "export": "write a checkpoint as a Hugging Face folder",
     "inspect": "show what a checkpoint, a run or a Hugging Face folder holds",

@@ -17,13 +17,14 @@ ALLOWED = {
     "modeling": BASE,
     "data": BASE,
     "checkpoint": BASE | {"stage_map"},
+    "cluster": BASE | {"modeling", "stage_map"},
     "tasks": BASE | {"modeling", "data"},
     "engine": BASE | {"schedules", "stage_map"},
     "training": BASE | {"engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
-    "commands": BASE | {"training", "checkpoint", "data", "modeling", "stage_map", "stage_map_faults"},
+    "commands": BASE | {"training", "cluster", "checkpoint", "data", "modeling", "stage_map", "stage_map_faults"},
     "cli": BASE | {"commands"},
 }
-WITHOUT_TORCH = ("errors", "files", "stage_map", "stage_map_faults", "schedules", "data")
+WITHOUT_TORCH = ("errors", "files", "stage_map", "stage_map_faults", "schedules", "data", "cluster")
 
 
 def modules() -> list[tuple[str, Path]]:

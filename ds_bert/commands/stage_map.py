@@ -1,11 +1,16 @@
 """`ds-bert stage-map`: make, check or show a stage map."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ds_bert.cluster.hostfile import check_slots, load_hostfile
+from ds_bert.cluster.placement import place
+from ds_bert.cluster.traffic import describe_links, traffic_between, volumes_of_step
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
 from ds_bert.modeling.config import load_model_config
@@ -22,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     make = _add_action(actions, "make", _make, "print a balanced stage map as JSON")
     make.add_argument("--stages", type=int, required=True, help="stages of the pipeline")
-    make.add_argument("--replicas", type=int, default=1, help="copies of the pipeline (default: %(default)s)")
+    make.add_argument(
+        "--replicas", type=int, help="copies of the pipeline (default: 1, or as --hostfile has slots for)"
+    )
     make.add_argument(
         "--balance",
         choices=("flops", "parameters", "layers"),
@@ -35,17 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="stage",
         help="whose ranks are neighbours: a stage's replicas or a replica's stages (default: %(default)s)",
     )
+    make.add_argument("--hostfile", help="place the ranks so that its nodes exchange the fewest bytes; say how many")
     _add_workload(make)
+    _add_batch(make)
     check = _add_action(actions, "check", _check, "say whether a stage map can be used, or name all that is wrong")
     _add_map(check)
     check.add_argument("--world_size", type=int, help="processes that will be started")
     show = _add_action(actions, "show", _show, "print what each stage of a map computes and holds")
     _add_map(show)
     _add_workload(show)
-    show.add_argument("--per_device_train_batch_size", type=int, default=8, help="sequences of a micro-batch")
-    show.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches of a step, m")
-    show.add_argument("--zero_stage", type=int, choices=(0, 1), default=0, help="ZeRO stage (default: %(default)s)")
-    show.add_argument("--bf16", action="store_true", help="bfloat16 weights and activations instead of fp32")
+    _add_batch(show)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -71,6 +77,13 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--per_device_train_batch_size", type=int, default=8, help="sequences of a micro-batch")
+    parser.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches of a step, m")
+    parser.add_argument("--zero_stage", type=int, choices=(0, 1), default=0, help="ZeRO stage (default: %(default)s)")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 weights and activations instead of fp32")
+
+
 def _make(arguments: argparse.Namespace) -> None:
     layers = _layer_costs(arguments)
     weights = {
@@ -81,7 +94,36 @@ def _make(arguments: argparse.Namespace) -> None:
         "layers": [0, *(1 for _ in layers[1:-1]), 0],
     }
     costs = weights[arguments.balance]
-    print(to_json(make_stage_map(costs, arguments.stages, arguments.replicas, arguments.placement)), end="")
+    if arguments.hostfile:
+        stage_map = _placed(arguments, layers, costs)
+    else:
+        replicas = 1 if arguments.replicas is None else arguments.replicas
+        stage_map = make_stage_map(costs, arguments.stages, replicas, arguments.placement)
+    print(to_json(stage_map), end="")
+
+
+def _placed(arguments: argparse.Namespace, layers: Sequence[LayerCost], costs: Sequence[float]) -> StageMap:
+    """Make a map for the nodes of a hostfile; its traffic goes to stderr, as stdout may be the map's file."""
+    hostfile = load_hostfile(arguments.hostfile)
+    replicas = arguments.replicas
+    if replicas is None:
+        replicas = max(1, hostfile.num_slots // max(1, arguments.stages))
+    stage_map = make_stage_map(costs, arguments.stages, replicas)
+    check_slots(hostfile, stage_map, f"--stages {arguments.stages} × --replicas {replicas}")
+    volumes = volumes_of_step(
+        layers,
+        stage_map.cuts,
+        hidden_size=load_model_config(arguments.config_name)["hidden_size"],
+        tokens=arguments.max_seq_length,
+        micro_batch_size=arguments.per_device_train_batch_size,
+        micro_batches=arguments.gradient_accumulation_steps,
+        bytes_per_value=2 if arguments.bf16 else 4,
+        zero_stage=arguments.zero_stage,
+    )
+    ranks = place(arguments.stages, replicas, hostfile.node_of_rank, volumes)
+    links = traffic_between(ranks, hostfile.node_of_rank, volumes)
+    print("\n".join(describe_links(hostfile.names, links)), file=sys.stderr)
+    return replace(stage_map, stage_to_ranks=ranks)
 
 
 def _check(arguments: argparse.Namespace) -> None:

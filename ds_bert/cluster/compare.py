@@ -1,0 +1,83 @@
+"""Are the nodes alike? Every difference is a sentence."""
+
+from collections.abc import Mapping, Sequence
+
+from ds_bert.cluster.hostfile import Hostfile
+from ds_bert.cluster.remote import Report
+
+
+def differences(hostfile: Hostfile, reports: Sequence[Report], files: Mapping[str, str], needed: set[str]) -> list[str]:
+    """Name all that would keep a job on these nodes from starting or from being the same job everywhere.
+
+    Args:
+        hostfile: the nodes.
+        reports: what each of them has.
+        files: ``{path: the argument that names it}``.
+        needed: the paths that must exist; the others may be names of something else.
+    """
+    return [
+        *_versions(hostfile.names, reports),
+        *_files(hostfile.names, reports, files, needed),
+        *_devices(hostfile, reports),
+    ]
+
+
+def _versions(names: Sequence[str], reports: Sequence[Report]) -> list[str]:
+    versions = {"Python": [report.python for report in reports]} | {
+        package: [report.packages[package] for report in reports] for package in reports[0].packages
+    }
+    found = [f"{what} is {said}" for what, values in versions.items() if (said := _unlike(names, values))]
+    if not found and len({report.code for report in reports}) > 1:
+        groups = _groups(names, [report.code for report in reports])
+        found = [f"the code of ds_bert differs between {' and '.join(groups.values())}"]
+    found += [
+        f"{package} is not installed on any node"
+        for package, values in versions.items()
+        if values == [None] * len(values) and package != "ds_bert"
+    ]
+    return [f"{sentence}, needed is the same on all nodes" for sentence in found]
+
+
+def _files(names: Sequence[str], reports: Sequence[Report], files: Mapping[str, str], needed: set[str]) -> list[str]:
+    faults = []
+    for path, argument in files.items():
+        digests = [report.files[path] for report in reports]
+        missing = [name for name, digest in zip(names, digests, strict=True) if digest is None]
+        if len(missing) == len(names) and path not in needed:
+            continue
+        if missing:
+            faults.append(f"{argument}: {path} is not on {_and(missing)}, needed is the same path on all nodes")
+        elif len(set(digests)) > 1:
+            groups = _groups(names, digests)
+            faults.append(
+                f"{argument}: {path} differs between {' and '.join(groups.values())}, needed is the same file"
+            )
+    return faults
+
+
+def _devices(hostfile: Hostfile, reports: Sequence[Report]) -> list[str]:
+    return [
+        f"{name} has {slots} slots in {hostfile.path} but {report.gpus} GPUs, needed are no more slots than GPUs"
+        for name, slots, report in zip(hostfile.names, hostfile.slots, reports, strict=True)
+        if 0 < report.gpus < slots
+    ]
+
+
+def _unlike(names: Sequence[str], values: Sequence[str | None]) -> str:
+    """Say which nodes have which value, "" where all have the same: "2.13.0 on node0 but missing on node1"."""
+    groups = _groups(names, values)
+    if len(groups) == 1:
+        return ""
+    return " but ".join(f"{'missing' if value is None else value} on {nodes}" for value, nodes in groups.items())
+
+
+def _groups(names: Sequence[str], values: Sequence[str | None]) -> dict[str | None, str]:
+    """The nodes that share each value, in words."""
+    groups: dict[str | None, list[str]] = {}
+    for name, value in zip(names, values, strict=True):
+        groups.setdefault(value, []).append(name)
+    return {value: _and(members) for value, members in groups.items()}
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

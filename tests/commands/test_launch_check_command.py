@@ -1,0 +1,134 @@
+"""`ds-bert launch-check` on nodes that are folders of this machine, behind a stand-in for ssh."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds_bert.cli import main
+from tests.support.refusal import the_sentence
+from tests.support.text import write_model
+
+# "down" refuses; "bare" has a folder of its own in place of this one; "old" has other packages before Python's own.
+SSH = """#!/bin/sh
+while [ "$1" = -o ] || [ "$1" = -p ]; do shift 2; done
+host=$1; command=$2
+echo "Welcome to $host"
+case $host in
+  down) echo "ssh: connect to host down port 22: Connection refused" >&2; exit 255;;
+  bare) command="$(printf '%s' "$command" | sed "s#HERE#BARE#g") | sed 's#BARE#HERE#g'";;
+  old) command=$(printf '%s' "$command" | sed "s#PYTHONPATH=#PYTHONPATH=OLD:#");;
+esac
+exec sh -c "$command"
+"""
+MAP = {"module_to_stage_map": [0, 0, 0, 1, 1, 1], "stage_to_rank_map": {"0": [0, 1], "1": [2, 3]}}
+Check = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Check:
+    here, bare, old = (tmp_path / name for name in ("here", "bare", "old"))
+    for folder in (here, bare, old / "torch-1.0.0.dist-info"):
+        folder.mkdir(parents=True)
+    (old / "torch-1.0.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0.0\n")
+    for folder in (here, bare):
+        write_model(folder / "bert.json")
+        (folder / "map.json").write_text(json.dumps(MAP))
+        (folder / "data").mkdir()
+        (folder / "data" / "tokens.bin").write_bytes(b"same")
+        (folder / "run.json").write_text(json.dumps(_arguments()))
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(SSH.replace("HERE", str(here)).replace("BARE", str(bare)).replace("OLD", str(old)))
+    ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(here)
+
+    def run(hosts: str, *flags: str) -> tuple[int, str, str]:
+        (here / "hosts").write_text(hosts)
+        status = main(["launch-check", "--hostfile", "hosts", "--stage_map", "map.json", *flags])
+        captured = capfd.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def _arguments(**more: Any) -> dict[str, Any]:
+    return {"config_name": "bert.json", "train_path": "data", "max_seq_length": 32, "bf16": True} | more
+
+
+def test_all_is_well(check: Check) -> None:
+    status, out, err = check("node0 slots=2\nnode1 slots=2\n", "--run", "run.json", "--ssh_port", "2222")
+    assert status == 0, err
+    assert "node1: rank 2 (stage 1, replica 0), rank 3 (stage 1, replica 1)" in out
+    size = 8 * 32 * (2 * 32 * 2 + 1)  # a micro-batch of 8 sequences: hidden states there and back in bf16, the mask
+    assert f"stages 0 and 1: crosses nodes in 2 of 2 replicas: at most {2 * size / 1e3:.1f} kB a step" in out
+    assert "link node0 – node1: " in out and "alike on all nodes: Python 3." in out
+    assert out.endswith("OK\n")
+
+
+def test_without_a_run_and_without_ssh(check: Check) -> None:
+    status, out, _ = check("node0 slots=4\n", "--no_ssh")
+    assert status == 0 and "boundary of stages 0 and 1: on one node" in out
+    status, out, _ = check("node0 slots=2\ndown slots=2", "--no_ssh")
+    assert status == 0 and "crosses nodes in 2 of 2 replicas: --run would say how many bytes" in out
+
+
+def test_an_unreachable_host(check: Check) -> None:
+    status, _, err = check("node0 slots=2\ndown slots=2\n", "--run", "run.json")
+    assert the_sentence(status, err) == (
+        "error: hosts: down: cannot be reached with ssh: ssh: connect to host down port 22: Connection refused"
+    )
+
+
+def test_fewer_slots_than_ranks(check: Check) -> None:
+    status, _, err = check("node0 slots=2\nnode1 slots=1\n", "--run", "run.json")
+    assert the_sentence(status, err) == "error: hosts: 3 slots are fewer than the 4 ranks of map.json"
+
+
+def test_a_map_for_another_world(check: Check) -> None:
+    status, _, err = check("node0 slots=4\nnode1 slots=4\n", "--run", "run.json")
+    assert the_sentence(status, err).startswith("error: map.json: is for 4 ranks, but hosts has 8 slots")
+
+
+def test_other_versions(check: Check) -> None:
+    status, _, err = check("node0 slots=2\nold slots=2\n", "--run", "run.json")
+    sentence = the_sentence(status, err)
+    assert "hosts: torch is " in sentence and sentence.endswith(
+        " on node0 but 1.0.0 on old, needed is the same on all nodes"
+    )
+
+
+def test_a_missing_file_and_another_one(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "bare" / "data" / "tokens.bin").write_bytes(b"else")
+    status, _, err = check("node0 slots=2\nbare slots=2\n", "--run", "run.json")
+    assert the_sentence(status, err) == (
+        "error: hosts: train_path: data differs between node0 and bare, needed is the same file"
+    )
+    (tmp_path / "bare" / "data").rename(tmp_path / "bare" / "elsewhere")
+    (tmp_path / "bare" / "bert.json").unlink()
+    status, _, err = check("node0 slots=2\nbare slots=2\n", "--run", "run.json")
+    assert the_sentence(status, err) == (
+        "error: hosts: 2 faults: train_path: data is not on bare, needed is the same path on all nodes; "
+        "config_name: bert.json is not on bare, needed is the same path on all nodes"
+    )
+
+
+def test_output_that_not_all_nodes_see(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "here" / "run.json").write_text(json.dumps(_arguments(output_dir="runs/x")))
+    status, _, err = check("node0 slots=2\nnode1 slots=2\n", "--run", "run.json")
+    assert status == 0, err
+    status, _, err = check("node0 slots=2\nbare slots=2\n", "--run", "run.json")
+    assert "output_dir: " in the_sentence(status, err) and "is not on bare" in err
+    assert not list((tmp_path / "here").glob(".launch-check*"))
+
+
+@pytest.mark.parametrize("value", ["8", 0, 2.5])
+def test_a_number_that_is_none(check: Check, tmp_path: Path, value: object) -> None:
+    (tmp_path / "here" / "run.json").write_text(json.dumps(_arguments(max_seq_length=value)))
+    status, _, err = check("node0 slots=2\nnode1 slots=2\n", "--run", "run.json")
+    assert the_sentence(status, err).startswith(f"error: run.json: max_seq_length is {value!r}, needed is")
