@@ -20,6 +20,7 @@ ALLOWED = {
     "cluster": BASE | {"modeling", "stage_map"},
     "tasks": BASE | {"modeling", "data"},
     "engine": BASE | {"schedules", "stage_map"},
+    "multitask": BASE | {"training", "engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
     "training": BASE | {"engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
     "commands": BASE | {"training", "cluster", "checkpoint", "data", "modeling", "stage_map", "stage_map_faults"},
     "cli": BASE | {"commands"},

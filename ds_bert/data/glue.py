@@ -24,6 +24,7 @@ class GlueFile:
         incomplete: share of its lines that may be incomplete, see `open_table`.
         submission: the name that the GLUE server wants for its predictions.
         hub: the hub's name for the split; None where the hub has none.
+        no_label: what stands in the place of a label where people did not agree on one; such rows are left out.
     """
 
     name: str
@@ -34,10 +35,13 @@ class GlueFile:
     incomplete: float = 0.0
     submission: str = ""
     hub: str | None = None
+    no_label: str | None = None
 
     def open(self, folder: Path) -> Source:
         """Open the file in this folder; raises `UserError` as `open_table` does."""
         table = open_table(folder / self.name, self.columns, self.incomplete)
+        if self.label and self.no_label:
+            table = table.without(self.label, self.no_label)
         return Source(table, self.texts, self.label, self.index, self.submission)
 
 
@@ -123,6 +127,36 @@ TASKS: Mapping[str, GlueTask] = {
 }
 
 
+def _snli() -> GlueTask:
+    def file(name: str, label: str | None = "gold_label") -> GlueFile:
+        return GlueFile(f"{name}.tsv", _PAIR, label, submission="SNLI.tsv", no_label="-")
+
+    splits = {
+        "train": {"train": file("train")},
+        "eval": {"validation": file("dev")},
+        "predict": {"test": file("test", None)},
+    }
+    return GlueTask("snli", "SNLI", _MNLI_LABELS, ("premise", "hypothesis"), splits)
+
+
+def _scitail() -> GlueTask:
+    texts, columns = ("premise", "hypothesis"), ("premise", "hypothesis", "label")
+
+    def file(name: str, label: str | None = "label") -> GlueFile:
+        return GlueFile(f"scitail_1.0_{name}.tsv", texts, label, columns=columns, submission="SciTail.tsv")
+
+    splits = {
+        "train": {"train": file("train")},
+        "eval": {"validation": file("dev")},
+        "predict": {"test": file("test", None)},
+    }
+    return GlueTask("scitail", "SciTail", ("entails", "neutral"), texts, splits)
+
+
+OTHER_TASKS: Mapping[str, GlueTask] = {task.name: task for task in (_snli(), _scitail())}
+"""Tasks of the same kind that are not of the benchmark."""
+
+
 def find_task(name: str) -> GlueTask:
     """Return the task of this name; capitals, "-" and "_" do not matter.
 
@@ -130,9 +164,10 @@ def find_task(name: str) -> GlueTask:
         UserError: there is none; the message lists the names.
     """
     plain = name.lower().replace("-", "").replace("_", "")
-    task = TASKS.get("ax" if plain == "diagnostic" else plain)
+    known = {**TASKS, **OTHER_TASKS}
+    task = known.get("ax" if plain == "diagnostic" else plain)
     if task is None:
-        raise UserError(f"--task_name {name}: no such task; needs one of {', '.join(TASKS)}")
+        raise UserError(f"--task_name {name}: no such task; needs one of {', '.join(known)}")
     return task
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,19 @@ class Table:
         places = [self.columns.index(name) for name in names]
         for number, cells in self.rows():
             yield number, tuple(cells[place] for place in places)
+
+    def without(self, name: str, cell: str) -> "Table":
+        """Leave out the rows that have this cell in this column.
+
+        Raises:
+            UserError: the column is missing.
+        """
+        self.require([name])
+        place = self.columns.index(name)
+        fingerprint = key_fingerprint({"table": self.fingerprint, "without": [name, cell]})
+        return replace(
+            self, fingerprint=fingerprint, rows=lambda: (row for row in self.rows() if row[1][place] != cell)
+        )
 
     def text(self, number: int, name: str, cell: Any) -> str:
         """Return a cell that has to be text.

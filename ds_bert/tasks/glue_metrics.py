@@ -71,6 +71,8 @@ METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], Measures]] = {
     "qnli": accuracy,
     "rte": accuracy,
     "wnli": accuracy,
+    "snli": accuracy,
+    "scitail": accuracy,
     "ax": diagnostic,
     CLASSIFICATION: own_classification,
     REGRESSION: own_regression,

@@ -11,7 +11,7 @@ from ds_bert.data.sampler import LengthGroupedSampler
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.files import write_json
-from ds_bert.tasks.task import Split, Task
+from ds_bert.tasks.task import Examples, Split, Task
 from ds_bert.training.best import Best
 from ds_bert.training.build import build_engine, load_weights
 from ds_bert.training.checks import total_steps
@@ -54,13 +54,13 @@ class FinetuneRun:
         self.global_batch = size * micro_batches * grid.num_replicas
         self.output_dir = Path(arguments.output_dir or "")
         self.evaluation_dir = self.output_dir / "evaluation"
-        self.known_best: dict[str, Any] | None = None
+        self.resumed: dict[str, Any] = {}  # state of the run in the checkpoint that it goes on from
 
     def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; return the exit status and the measures."""
         with failing_by_name(self.engine):
             if checkpoint:
-                self.known_best = read_state(load_newest(checkpoint.parent, self.engine)).get("best")
+                self.resumed = read_state(load_newest(checkpoint.parent, self.engine))
             keep_settings(self.engine, self.arguments, self.grid.stage_map)
             measured: dict[str, float] | None = None
             if self.arguments.do_train:
@@ -80,13 +80,13 @@ class FinetuneRun:
         arguments, task, engine = self.arguments, self.task, self.engine
         assert task.train is not None
         lengths = task.train.lengths
-        sampler = LengthGroupedSampler(lengths, self.global_batch, arguments.seed, arguments.length_window)
+        sampler = self.make_sampler(task.train)
         steps = total_steps(arguments, len(lengths) / self.global_batch)
         log = RunLog(self.output_dir, self.grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
         best = None
         if arguments.do_eval:
             metric = arguments.metric_for_best_model or task.best_metric
-            best = Best(metric, arguments.early_stopping_patience, self.known_best)
+            best = Best(metric, arguments.early_stopping_patience, self.resumed.get("best"))
 
         def measure() -> dict[str, float]:
             return self._measure(self.evaluation_dir if engine.steps_done == steps else None)
@@ -94,7 +94,7 @@ class FinetuneRun:
         training = Training(
             engine,
             arguments,
-            Feed(task.train, engine),
+            self.feed(task.train),
             sampler,
             steps,
             measure if arguments.do_eval else None,
@@ -107,6 +107,7 @@ class FinetuneRun:
             },
             log,
             best,
+            self.state_now,
         )
         outcome = training.run()
         status = conclude(engine, arguments, self.grid.stage_map, outcome, log, float(lengths.mean()))
@@ -115,6 +116,19 @@ class FinetuneRun:
         if not status:
             load_checkpoint(checkpoint_folder(self.output_dir, best.step), engine)
         return status, None
+
+    def feed(self, examples: Examples) -> Feed:
+        """What makes micro-batches of examples."""
+        return Feed(examples, self.engine)
+
+    def make_sampler(self, examples: Examples) -> Any:
+        """What says which examples make up step t."""
+        arguments = self.arguments
+        return LengthGroupedSampler(examples.lengths, self.global_batch, arguments.seed, arguments.length_window)
+
+    def state_now(self) -> dict[str, Any]:
+        """What else a checkpoint keeps of the run at this step, as JSON."""
+        return {}
 
     def _measure(self, folder: Path | None = None) -> dict[str, float]:
         """Measure all evaluation splits, the first one's measures by their plain names; write their files."""
@@ -126,9 +140,7 @@ class FinetuneRun:
 
     def _outputs_of(self, split: Split, folder: Path | None) -> dict[str, float]:
         """Compute a split's outputs; return its measures on all processes; write its files."""
-        outputs = Feed(split.examples, self.engine).predict(
-            split.examples.lengths, self.arguments.per_device_eval_batch_size
-        )
+        outputs = self.feed(split.examples).predict(split.examples.lengths, self.arguments.per_device_eval_batch_size)
         measures: dict[str, float] = {}
         if self.grid.rank == 0:
             measures = split.measure(outputs) if split.measure else {}

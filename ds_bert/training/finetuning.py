@@ -67,7 +67,12 @@ def path_of(name: str | None) -> Path | None:
 
 
 def fine_tune(
-    task: Task, arguments: FinetuneArguments, source: Source, stage_map: StageMap, settings: EngineSettings
+    task: Task,
+    arguments: FinetuneArguments,
+    source: Source,
+    stage_map: StageMap,
+    settings: EngineSettings,
+    kind: type[FinetuneRun] = FinetuneRun,
 ) -> int:
     """Do what the arguments say, once for every seed.
 
@@ -76,6 +81,7 @@ def fine_tune(
         arguments, settings: from `place`.
         source: model to start from.
         stage_map: which layers run where.
+        kind: what one run is.
 
     Returns:
         The exit status: 0, or 128 + the signal that ended it early.
@@ -94,7 +100,7 @@ def fine_tune(
     grid = start_process_group(stage_map, arguments.ddp_timeout)
     results = []
     for run, checkpoint in zip(runs, checkpoints, strict=True):
-        status, measures = FinetuneRun(task, run, source, config, fresh, grid, settings).do(checkpoint)
+        status, measures = kind(task, run, source, config, fresh, grid, settings).do(checkpoint)
         if status:
             return status
         results.append(measures)

@@ -52,6 +52,7 @@ class Training:
         state: what else a checkpoint keeps of the run.
         log: what rank 0 shows.
         best: chooses the best checkpoint by what ``evaluate`` returns; None where only the last one counts.
+        state_now: returns what else a checkpoint keeps of the run, and what changes from step to step.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class Training:
         state: dict[str, Any],
         log: RunLog,
         best: Best | None = None,
+        state_now: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.engine, self.arguments, self.feed, self.sampler = engine, arguments, feed, sampler
         self.total_steps, self.evaluate = total_steps, evaluate
-        self.log, self.best = log, best
+        self.log, self.best, self.state_now = log, best, state_now
         self.stopped_early = False
         self.saver = None
         if arguments.output_dir:
@@ -161,7 +163,7 @@ class Training:
             kept = self.best.step if self.best else None
             known = self.best.known() if self.best else None
             notes = {BEST: known} if known and evaluates else {}
-            self.outcome.checkpoint = self.saver.save({"best": known}, kept, notes)
+            self.outcome.checkpoint = self.saver.save({"best": known, **self.state_now()}, kept, notes)
 
     def _evaluate(self) -> bool:
         """Measure; return whether this is the best checkpoint so far."""

@@ -11,6 +11,8 @@ from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.model import model_layers
 
+_MOST_SHOWN = 10  # names in a message
+
 
 def check_weights(
     weights: PretrainedWeights, config: Any, head: str | Callable[[Any], Any], drop_head: bool = False
@@ -47,5 +49,6 @@ def check_weights(
                 f"{weights.folder}: {name} has shape {weights.shape(name)}, but this model's is {shape}{advice}"
             )
     if missing and launcher_world()[0] == 0:
-        print(f"{weights.folder}: has no {', '.join(missing)}; these start with fresh weights", file=sys.stderr)
+        shown = ", ".join(missing[:_MOST_SHOWN]) + (f", …, {len(missing)} in all" if len(missing) > _MOST_SHOWN else "")
+        print(f"{weights.folder}: has no {shown}; these start with fresh weights", file=sys.stderr)
     return of_head if drop_head else ()
