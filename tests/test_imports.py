@@ -22,6 +22,7 @@ ALLOWED = {
     "engine": BASE | {"schedules", "stage_map"},
     "multitask": BASE | {"training", "engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
     "training": BASE | {"engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
+    "meta": BASE | {"training", "engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
     "commands": BASE | {"training", "cluster", "checkpoint", "data", "modeling", "stage_map", "stage_map_faults"},
     "cli": BASE | {"commands"},
 }

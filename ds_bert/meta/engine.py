@@ -1,0 +1,127 @@
+"""The engine of meta-training: a global batch of tasks, each adapted by its replica, and one step of the outer loop."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.module import StageModule
+from ds_bert.engine.optimizer import StepResult
+from ds_bert.engine.process_group import Grid
+from ds_bert.engine.settings import EngineSettings
+from ds_bert.meta.execution import TaskExecution, Unit
+from ds_bert.meta.fast_weights import FastWeights, StageWeights
+from ds_bert.meta.learner import Learner, TaskBatches
+from ds_bert.meta.plan import Pass
+from ds_bert.meta.task import Task
+from ds_bert.meta.unrolled import unrolled_loss
+from ds_bert.modeling.adapters.layers import STEP_SIZE
+
+SUMS = ("loss", "tasks", "right_before", "right_after")
+
+
+class MetaObjective:
+    """What is reported of a global batch of tasks."""
+
+    sums = SUMS
+
+    def report(self, sums: torch.Tensor) -> dict[str, float]:
+        """Mean query loss of a task, and the share of queries that is right before and after adaptation."""
+        loss, tasks, before, after = sums.tolist()
+        return {"loss": loss, "right_before": before / max(tasks, 1), "right_after": after / max(tasks, 1)}
+
+
+class MetaEngine(Engine):
+    """Meta-train the layers of one stage; the same calls are made on every rank.
+
+    Args:
+        module, carry, settings, grid: as `Engine`'s; what is trained is ``learner.selection``'s to say.
+        learner: how tasks are learned.
+        tasks: of a global batch, per replica.
+    """
+
+    def __init__(
+        self,
+        module: StageModule,
+        carry: Any,
+        learner: Learner,
+        settings: EngineSettings,
+        grid: Grid,
+        tasks: int,
+    ) -> None:
+        super().__init__(module, carry, MetaObjective(), settings, grid, 1, tasks)  # type: ignore[arg-type]
+        self.learner = learner
+        self.weights = StageWeights(self.boundary.parameters, learner.selection)
+        self.tasks = TaskExecution(module, carry, grid, self.weights)
+        self._slots: list[Task] = []
+        if learner.first_order:
+            fast = [FastWeights(self.weights) for _ in range(learner.tasks_in_flight)]
+            self._slots = [Task(learner.method, self.weights, own) for own in fast]
+
+    def train_batch(  # type: ignore[override]
+        self, tasks: Sequence[TaskBatches], learning_rate: float, votes: Sequence[float] = ()
+    ) -> list[StepResult]:
+        """Adapt to each task of this replica, and take one step of the outer loop.
+
+        Args:
+            tasks: this replica's; ``learner.tasks_in_flight`` of them at once.
+            learning_rate: of the outer step.
+            votes: numbers of this process to be added up over all processes on the way.
+
+        Returns:
+            The step; its sums are `SUMS`, then the votes'.
+        """
+        step = self.steps_done
+        self.module.train()
+        run = self._first_order if self.learner.first_order else self._second_order
+        with self.timeline.span("forward"):
+            sums = run(tasks, 1.0 / (len(tasks) * self.place.num_replicas))
+        counted = torch.tensor(votes, dtype=torch.float64, device=self.place.device)
+        result = self.boundary.finish(self.boundary.begin(step, learning_rate, torch.cat([sums, counted])))
+        self.boundary.settle()
+        self._bound_step_sizes()
+        self.steps_done += 1
+        self.timeline.end_step()
+        return [result]
+
+    def _first_order(self, tasks: Sequence[TaskBatches], share: float) -> torch.Tensor:
+        in_flight, sums = len(self._slots), self._no_sums()
+        for first in range(0, len(tasks), in_flight):
+            group = tasks[first : first + in_flight]
+            slots = self._slots[: len(group)]
+            for slot, task in zip(slots, group, strict=True):
+                slot.num_classes = task.num_classes
+            units = [
+                _unit(slot, task, item, share, len(self.learner.passes))
+                for item in self.learner.passes
+                for slot, task in zip(slots, group, strict=True)
+            ]
+            self.tasks.run(units, len(group), self.steps_done)
+            if self.place.is_last:
+                sums += torch.stack([_sums_of(slot.queries) for slot in slots]).sum(0)
+        return sums
+
+    def _second_order(self, tasks: Sequence[TaskBatches], share: float) -> torch.Tensor:
+        sums = self._no_sums()
+        for task in tasks:
+            self.weights.bind(None, "slow")
+            queries = unrolled_loss(self.module, self.weights, self.learner, task, self.steps_done, share)
+            sums += _sums_of(queries)
+        return sums
+
+    @torch.no_grad()
+    def _bound_step_sizes(self) -> None:
+        for name, slow in self.weights.slow.items():
+            if name.startswith(STEP_SIZE):
+                slow.value.clamp_(*self.learner.step_size_range)
+
+
+def _unit(slot: Task, task: TaskBatches, item: Pass, share: float, passes: int) -> Unit:
+    return Unit(slot, item.kind, task.batch_of(item, passes), scale=item.weight * share)
+
+
+def _sums_of(queries: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A task's `SUMS`."""
+    table = torch.stack(list(queries))
+    return torch.stack([table[:, 0].sum(), torch.ones_like(table[0, 1]), table[0, 1], table[-1, 1]])

@@ -1,0 +1,209 @@
+"""Passes of tasks through one stage: each task's own weights, its inner steps, and the meta-gradients.
+
+A clipped inner step needs one number of all stages: the norm of the inner gradient. Its square is added up on the way
+back, as a part of the gradients' messages, and comes forth with the next pass's activations. So there is no collective,
+and no stage waits for another task's step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ds_bert.engine.execution import MicroBatch
+from ds_bert.engine.module import Carry, StageModule
+from ds_bert.engine.process_group import Grid
+from ds_bert.engine.transport import Field, Transport
+from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use
+from ds_bert.meta.task import Task
+from ds_bert.modeling import carry as carries
+from ds_bert.schedules.instructions import (
+    Backward,
+    Forward,
+    Instruction,
+    ReceiveActivation,
+    ReceiveGradient,
+    SendActivation,
+    SendGradient,
+    instructions,
+)
+from ds_bert.schedules.tasks_in_flight import tasks_in_flight
+
+NORM = carries.Field("squared_norm", (1,), torch.float64, has_gradient=False)
+_USES: dict[str, Use] = {"generate": "none", "predict": "none", "support": "inner", "query": "outer", "close": "slow"}
+
+
+@dataclass
+class Unit:
+    """One pass of one task.
+
+    Args:
+        task: its state on this stage.
+        kind: see `ds_bert.meta.plan.Pass`.
+        batch: its number is that of the dropout.
+        scale: of the loss.
+        rate: multiplies the step sizes, in a support pass.
+    """
+
+    task: Task
+    kind: str
+    batch: MicroBatch
+    scale: float = 1.0
+    rate: float = 1.0
+    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    outputs: Carry = field(default_factory=dict)
+    loss: torch.Tensor | None = None
+
+    @property
+    def has_backward(self) -> bool:
+        """Whether gradients are wanted."""
+        return _USES[self.kind] != "none"
+
+
+class TaskExecution:
+    """Runs the passes of tasks through one stage.
+
+    Args:
+        module: this stage's layers.
+        declare_carry: the tensors that cross a boundary, as a function of a micro-batch's shape.
+        grid: this process's place.
+        weights: of the stage.
+    """
+
+    def __init__(
+        self,
+        module: StageModule,
+        declare_carry: Callable[..., Sequence[Field]],
+        grid: Grid,
+        weights: StageWeights,
+    ) -> None:
+        self.module, self.declare_carry, self.grid, self.weights = module, declare_carry, grid, weights
+        self.transport = Transport(grid)
+        self._units: Sequence[Unit] = ()
+
+    def run(self, units: Sequence[Unit], tasks: int, step: int | None) -> None:
+        """Carry out passes; all stages are given the same.
+
+        Args:
+            units: those of ``tasks`` tasks by turns, so that a pass and the same task's next are ``tasks`` apart.
+            tasks: in flight at once.
+            step: of which, with each batch's number, dropout is a function; None where nothing is dropped.
+        """
+        self._units, self._step = units, step
+        order = tasks_in_flight(self.grid.stage, self.grid.num_stages, len(units), tasks)
+        wanted = [item for item in order if isinstance(item, Forward) or units[item.micro_batch].has_backward]
+        program = list(instructions(wanted, self.grid.stage, self.grid.num_stages))
+        self._awaited_activations = _numbers(program, ReceiveActivation)
+        self._awaited_gradients = _numbers(program, ReceiveGradient)
+        self._post_activation()
+        self._post_gradient()
+        for instruction in program:
+            self._METHODS[type(instruction)](self, units[instruction.micro_batch])
+        self.transport.flush()
+        self.weights.bind(None, "slow")
+
+    def _fields(self, unit: Unit) -> list[Any]:
+        return [*self.declare_carry(*unit.batch.shape), NORM]
+
+    def _gradient_fields(self, unit: Unit) -> list[Any]:
+        return [*(field for field in self._fields(unit) if field.has_gradient), NORM]
+
+    def _post_activation(self) -> None:
+        number = next(self._awaited_activations, None)
+        if number is not None and self.transport.activations_in:
+            self.transport.activations_in.post_receive(self._fields(self._units[number]))
+
+    def _post_gradient(self) -> None:
+        number = next(self._awaited_gradients, None)
+        if number is not None and self.transport.gradients_in:
+            self.transport.gradients_in.post_receive(self._gradient_fields(self._units[number]))
+
+    def _receive_activation(self, unit: Unit) -> None:
+        channel = self.transport.activations_in
+        assert channel is not None
+        *tensors, unit.task.squared_norm = channel.receive()
+        self._post_activation()
+        fields = self._fields(unit)[:-1]
+        unit.inputs = {
+            field.name: tensor.requires_grad_(field.has_gradient and unit.has_backward)
+            for field, tensor in zip(fields, tensors, strict=True)
+        }
+
+    def _forward(self, unit: Unit) -> None:
+        task, device = unit.task, self.grid.device
+        if unit.kind == "generate":
+            task.begin()
+        task.take_step()
+        if self.grid.is_first:
+            unit.inputs = to_device(device, unit.batch.inputs)
+        self._bind(unit)
+        numbered = None if self._step is None else (self._step, unit.batch.number)
+        with torch.set_grad_enabled(unit.has_backward):
+            unit.outputs = self.module(unit.inputs, None, numbered)
+            if self.grid.is_last:
+                unit.loss = task.measure(unit.kind, unit.outputs, to_device(device, unit.batch.labels), unit.scale)
+                unit.outputs = {}
+
+    def _bind(self, unit: Unit) -> None:
+        own = unit.kind in ("generate", "close")
+        fast: FastWeights | None = None if own else unit.task.fast
+        self.weights.bind(fast, _USES[unit.kind])
+
+    def _send_activation(self, unit: Unit) -> None:
+        channel = self.transport.activations_out
+        assert channel is not None
+        fields = self._fields(unit)
+        channel.send(fields, [*(unit.outputs[field.name] for field in fields[:-1]), unit.task.squared_norm])
+
+    def _receive_gradient(self, unit: Unit) -> None:
+        channel = self.transport.gradients_in
+        assert channel is not None
+        *self._gradients, unit.task.squared_norm = channel.receive()
+        self._post_gradient()
+
+    def _backward(self, unit: Unit) -> None:
+        self._bind(unit)
+        if self.grid.is_last:
+            unit.task.squared_norm = torch.zeros(1, dtype=torch.float64, device=self.grid.device)
+            assert unit.loss is not None
+            unit.loss.backward()
+        else:
+            outputs = [unit.outputs[field.name] for field in self._gradient_fields(unit)[:-1]]
+            if outputs[0].requires_grad:  # the first stage may hold nothing that this pass needs a gradient of
+                torch.autograd.backward(outputs, self._gradients)
+        unit.outputs, unit.loss = {}, None
+        if unit.kind == "support":
+            unit.task.keep_inner_gradient(unit.rate)
+        elif unit.kind == "query":
+            unit.task.take_query_gradient()
+
+    def _send_gradient(self, unit: Unit) -> None:
+        channel = self.transport.gradients_out
+        assert channel is not None
+        fields = self._gradient_fields(unit)
+        gradients = [_gradient(unit.inputs[field.name]) for field in fields[:-1]]
+        channel.send(fields, [*gradients, unit.task.squared_norm])
+        unit.inputs = {}
+
+    _METHODS = {
+        Forward: _forward,
+        Backward: _backward,
+        ReceiveActivation: _receive_activation,
+        SendActivation: _send_activation,
+        ReceiveGradient: _receive_gradient,
+        SendGradient: _send_gradient,
+    }
+
+
+def _numbers(program: Sequence[Instruction], kind: type[Instruction]) -> Iterator[int]:
+    return iter([instruction.micro_batch for instruction in program if isinstance(instruction, kind)])
+
+
+def _gradient(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def to_device(device: torch.device, tensors: Carry | None) -> dict[str, torch.Tensor]:
+    """Tensors on a device."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in (tensors or {}).items()}

@@ -1,0 +1,170 @@
+"""A task's own weights of one stage, as a function of the stage's: θ − α·S, where S sums the clipped inner gradients.
+
+First-order meta-gradients follow from S alone. With a query's gradient G at the fast weights, that of θ is G, and that
+of a layer group's step size α is −⟨S, G⟩. So nothing is kept per inner step.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ds_bert.meta.selection import Selection
+from ds_bert.modeling.adapters.layers import LABELS, STEP_SIZE, group_of
+
+Tensors = dict[str, torch.Tensor]
+Use = Literal["slow", "inner", "outer", "none"]
+
+
+@dataclass(frozen=True)
+class _Slow:
+    """A parameter, and its own value and gradient, wherever it is bound at the moment."""
+
+    parameter: torch.nn.Parameter
+    value: torch.Tensor
+    gradient: torch.Tensor | None
+
+
+class StageWeights:
+    """The parameters of one stage, and which weights they are bound to.
+
+    Args:
+        parameters: by name; those that are trained have ``main_grad``, where their gradients are summed.
+        selection: what is adapted, and what is trained.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], selection: Selection) -> None:
+        self.slow = {
+            name: _Slow(item, item.data, getattr(item, "main_grad", None)) for name, item in parameters.items()
+        }
+        self.adapted = [name for name in parameters if selection.is_adapted(name)]
+        self._is_adapted = frozenset(self.adapted)
+
+    def step_size(self, group: str) -> _Slow:
+        """The step size of a layer group."""
+        return self.slow[STEP_SIZE + group]
+
+    def bind(self, fast: "FastWeights | None", use: Use) -> None:
+        """Let the parameters be a task's.
+
+        Args:
+            fast: the task's weights; None for the stage's own.
+            use: which gradients are wanted: "inner" those of the adapted parameters, for the task; "outer" those, and
+                those of what is trained; "slow" of what is trained; "none".
+        """
+        for name, slow in self.slow.items():
+            parameter, gradient = slow.parameter, slow.gradient
+            needs_gradient = use in ("slow", "outer") and gradient is not None
+            parameter.data = slow.value
+            if fast is not None and name in self._is_adapted:
+                parameter.data, gradient = fast.values[name], fast.gradients[name]
+                needs_gradient = use in ("inner", "outer")
+            parameter.requires_grad_(needs_gradient)
+            parameter.main_grad = parameter.grad = gradient  # type: ignore[attr-defined]
+
+
+class FastWeights:
+    """One task's weights on one stage.
+
+    Args:
+        stage: whose parameters they begin as.
+    """
+
+    def __init__(self, stage: StageWeights) -> None:
+        self.stage = stage
+        begin = {name: stage.slow[name].value for name in stage.adapted}
+        self.values = {name: value.clone() for name, value in begin.items()}
+        self.gradients = {name: torch.zeros_like(value) for name, value in begin.items()}
+        self.sums = {name: torch.zeros_like(value) for name, value in begin.items()}
+
+    def reset(self) -> None:
+        """Begin a new task."""
+        zero_([*self.gradients.values(), *self.sums.values()])
+        for name, value in self.values.items():
+            value.copy_(self.stage.slow[name].value)
+
+    def squared_norm(self) -> torch.Tensor:
+        """Sum of squares of this stage's inner gradient, float64 (1,)."""
+        return sum_of_squares(self.gradients.values())
+
+    @torch.no_grad()
+    def step(self, clip: torch.Tensor, rate: float) -> None:
+        """Take the inner step that the gradients are for, and set them to zero.
+
+        Args:
+            clip: what the gradients are multiplied by, (1,) float64; see `clip_factor`.
+            rate: multiplies the step sizes.
+        """
+        factor = clip * rate
+        for name, gradient in self.gradients.items():
+            slow = self.stage.slow[name].value
+            self.sums[name].addcmul_(gradient, factor.to(gradient.dtype))
+            alpha = self.stage.step_size(group_of(name)).value
+            torch.addcmul(slow, self.sums[name], alpha, value=-1, out=self.values[name])
+            gradient.zero_()
+
+    @torch.no_grad()
+    def take_query_gradient(self) -> None:
+        """Add the meta-gradients that follow from a query's gradient, and set that to zero."""
+        for name, gradient in self.gradients.items():
+            slow, alpha = self.stage.slow[name], self.stage.step_size(group_of(name))
+            if slow.gradient is not None:
+                slow.gradient.add_(gradient)
+            if alpha.gradient is not None:
+                alpha.gradient.sub_((self.sums[name] * gradient).sum())
+            gradient.zero_()
+
+
+class LabelWeights:
+    """One task's label embeddings: a fast weight that begins as what the generator made of the first batch.
+
+    Args:
+        begin: (N, D + 1).
+        stage: that holds their step size.
+    """
+
+    def __init__(self, begin: torch.Tensor, stage: StageWeights) -> None:
+        self.begin, self.stage = begin.detach(), stage
+        self.value = self.begin.clone().requires_grad_()
+        self.sum, self.cotangent = torch.zeros_like(self.begin), torch.zeros_like(self.begin)
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """Of the last loss."""
+        assert self.value.grad is not None
+        return self.value.grad
+
+    @torch.no_grad()
+    def step(self, clip: torch.Tensor, rate: float) -> None:
+        """Take the inner step; see `FastWeights.step`."""
+        factor = clip * rate
+        self.sum.addcmul_(self.gradient, factor.to(self.sum.dtype))
+        alpha = self.stage.step_size(LABELS).value
+        self.value = (self.begin - alpha * self.sum).requires_grad_()
+
+    @torch.no_grad()
+    def take_query_gradient(self) -> None:
+        """Keep the gradient for the generator, and add that of the step size."""
+        self.cotangent.add_(self.gradient)
+        alpha = self.stage.step_size(LABELS)
+        if alpha.gradient is not None:
+            alpha.gradient.sub_((self.sum * self.gradient).sum())
+        self.value.grad = None
+
+
+def clip_factor(squared_norm: torch.Tensor, max_norm: float) -> torch.Tensor:
+    """What a gradient is multiplied by so that its norm is at most ``max_norm`` (0: any)."""
+    return max_norm / squared_norm.clamp(min=max_norm**2).sqrt() if max_norm else torch.ones_like(squared_norm)
+
+
+def sum_of_squares(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Float64 (1,)."""
+    squares = [tensor.double().square().sum() for tensor in tensors]
+    return torch.stack(squares).sum().reshape(1) if squares else torch.zeros(1, dtype=torch.float64)
+
+
+def zero_(tensors: list[torch.Tensor]) -> None:
+    """Set tensors to zero in place."""
+    if tensors:
+        torch._foreach_zero_(tensors)

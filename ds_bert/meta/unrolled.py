@@ -1,0 +1,105 @@
+"""Second-order meta-gradients: autograd through the unrolled inner loop, where the cut has one stage."""
+
+import torch
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ds_bert.engine.execution import MicroBatch
+from ds_bert.engine.module import Carry, StageModule
+from ds_bert.meta.execution import to_device
+from ds_bert.meta.fast_weights import StageWeights, clip_factor, sum_of_squares
+from ds_bert.meta.learner import Learner, TaskBatches
+from ds_bert.meta.loss import batch_loss, scores
+from ds_bert.modeling.adapters.layers import LABELS, STEP_SIZE, group_of
+
+Tensors = dict[str, torch.Tensor]
+_OWN = "labels"
+
+
+class _Unrolled:
+    """One task's inner loop, kept for autograd.
+
+    Args:
+        module: the whole model.
+        weights: of the model; the gradients of what is trained are summed where they are bound.
+        learner, task: see `ds_bert.meta.engine`.
+        step: of the outer loop.
+    """
+
+    def __init__(
+        self, module: StageModule, weights: StageWeights, learner: Learner, task: TaskBatches, step: int
+    ) -> None:
+        self.module, self.learner, self.task, self.step = module, learner, task, step
+        # Views: what carries ``main_grad`` would be handed the inner gradients, too.
+        self.slow = {name: slow.parameter.view_as(slow.parameter) for name, slow in weights.slow.items()}
+        self.fast = {name: _differentiable(self.slow[name]) for name in weights.adapted}
+        self.device = next(iter(self.slow.values())).device
+        names = {id(slow.parameter): name for name, slow in weights.slow.items()}
+        self.local = {local: names[id(item)] for local, item in module.named_parameters(remove_duplicate=False)}
+
+    def outputs(self, batch: MicroBatch, adapted: bool) -> tuple[Carry, Carry]:
+        """The model's outputs, and the labels, of a batch."""
+        weights = self.slow | (self.fast if adapted else {})
+        parameters = {local: weights[name] for local, name in self.local.items()}
+        outputs = functional_call(
+            self.module, parameters, (to_device(self.device, batch.inputs), None, (self.step, batch.number))
+        )
+        return outputs, to_device(self.device, batch.labels)
+
+    def loss(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of a batch at the fast weights, and the share that is right."""
+        outputs, labels = self.outputs(batch, adapted=True)
+        method = self.learner.method
+        found = scores(outputs[method.features], self.fast[_OWN], method.euclidean)
+        return batch_loss(found, labels), (found.detach().argmax(1) == labels["labels"]).double().mean()
+
+    def inner_step(self, loss: torch.Tensor) -> None:
+        """Replace the fast weights by those after one step."""
+        names = list(self.fast)
+        gradients = torch.autograd.grad(
+            loss, [self.fast[name] for name in names], create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        clip = clip_factor(sum_of_squares(gradients), self.learner.method.max_grad_norm)
+        for name, gradient in zip(names, gradients, strict=True):
+            group = LABELS if name == _OWN else group_of(name)
+            alpha = self.slow[STEP_SIZE + group]
+            self.fast[name] = self.fast[name] - alpha * clip.to(gradient.dtype) * gradient
+
+
+def _differentiable(tensor: torch.Tensor) -> torch.Tensor:
+    """What an inner gradient can be taken of, apart from the tensor itself, which the label embeddings come from."""
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+
+
+def unrolled_loss(
+    module: StageModule, weights: StageWeights, learner: Learner, task: TaskBatches, step: int, share: float
+) -> list[torch.Tensor]:
+    """Add a task's meta-gradients, and return (weighted loss, share that is right) of its queries.
+
+    Attention is computed by the one implementation that can be differentiated twice.
+
+    Args:
+        module, weights: the whole model.
+        learner, task: how to learn what.
+        step: of the outer loop.
+        share: of the global batch's loss that is this task's.
+    """
+    unrolled, queries = _Unrolled(module, weights, learner, task, step), []
+    total = torch.zeros((), dtype=torch.float64, device=unrolled.device)
+    with sdpa_kernel(SDPBackend.MATH):
+        for item in learner.passes:
+            if item.kind == "close":
+                continue
+            batch = task.batch_of(item, len(learner.passes))
+            if item.kind == "generate":
+                outputs, labels = unrolled.outputs(batch, adapted=False)
+                unrolled.fast[_OWN] = learner.method.begin_weights(outputs, labels, task.num_classes)
+                continue
+            loss, right = unrolled.loss(batch)
+            if item.kind == "support":
+                unrolled.inner_step(loss)
+            else:
+                total = total + item.weight * share * loss
+                queries.append(torch.stack([item.weight * share * loss.detach().double(), right]))
+        total.backward()
+    return queries

@@ -1,0 +1,99 @@
+"""Meta-gradients of network, generator and step sizes are those of a plain loop, on every cut, however many tasks."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ds_bert.meta.learner import Learner
+from ds_bert.meta.plan import task_passes
+from ds_bert.meta.selection import Selection
+from ds_bert.meta.task import Method
+from tests.support.meta import MetaCase, Reference, first_weights, meta_config, meta_gradients
+
+TASKS, TOLERANCE = 4, 1e-6
+PASSES = task_passes(num_batches=4, inner_epochs=1, every=2)
+LEARNERS = {
+    "full": Learner(PASSES, Method(max_grad_norm=0.5), Selection(), step_size_range=(-9, 9)),
+    "adapters": Learner(PASSES, Method(max_grad_norm=0.5), Selection(parameter_efficient=True, global_adapters=True)),
+    "no global adapters": Learner(PASSES, Method(), Selection(parameter_efficient=True)),
+    "warped, upper layers, euclidean, two epochs": Learner(
+        task_passes(3, 2, 0), Method(euclidean=True), Selection(warp_layers=True, min_layer_with_grad=1)
+    ),
+}
+LEARNERS = {name: replace(learner, step_size_range=(-9.0, 9.0)) for name, learner in LEARNERS.items()}
+
+
+def case(name: str, **changes: Any) -> MetaCase:
+    learner = replace(LEARNERS[name], **changes)
+    return MetaCase(meta_config(learner.selection.parameter_efficient), learner, TASKS)
+
+
+@cache
+def reference(name: str, first_order: bool = True) -> tuple[float, dict[str, np.ndarray]]:
+    """Loss and gradient of the plain loop; with first order, of the objective with its inner gradients held."""
+    chosen = case(name)
+    plain, weights = Reference(chosen.config, chosen.learner), first_weights(chosen.config)
+    slow = {key: value.clone().requires_grad_() for key, value in weights.items()}
+    total = sum(plain.objective(slow, task, [] if first_order else None, 1 / TASKS) for task in chosen.tasks)
+    total.backward()
+    trained = chosen.learner.selection.is_trained
+    found = {
+        key: (np.zeros(value.shape) if value.grad is None or not trained(key) else value.grad.numpy())
+        for key, value in slow.items()
+    }
+    return total.item(), found
+
+
+def assert_equal(found: tuple[float, dict[str, np.ndarray]], wanted: tuple[float, dict[str, np.ndarray]]) -> None:
+    assert found[0] == pytest.approx(wanted[0], rel=1e-9)
+    assert found[1].keys() == wanted[1].keys()
+    for name, gradient in wanted[1].items():
+        bound = TOLERANCE * np.abs(gradient).max() + 1e-12
+        assert np.abs(found[1][name] - gradient).max() <= bound, name
+
+
+@pytest.mark.parametrize("stages", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+def test_first_order_on_every_cut_and_with_any_tasks_in_flight(stages: int) -> None:
+    chosen = [(name, tasks) for name in LEARNERS for tasks in (1, 2, 4)]
+    found = meta_gradients(stages, 1, [case(name, tasks_in_flight=tasks) for name, tasks in chosen])
+    for (name, _), gradients in zip(chosen, found, strict=True):
+        assert_equal(gradients, reference(name))
+
+
+def test_replicas_share_tasks_out_and_average_meta_gradients_only() -> None:
+    (found,) = meta_gradients(1, 2, [case("adapters", tasks_in_flight=2)])
+    assert_equal(found, reference("adapters"))
+
+
+@pytest.mark.parametrize("name", ["full", "adapters"])
+def test_second_order_is_autograd_through_the_unrolled_loop(name: str) -> None:
+    (found,) = meta_gradients(1, 1, [case(name, first_order=False)])
+    assert_equal(found, reference(name, first_order=False))
+    first, second = reference(name)[1], reference(name, first_order=False)[1]
+    assert max(np.abs(first[key] - second[key]).max() for key in first) > 1e-4  # it makes a difference here
+
+
+@pytest.mark.parametrize("name", ["full", "adapters"])
+def test_the_plain_loop_agrees_with_finite_differences(name: str) -> None:
+    """Of the first-order objective: inner gradients are held where the weights move."""
+    chosen = case(name)
+    plain, weights = Reference(chosen.config, chosen.learner), first_weights(chosen.config)
+    task, kept, size = chosen.tasks[0], [], 1e-5
+    slow = {key: value.clone().requires_grad_() for key, value in weights.items()}
+    plain.objective(slow, task, kept, 1.0).backward()
+    random = torch.Generator().manual_seed(0)
+    trained = [key for key in weights if chosen.learner.selection.is_trained(key)]
+    for key in [*trained[::5], *(key for key in trained if key.startswith("meta."))]:
+        direction = torch.randn(weights[key].shape, generator=random).double()
+        with torch.no_grad():
+            there, back = (
+                plain.objective(weights | {key: weights[key] + sign * size * direction}, task, kept, 1.0).item()
+                for sign in (1, -1)
+            )
+        gradient = slow[key].grad
+        along = 0.0 if gradient is None else (gradient * direction).sum().item()
+        assert (there - back) / (2 * size) == pytest.approx(along, rel=1e-6, abs=2e-10), key
