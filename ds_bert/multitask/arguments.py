@@ -1,0 +1,88 @@
+"""The arguments of multi-task training, and what follows from them together."""
+
+from dataclasses import dataclass, field, replace
+
+from ds_bert.errors import UserError
+from ds_bert.modeling.conditional.arrangement import KINDS
+from ds_bert.multitask.sampling import KINDS as SAMPLINGS
+from ds_bert.multitask.uncertainty import FORMS
+from ds_bert.training.arguments import argument
+from ds_bert.training.finetune_arguments import FinetuneArguments
+
+PUBLISHED = {"CA-MTL-base": ("base", "bert-base-uncased"), "CA-MTL-large": ("large", "bert-large-uncased")}
+
+
+@dataclass
+class MultitaskArguments(FinetuneArguments):
+    """Train one model on many tasks, plainly or conditioned on each example's task (CA-MTL)."""
+
+    tasks: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Names (GLUE's, SNLI, SciTail), or a file: one name a line, or JSON that declares tasks of one's "
+            "own. Default: GLUE's nine, or those of the checkpoint."
+        },
+    )
+    data_dir: str | None = argument(None, "Folder with a folder of the official files for each task; none: the hub.")
+    conditional: str = argument(
+        "none",
+        "CA-MTL's modules in the arrangement base or large; none: a plain encoder. Default: the checkpoint's.",
+        choices=list(KINDS),
+    )
+    freeze_encoder_layers: str | None = argument(
+        None, "0-N: leave encoder layers 0 to N and the embeddings as they are, but for their conditional modules."
+    )
+    task_sampling: str = argument(
+        "sequential",
+        "Examples of a step: of one task after the other, in proportion to the tasks' sizes, uniformly over tasks, or "
+        "those that the model is most uncertain of.",
+        choices=list(SAMPLINGS),
+    )
+    use_mt_uncertainty: bool = argument(False, "Short for --task_sampling uncertainty.")
+    uniform_mt_sampling: bool = argument(False, "Short for --task_sampling uniform.")
+    uncertainty_form: str = argument(
+        "paper", "What uncertainty is: the paper's formula, or that of its code.", choices=list(FORMS)
+    )
+    percent_of_max_data_size: float = argument(
+        1.0, "Use so many examples of a task at the most, as a share (0 to 1) of the largest task's."
+    )
+    warmup_ratio: float = argument(0.1, "Share of all steps over which the rate rises; used where warmup_steps is 0.")
+
+
+def settle(arguments: MultitaskArguments, given: set[str]) -> MultitaskArguments:
+    """Put what short forms mean into the arguments they are short for.
+
+    Raises:
+        UserError: two of them contradict each other.
+    """
+    arguments = _published_model(arguments, given)
+    short = {"uncertainty": arguments.use_mt_uncertainty, "uniform": arguments.uniform_mt_sampling}
+    wanted = [sampling for sampling, is_wanted in short.items() if is_wanted]
+    if "task_sampling" in given and arguments.task_sampling not in wanted:
+        wanted.append(arguments.task_sampling)
+    if len(wanted) > 1:
+        raise UserError(
+            f"the examples of a step are to be sampled in two ways, {' and '.join(wanted)}; needed is one of "
+            "--use_mt_uncertainty, --uniform_mt_sampling and --task_sampling"
+        )
+    if not 0 < arguments.percent_of_max_data_size <= 1:
+        found = arguments.percent_of_max_data_size
+        raise UserError(f"--percent_of_max_data_size is {found}, needed is more than 0 and at most 1")
+    if "uncertainty" in wanted and arguments.schedule == "2bw":
+        raise UserError(
+            "--use_mt_uncertainty cannot be combined with --schedule 2bw: candidates are scored between two steps, and "
+            "2bw never comes to rest there; use 1f1b"
+        )
+    return replace(arguments, task_sampling=wanted[0] if wanted else arguments.task_sampling)
+
+
+def _published_model(arguments: MultitaskArguments, given: set[str]) -> MultitaskArguments:
+    """Read the published models' names as an arrangement on the BERT that they start from."""
+    name = arguments.model_name_or_path
+    if name not in PUBLISHED:
+        return arguments
+    kind, bert = PUBLISHED[name]
+    if "conditional" in given and arguments.conditional != kind:
+        raise UserError(f"--model_name_or_path {name} means --conditional {kind}, found {arguments.conditional}")
+    given.add("conditional")
+    return replace(arguments, model_name_or_path=bert, conditional=kind)

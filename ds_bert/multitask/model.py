@@ -1,0 +1,100 @@
+"""What the arguments make of the model: which conditional modules it has, which layers are not trained."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ds_bert.engine.settings import EngineSettings
+from ds_bert.errors import UserError
+from ds_bert.multitask.arguments import MultitaskArguments
+from ds_bert.multitask.tasks import MultitaskTask
+from ds_bert.training.model_source import Source
+
+_PAD_TO = 8  # batches are padded to a multiple
+
+
+def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the model's configuration says of the conditional modules.
+
+    Args:
+        arguments, given: ``conditional`` if it was given, else as the model is.
+        fields: of the model to start from.
+
+    Raises:
+        UserError: the model is no BERT, or its attention matrices are for shorter sequences.
+    """
+    kind = arguments.conditional if "conditional" in given else fields.get("conditional", arguments.conditional)
+    if kind == "none":
+        return {"conditional": kind}
+    if fields["model_type"] != "bert":
+        raise UserError(f"--conditional {kind} needs a BERT, found an {fields['model_type']}; use --conditional none")
+    length = -(-arguments.max_seq_length // _PAD_TO) * _PAD_TO
+    stored = fields.get("conditional_length", length)
+    if length > stored:
+        raise UserError(
+            f"--max_seq_length is {arguments.max_seq_length}, but the attention matrices of the model are for at most "
+            f"{stored} tokens"
+        )
+    return {"conditional": kind, "conditional_length": stored}
+
+
+def names_of_tasks(fields: Mapping[str, Any]) -> list[str]:
+    """Names of the tasks that a model was trained on; none for one that was not trained on many."""
+    return [task["name"] for task in fields.get("tasks") or ()]
+
+
+def check_same_tasks(task: MultitaskTask, source: Source, drop_classifier: bool) -> None:
+    """Refuse to go on from a model of other tasks: its embeddings and decoders would be of the wrong ones.
+
+    Raises:
+        UserError: tasks or labels differ.
+    """
+    stored, wanted = source.fields.get("tasks"), task.config["tasks"]
+    if not stored or stored == wanted or drop_classifier:
+        return
+    shown = [" ".join(found["name"] for found in tasks) for tasks in (stored, wanted)]
+    raise UserError(
+        f"--tasks: the model was trained on {shown[0]}, found {shown[1]}; needed are the same tasks, with the same "
+        "labels, in the same order"
+    )
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Says which parameters are trained where the embeddings and the first encoder layers of a BERT are not.
+
+    Args:
+        layers: how many encoder layers are not.
+    """
+
+    layers: int
+
+    def __call__(self, name: str) -> bool:
+        """Whether the parameter that Hugging Face knows as ``name`` is trained; conditional ones always are."""
+        if name.startswith("bert.embeddings."):
+            return False
+        layer = re.match(r"bert\.encoder\.layer\.(\d+)\.", name)
+        return layer is None or int(layer[1]) >= self.layers
+
+
+def freeze(settings: EngineSettings, layers: str | None, fields: Mapping[str, Any]) -> EngineSettings:
+    """Leave out of training what `--freeze_encoder_layers` names.
+
+    Args:
+        settings: of the engine.
+        layers: "0-N"; None trains all.
+        fields: of the model.
+
+    Raises:
+        UserError: there are no such layers, or the model shares its layers.
+    """
+    if layers is None:
+        return settings
+    last = fields["num_hidden_layers"] - 1
+    found = re.fullmatch(r"0-(\d+)", layers)
+    if not found or int(found[1]) > last:
+        raise UserError(f"--freeze_encoder_layers is {layers!r}, needed is 0-N with N from 0 to {last}, the last layer")
+    if fields["model_type"] != "bert":
+        raise UserError(f"--freeze_encoder_layers needs a BERT: the layers of an {fields['model_type']} are shared")
+    return replace(settings, is_trained=Frozen(int(found[1]) + 1))

@@ -1,0 +1,109 @@
+"""One multi-task training with one seed: sampling, every task's measures, their average and spread."""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ds_bert.files import write_json
+from ds_bert.multitask.arguments import MultitaskArguments
+from ds_bert.multitask.charts import draw_scores
+from ds_bert.multitask.sampling import (
+    ProportionalSampler,
+    SequentialSampler,
+    TaskSampler,
+    UncertaintySampler,
+    UniformSampler,
+)
+from ds_bert.multitask.scoring import Chooser
+from ds_bert.multitask.tasks import AVERAGE, DIAGNOSTIC, SPREAD, MultitaskTask
+from ds_bert.tasks.task import Examples
+from ds_bert.training.feed import Feed, Tensors, split_features
+from ds_bert.training.finetune_run import FinetuneRun
+
+CHART, SEEN = "scores.png", "data_seen.json"
+
+
+def split_tasks(batch: Mapping[str, np.ndarray]) -> tuple[Tensors, Tensors]:
+    """Split a batch into the first stage's inputs and the last stage's labels; both are told the tasks."""
+    inputs, labels = split_features(batch)
+    return {**inputs, "task_ids": labels["task_ids"]}, labels
+
+
+class MultitaskRun(FinetuneRun):
+    """One training of one model on many tasks."""
+
+    task: MultitaskTask
+    arguments: MultitaskArguments
+    sampler: TaskSampler
+
+    def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
+        """Train, measure, predict; draw the tasks' scores."""
+        status, measures = super().do(checkpoint)
+        if self.grid.rank == 0 and measures and self.arguments.output_dir:
+            names = [member.name for member in self.task.members]
+            path = self.output_dir / CHART
+            draw_scores(path, {name: measures[name] for name in names}, measures[AVERAGE])
+            print(f"chart:  {path}", flush=True)
+        return status, measures
+
+    def feed(self, examples: Examples) -> Feed:
+        """What makes micro-batches of examples."""
+        return Feed(examples, self.engine, split_tasks)
+
+    def make_sampler(self, examples: Examples) -> TaskSampler:
+        """What says which examples make up step t."""
+        arguments, kind = self.arguments, self.arguments.task_sampling
+        common = examples.lengths, self.task.sizes, self.global_batch, arguments.seed
+        if kind == "uncertainty":
+            size = arguments.per_device_train_batch_size
+            choose = Chooser(self.task, self.feed(examples), arguments.uncertainty_form, size)
+            self.sampler = UncertaintySampler(*common, choose)
+        elif kind == "proportional":
+            self.sampler = ProportionalSampler(*common, arguments.length_window)
+        else:
+            self.sampler = {"uniform": UniformSampler, "sequential": SequentialSampler}[kind](*common)
+        if "examples_seen" in self.resumed:
+            self.sampler.load(self.resumed)
+        return self.sampler
+
+    def state_now(self) -> dict[str, Any]:
+        """Which examples were seen."""
+        return self.sampler.state()
+
+    def _train(self) -> tuple[int, dict[str, float] | None]:
+        outcome = super()._train()
+        if self.grid.rank == 0:
+            self._report_seen()
+        return outcome
+
+    def _report_seen(self) -> None:
+        """Write and print which share of each task's examples was trained on at least once."""
+        names = [member.name for member in self.task.members]
+        seen = dict(zip(names, self.sampler.shares_seen(), strict=True)) | {"all": float(self.sampler.seen.mean())}
+        print("seen:   " + ", ".join(f"{name} {share:.1%}" for name, share in seen.items()), flush=True)
+        if self.arguments.output_dir:
+            write_json(self.output_dir / SEEN, seen)
+
+    def _measure(self, folder: Path | None = None) -> dict[str, float]:
+        """Measure every task.
+
+        Returns:
+            The average of the tasks' scores and their standard deviation, over the tasks; each task's score under its
+            name; then all measures, "task_measure", with the split's name where a task has several. A task's score is
+            its best metric, the mean of its splits but the diagnostic one (MNLI has two).
+        """
+        details: dict[str, float] = {}
+        of_task: dict[str, list[float]] = {member.name: [] for member in self.task.members}
+        for member in self.task.members:
+            for name in member.evaluation:
+                found = self._outputs_of(self.task.evaluation[f"{member.name}/{name}"], folder)
+                which = "" if len(member.evaluation) == 1 else f"_{name.removeprefix('validation_')}"
+                details |= {f"{member.name}{which}_{key}": value for key, value in found.items()}
+                if name != DIAGNOSTIC:
+                    of_task[member.name].append(found[member.best_metric])
+        scores = {name: statistics.mean(values) for name, values in of_task.items()}
+        average, spread = statistics.mean(scores.values()), statistics.pstdev(scores.values())
+        return {AVERAGE: average, SPREAD: spread, **scores, **details}

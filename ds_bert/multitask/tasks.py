@@ -1,0 +1,208 @@
+"""From the list of tasks to one task: examples numbered through all of them, splits of each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ds_bert.data.feature_cache import key_fingerprint
+from ds_bert.data.features import Features
+from ds_bert.data.glue import find_task
+from ds_bert.data.vocabulary import Tokenizer
+from ds_bert.errors import UserError
+from ds_bert.modeling.conditional.layers import MultitaskHead
+from ds_bert.multitask.objective import objective_of
+from ds_bert.multitask.task_list import TaskEntry
+from ds_bert.tasks.glue import glue_task
+from ds_bert.tasks.task import Outputs, Split, Task
+
+AVERAGE, SPREAD = "average", "spread"
+DIAGNOSTIC = "diagnostic"
+
+
+@dataclass(frozen=True)
+class MultitaskTask(Task):
+    """Many tasks as one; its splits are named "task/split".
+
+    Args:
+        members: the tasks, in the order of their ids.
+    """
+
+    members: tuple[Task, ...] = ()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Training examples of each task."""
+        return [len(member.train or ()) for member in self.members]
+
+    @property
+    def label_counts(self) -> list[int]:
+        """Labels of each task; 0 in regression."""
+        return [len(described["labels"]) for described in self.config["tasks"]]
+
+
+def build_tasks(
+    entries: Sequence[TaskEntry], data_dir: Path | None, tokenizer: Tokenizer, options: Mapping[str, Any]
+) -> list[Task]:
+    """Read every task's examples.
+
+    Args:
+        entries: the list.
+        data_dir: with a folder for each official task; None: the hub.
+        tokenizer: of the model.
+        options: what `ds_bert.tasks.glue.glue_task` takes besides.
+
+    Raises:
+        UserError: files are missing or not as they should be, or a training file has examples of one label only.
+    """
+    tasks = []
+    for entry in entries:
+        if entry.is_own:
+            task, where = _own_task(entry, tokenizer, options), str(entry.train_file)
+        else:
+            folder = _folder(entry.name, data_dir)
+            task, where = glue_task(entry.name, folder, tokenizer, **options), f"{folder or 'hub'}: {entry.name}"
+        _refuse_one_label(task, where)
+        tasks.append(task)
+    return tasks
+
+
+def _folder(name: str, data_dir: Path | None) -> Path | None:
+    if data_dir is None:
+        return None
+    folder = data_dir / find_task(name).folder
+    if not folder.is_dir():
+        raise UserError(f"{data_dir}: has no folder {folder.name}, which the task {name} needs (see --tasks)")
+    return folder
+
+
+def _own_task(entry: TaskEntry, tokenizer: Tokenizer, options: Mapping[str, Any]) -> Task:
+    wanted = {"train": entry.train_file, "eval": entry.validation_file, "predict": entry.test_file}
+    keys = {"train": "train_file", "eval": "validation_file", "predict": "test_file"}
+    for split in ("train", "eval"):
+        if split in options["splits"] and wanted[split] is None:
+            raise UserError(f'--tasks: the task {entry.name} has no "{keys[split]}", but {split} is asked for')
+    splits = {split for split in options["splits"] if wanted[split] is not None}
+    text, pair = (*entry.text_columns, None, None)[:2]
+    task = glue_task(
+        None,
+        None,
+        tokenizer,
+        **{**options, "splits": splits},
+        train_file=entry.train_file,
+        validation_file=entry.validation_file,
+        test_file=entry.test_file,
+        text_column=text,
+        text_pair_column=pair,
+        label_column=entry.label_column,
+        label_names=entry.labels,
+        regression=entry.regression,
+    )
+    if entry.metric and entry.metric not in task.measures:
+        known = ", ".join(task.measures)
+        raise UserError(f'--tasks: "metric" of {entry.name} is {entry.metric!r}, needed is one of {known}')
+    prediction = {name: _in_folder(split, entry.name) for name, split in task.prediction.items()}
+    return replace(task, name=entry.name, best_metric=entry.metric or task.best_metric, prediction=prediction)
+
+
+def _in_folder(split: Split, name: str) -> Split:
+    """Let own tasks, whose files would have one name, write into folders of their own."""
+
+    def write(outputs: Sequence[Outputs], folder: Path) -> Sequence[Path]:
+        assert split.write is not None
+        return split.write(outputs, folder / name)
+
+    return replace(split, write=write)
+
+
+def _refuse_one_label(task: Task, where: str) -> None:
+    if task.train is None or task.config["problem_type"] == "regression":
+        return
+    assert isinstance(task.train, Features)
+    found = np.unique(task.train.columns["labels"])
+    if len(found) < 2:
+        name = task.config["id2label"][int(found[0])]
+        raise UserError(
+            f"{where}: all {len(task.train)} training examples of {task.name} have the label {name!r}, needed are "
+            "examples of at least two"
+        )
+
+
+def combine(tasks: Sequence[Task], model: Mapping[str, Any], share_of_largest: float = 1.0) -> MultitaskTask:
+    """Make one task of many.
+
+    Args:
+        tasks: in the order of their ids.
+        model: what is added to the model's configuration beside the tasks.
+        share_of_largest: of the largest task's training examples; no task uses more than so many.
+    """
+    described: list[dict[str, Any]] = [{"name": task.name, "labels": _labels(task)} for task in tasks]
+    sizes = [len(task.train) for task in tasks if task.train is not None]
+    if sizes and share_of_largest < 1:
+        limit = max(1, round(share_of_largest * max(sizes)))
+        tasks = [replace(task, train=_first(task.train, limit)) for task in tasks]
+    has_training = all(task.train is not None for task in tasks)
+    return MultitaskTask(
+        name="many tasks",
+        head=MultitaskHead,
+        config={**model, "tasks": described},
+        objective=objective_of([(task["name"], len(task["labels"])) for task in described]),
+        train=_join([task.train for task in tasks]) if has_training else None,
+        evaluation=_splits([task.evaluation for task in tasks], tasks),
+        prediction=_splits([task.prediction for task in tasks], tasks),
+        best_metric=AVERAGE,
+        measures=(AVERAGE, *(task.name for task in tasks)),
+        fingerprint=key_fingerprint(
+            {"tasks": described, "data": [task.fingerprint for task in tasks], "share": share_of_largest}
+        ),
+        members=tuple(tasks),
+    )
+
+
+def _labels(task: Task) -> list[str]:
+    names = task.config["id2label"]
+    return [] if task.config["problem_type"] == "regression" else [names[number] for number in sorted(names)]
+
+
+def _splits(parts: Sequence[Mapping[str, Split]], tasks: Sequence[Task]) -> dict[str, Split]:
+    return {
+        f"{task.name}/{name}": replace(split, examples=_mark(split.examples, number))
+        for number, (task, splits) in enumerate(zip(tasks, parts, strict=True))
+        for name, split in splits.items()
+    }
+
+
+def _mark(examples: Any, task: int) -> Features:
+    """Say of which task examples are."""
+    columns = {**examples.columns, "task_ids": np.full(len(examples), task, dtype=np.int64)}
+    return replace(examples, columns=columns)
+
+
+def _first(examples: Any, count: int) -> Features:
+    """The first ``count`` examples, or all if there are fewer."""
+    columns = {name: column[:count] for name, column in examples.columns.items()}
+    starts = examples.starts[: count + 1]
+    return replace(
+        examples,
+        tokens=examples.tokens[: int(starts[-1])],
+        starts=starts,
+        first_segments=examples.first_segments[:count],
+        columns=columns,
+    )
+
+
+def _join(parts: Sequence[Any]) -> Features:
+    """Lay the tasks' examples one behind the other, with ``labels`` float32 and ``task_ids`` int64."""
+    lengths = np.concatenate([np.diff(part.starts) for part in parts])
+    return Features(
+        tokens=np.concatenate([part.tokens for part in parts]),
+        starts=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]),
+        first_segments=np.concatenate([part.first_segments for part in parts]),
+        pad_id=parts[0].pad_id,
+        columns={
+            "labels": np.concatenate([part.columns["labels"].astype(np.float32) for part in parts]),
+            "task_ids": np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
+        },
+    )

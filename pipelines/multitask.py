@@ -1,0 +1,39 @@
+"""Train one model on many tasks, plainly or conditioned on each example's task (CA-MTL), as a pipeline.
+
+    deepspeed --num_accelerators 2 pipelines/multitask.py --model_name_or_path bert-base-uncased/ --conditional base \
+        --data_dir glue --num_stages 2 --do_train --do_eval --do_predict --num_train_epochs 5 --learning_rate 2e-5 \
+        --seed 12 --use_mt_uncertainty --freeze_encoder_layers 0-5 --output_dir runs/camtl
+
+Arguments come from flags, or from a JSON file with flags after it overriding; --help lists them.
+"""
+
+from ds_bert.errors import exit_on_user_error, leave
+from ds_bert.multitask.arguments import MultitaskArguments, settle
+from ds_bert.training.parser import parse_arguments
+
+
+def main() -> int:
+    """Run the job and return its exit status."""
+    arguments, given = parse_arguments(MultitaskArguments)
+    arguments = settle(arguments, given)
+
+    from ds_bert.multitask.model import check_same_tasks, conditional_fields, freeze, names_of_tasks
+    from ds_bert.multitask.run import MultitaskRun
+    from ds_bert.multitask.task_list import read_tasks
+    from ds_bert.multitask.tasks import build_tasks, combine
+    from ds_bert.training.finetuning import data_options, fine_tune, path_of, place
+    from ds_bert.training.model_source import load_source
+
+    source = load_source(arguments)
+    entries = read_tasks(arguments.tasks, names_of_tasks(source.fields))
+    arguments, settings, stage_map = place(arguments, given, source.fields, "sequence-classification")
+    settings = freeze(settings, arguments.freeze_encoder_layers, source.fields)
+    model = conditional_fields(arguments, given, source.fields)
+    tasks = build_tasks(entries, path_of(arguments.data_dir), source.tokenizer, data_options(arguments))
+    task = combine(tasks, model, arguments.percent_of_max_data_size)
+    check_same_tasks(task, source, arguments.drop_classifier)
+    return fine_tune(task, arguments, source, stage_map, settings, MultitaskRun)
+
+
+if __name__ == "__main__":
+    leave(exit_on_user_error(main))
