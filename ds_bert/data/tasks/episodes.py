@@ -89,24 +89,3 @@ def stratified_order(labels: np.ndarray, *counters: int) -> np.ndarray:
         rank[members] = np.arange(len(members))
     counts = np.bincount(shuffled)
     return order[np.argsort(rank / counts[shuffled], kind="stable")]
-
-
-def query_weights(num_steps: int, every: int) -> dict[int, float]:
-    """Return after how many inner steps the query loss is taken, and its weight there.
-
-    It is taken before the first step, after every ``every``-th and after the last. Weights double with each step and
-    add up to 1.
-
-    Args:
-        num_steps: inner steps S of an episode.
-        every: ``average_query_every``; 0: after the last step only.
-
-    Returns:
-        The weight of each step s in 0..S, proportional to 2^(s - S), in ascending order.
-    """
-    if every < 0:
-        raise UserError(f"--average_query_every {every}: must be at least 1, or 0 for the last step only")
-    steps = sorted({*range(0, num_steps + 1, every), num_steps}) if every else [num_steps]
-    weights = {step: 2.0 ** (step - num_steps) for step in steps}
-    total = sum(weights.values())
-    return {step: weight / total for step, weight in weights.items()}

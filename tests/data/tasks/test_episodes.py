@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ds_bert.data.features import make_features
-from ds_bert.data.tasks.episodes import Episode, query_weights, stratified_order, support_batches
+from ds_bert.data.tasks.episodes import Episode, stratified_order, support_batches
 from ds_bert.errors import UserError
 
 
@@ -47,9 +47,3 @@ def test_a_rare_class_is_spread_evenly() -> None:
     order = stratified_order(labels, 5)
     assert Counter(labels[order[:2]].tolist()) == {0: 1, 1: 1}
     assert [labels[part].sum() for part in np.array_split(order, 3)] == [1, 1, 1]
-
-
-def test_query_weights_double_and_add_up_to_one() -> None:
-    assert query_weights(7, 3) == pytest.approx({0: 1 / 201, 3: 8 / 201, 6: 64 / 201, 7: 128 / 201})
-    assert query_weights(2, 5) == pytest.approx({0: 0.2, 2: 0.8})
-    assert query_weights(3, 0) == {3: 1.0}

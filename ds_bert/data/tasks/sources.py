@@ -1,0 +1,195 @@
+"""Episodes out of encoded examples, and of several sources mixed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ds_bert.data.features import Features
+from ds_bert.data.randomness import below, permutation, random_bits, uniform
+from ds_bert.data.tasks.episodes import Episode, EpisodeSource
+from ds_bert.errors import UserError
+
+_ORDER, _FILL, _MIX = 11, 12, 13  # streams of random numbers
+
+
+def subset(features: Features, numbers: np.ndarray) -> Features:
+    """Return some examples, of one sequence each, as features of their own."""
+    starts, ends = features.starts[numbers], features.starts[numbers + 1]
+    parts = [features.tokens[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    return replace(
+        features,
+        tokens=np.concatenate(parts or [features.tokens[:0]]),
+        starts=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(ends - starts)]),
+        first_segments=features.first_segments[numbers],
+        columns={name: column[numbers] for name, column in features.columns.items()},
+    )
+
+
+class RecordTasks:
+    """Tasks that lie one behind the other among examples: support, then query. Each pass takes them as they lie.
+
+    Args:
+        features: the examples, with the column ``labels``.
+        num_classes: N of all tasks.
+        support, query: examples of a task.
+        name: for messages.
+
+    Raises:
+        UserError: there is not one whole task.
+    """
+
+    def __init__(self, features: Features, num_classes: int, support: int, query: int, name: str) -> None:
+        self._features, self._num_classes, self._name = features, num_classes, name
+        self._support, self._size = support, support + query
+        _require_sizes(len(features), support, query, name)
+
+    def __len__(self) -> int:
+        return len(self._features) // self._size
+
+    def episode(self, number: int, seed: int) -> Episode:
+        """Return the task at ``number``, counted round and round; see `EpisodeSource`.
+
+        Raises:
+            UserError: a class has no support example.
+        """
+        task = number % len(self)
+        numbers = task * self._size + np.arange(self._size)
+        name = f"{self._name}: task {task}"
+        support, query = (subset(self._features, part) for part in np.split(numbers, [self._support]))
+        missing = np.setdiff1d(np.arange(self._num_classes), support.columns["labels"])
+        if len(missing):
+            raise UserError(
+                f"{name}: none of its {self._support} support examples is of class {missing[0]}; needs the "
+                "--train_batch_size and --meta_batchsz that the file was made for, and records in their order"
+            )
+        return Episode(support, query, self._num_classes, name)
+
+
+class SupervisedTasks:
+    """Episodes drawn from the examples of one data set, shuffled anew in each pass.
+
+    Where a draw leaves a class without a support example, an example of that class takes the place of one of the
+    support's most frequent class.
+
+    Args:
+        features: the examples, with the column ``labels`` of whole numbers.
+        num_classes: N.
+        support, query: examples of an episode.
+        name: for messages.
+
+    Raises:
+        UserError: the examples do not fill one episode, a class has none, or labels are no classes.
+    """
+
+    def __init__(self, features: Features, num_classes: int, support: int, query: int, name: str) -> None:
+        self._features, self._num_classes, self._name = features, num_classes, name
+        self._support, self._size = support, support + query
+        _require_sizes(len(features), support, query, name)
+        self._labels = np.asarray(features.columns["labels"])
+        if self._labels.dtype.kind not in "iu":
+            raise UserError(f"{name}: its labels are numbers to predict; meta-training needs classes")
+        counts = np.bincount(self._labels, minlength=num_classes)
+        if len(counts) != num_classes or not counts.all() or support < num_classes:
+            raise UserError(
+                f"{name}: {len(counts)} classes with {', '.join(map(str, counts))} examples; needs examples of all "
+                f"{num_classes} classes, and {num_classes} support examples or more"
+            )
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._labels) // self._size
+
+    def episode(self, number: int, seed: int) -> Episode:
+        """Return the ``number``-th episode; see `EpisodeSource`."""
+        epoch, place = divmod(number, len(self))
+        if (seed, epoch) not in self._orders:
+            self._orders = {(seed, epoch): permutation(len(self._labels), seed, _ORDER, epoch)}
+        numbers = self._orders[seed, epoch][place * self._size : (place + 1) * self._size].copy()
+        for label in range(self._num_classes):
+            self._ensure(label, numbers, seed, number)
+        support, query = (subset(self._features, part) for part in np.split(numbers, [self._support]))
+        return Episode(support, query, self._num_classes, f"{self._name}: episode {number}")
+
+    def _ensure(self, label: int, numbers: np.ndarray, seed: int, number: int) -> None:
+        """Put an example of the class among the first, the support's, where there is none."""
+        support_labels = self._labels[numbers[: self._support]]
+        if (support_labels == label).any():
+            return
+        given_up = int(np.flatnonzero(support_labels == np.bincount(support_labels).argmax())[-1])
+        in_query = self._support + np.flatnonzero(self._labels[numbers[self._support :]] == label)
+        if len(in_query):
+            numbers[[given_up, in_query[0]]] = numbers[[in_query[0], given_up]]
+        else:
+            members = np.flatnonzero(self._labels == label)
+            numbers[given_up] = members[below(random_bits(seed, _FILL, number, label), len(members))[0]]
+
+
+class Mixture:
+    """Draws each episode from one of several sources.
+
+    Args:
+        sources: the sources; each is gone through in its own order.
+        weights: how often each is drawn, above 0.
+    """
+
+    def __init__(self, sources: Sequence[EpisodeSource], weights: Sequence[float]) -> None:
+        self._sources = sources
+        self._edges = np.cumsum(weights) / np.sum(weights)
+        self._drawn: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sources))
+
+    def episode(self, number: int, seed: int) -> Episode:
+        """Return the ``number``-th episode; see `EpisodeSource`."""
+        drawn = self._sources_of(number + 1, seed)
+        source = int(drawn[number])
+        return self._sources[source].episode(int(np.count_nonzero(drawn[:number] == source)), seed)
+
+    def _sources_of(self, count: int, seed: int) -> np.ndarray:
+        """Return which source each of the first ``count`` episodes, or more, is from."""
+        drawn = self._drawn.get(seed)
+        if drawn is None or len(drawn) < count:
+            values = uniform(random_bits(seed, _MIX, np.arange(max(1024, 2 * count))))
+            drawn = np.searchsorted(self._edges, values, side="right").clip(max=len(self._sources) - 1)
+            self._drawn = {seed: drawn.astype(np.int16)}
+        return self._drawn[seed]
+
+
+class Divided:
+    """Gives the first of each step's episodes to one source, and the others to another.
+
+    Args:
+        first, others: the sources.
+        num_first: how many of a step's episodes are from ``first``.
+        per_step: episodes of a step, over all replicas.
+
+    Raises:
+        UserError: that leaves none for either.
+    """
+
+    def __init__(self, first: EpisodeSource, others: EpisodeSource, num_first: int, per_step: int) -> None:
+        if not 0 < num_first < per_step:
+            raise UserError(
+                f"--num_supervised_shards: {num_first} of a step's {per_step} tasks are supervised; needs one at least "
+                "of either kind"
+            )
+        self._first, self._others, self._num_first, self._per_step = first, others, num_first, per_step
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._others)
+
+    def episode(self, number: int, seed: int) -> Episode:
+        """Return the ``number``-th episode; see `EpisodeSource`."""
+        step, index = divmod(number, self._per_step)
+        if index < self._num_first:
+            return self._first.episode(step * self._num_first + index, seed)
+        return self._others.episode(step * (self._per_step - self._num_first) + index - self._num_first, seed)
+
+
+def _require_sizes(found: int, support: int, query: int, name: str) -> None:
+    if support < 1 or query < 1:
+        raise UserError(f"--meta_batchsz {support} of --train_batch_size {support + query}: needs 1 of each at least")
+    if found < support + query:
+        raise UserError(f"{name}: {found} examples, but a task of --train_batch_size needs {support + query}")
