@@ -53,7 +53,7 @@ class MetaEngine(Engine):
         super().__init__(module, carry, MetaObjective(), settings, grid, 1, tasks)  # type: ignore[arg-type]
         self.learner = learner
         self.weights = StageWeights(self.boundary.parameters, learner.selection)
-        self.tasks = TaskExecution(module, carry, grid, self.weights)
+        self.tasks = TaskExecution(module, carry, grid, self.weights, self.execution.transport)
         self._slots: list[Task] = []
         if learner.first_order:
             fast = [FastWeights(self.weights) for _ in range(learner.tasks_in_flight)]

@@ -69,6 +69,7 @@ class TaskExecution:
         declare_carry: the tensors that cross a boundary, as a function of a micro-batch's shape.
         grid: this process's place.
         weights: of the stage.
+        transport: its channels to the stages beside it.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class TaskExecution:
         declare_carry: Callable[..., Sequence[Field]],
         grid: Grid,
         weights: StageWeights,
+        transport: Transport,
     ) -> None:
         self.module, self.declare_carry, self.grid, self.weights = module, declare_carry, grid, weights
-        self.transport = Transport(grid)
+        self.transport = transport
         self._units: Sequence[Unit] = ()
 
     def run(self, units: Sequence[Unit], tasks: int, step: int | None) -> None:

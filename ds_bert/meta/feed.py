@@ -1,0 +1,55 @@
+"""From episodes to a replica's tasks, cut into batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ds_bert.data.features import Features
+from ds_bert.data.tasks.episodes import EpisodeSource, support_batches
+from ds_bert.engine.execution import MicroBatch
+from ds_bert.engine.process_group import Grid
+from ds_bert.meta.learner import TaskBatches
+from ds_bert.training.feed import split_features
+
+
+@dataclass(frozen=True)
+class TaskSampler:
+    """Counts tasks: step t takes the numbers from t · ``global_batch_size`` on."""
+
+    global_batch_size: int
+
+
+class TaskFeed:
+    """Makes this process's tasks; every stage reads them, since every stage needs their shapes.
+
+    Args:
+        source: of tasks.
+        grid: this process's place.
+        num_batches: of a support set.
+        seed: of the order of tasks, and of the examples in each.
+    """
+
+    def __init__(self, source: EpisodeSource, grid: Grid, num_batches: int, seed: int) -> None:
+        self.source, self.grid, self.num_batches, self.seed = source, grid, num_batches, seed
+
+    def step(self, sampler: Any, step: int, size: int, count: int) -> list[TaskBatches]:
+        """The ``count`` tasks that this replica adapts to in outer step ``step``; ``size`` is not used."""
+        replica, replicas = self.grid.replica, self.grid.num_replicas
+        first = step * sampler.global_batch_size
+        return [self._task(first, index * replicas + replica) for index in range(count)]
+
+    def _task(self, first: int, place: int) -> TaskBatches:
+        number = first + place
+        episode = self.source.episode(number, self.seed)
+        parts = support_batches(episode, self.num_batches, self.seed, number)
+        support = [micro_batch(episode.support, part) for part in parts]
+        query = micro_batch(episode.query, np.arange(len(episode.query)))
+        return TaskBatches(place, episode.num_classes, support, query)
+
+
+def micro_batch(features: Features, examples: np.ndarray, number: int = 0) -> MicroBatch:
+    """Some examples as one batch of the pipeline."""
+    inputs, labels = split_features(features.batch(0, examples))
+    shape = (*inputs["input_ids"].shape, int("attention_mask" in inputs))
+    return MicroBatch(number, shape, inputs, labels)

@@ -1,0 +1,198 @@
+"""The meta-training job: what it checks before any process waits for another, and the run."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ds_bert.checkpoint.training_state import describe_model, load_newest
+from ds_bert.data.tasks.episodes import EpisodeSource
+from ds_bert.engine.process_group import launcher_world, start_process_group
+from ds_bert.engine.settings import EngineSettings
+from ds_bert.errors import UserError
+from ds_bert.meta.arguments import MetaTrainArguments
+from ds_bert.meta.engine import MetaEngine
+from ds_bert.meta.feed import TaskFeed, TaskSampler
+from ds_bert.meta.learner import Learner
+from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
+from ds_bert.meta.plan import task_passes
+from ds_bert.meta.selection import Selection
+from ds_bert.meta.sources import Opener, fingerprint, hybrid
+from ds_bert.meta.task import Method
+from ds_bert.modeling.adapters.layers import MetaModel
+from ds_bert.modeling.model import carry_declaration
+from ds_bert.stage_map import StageMap
+from ds_bert.training.build import load_weights
+from ds_bert.training.checks import check_numbers, total_steps
+from ds_bert.training.deepspeed_config import apply_deepspeed_config
+from ds_bert.training.log import RunLog
+from ds_bert.training.loop import Training
+from ds_bert.training.model_source import Source, default_cache_dir
+from ds_bert.training.placement import choose_stage_map
+from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings
+
+# What a course of meta-training is a function of, besides what every job's is.
+_FIXED = (
+    "inner_epochs", "num_batches", "train_lr", "inner_max_grad_norm", "average_query_every", "stop_grad",
+    "warp_layers", "min_layer_with_grad", "euclidean", "parameter_efficient", "num_supervised_shards",
+    "pretrain_task_weight", "data_sqrt_sampling", "train_batch_size", "meta_batchsz",
+)  # fmt: skip
+_LOWEST = {"inner_epochs": 1, "num_batches": 2, "average_query_every": 0, "min_layer_with_grad": 0,
+           "num_supervised_shards": 0, "meta_batchsz": 2, "tasks_in_flight": 1, "adapter_hidden_size": 1,
+           "head_hidden_size": 1, "encoding_size": 1}  # fmt: skip
+
+
+def place(
+    arguments: MetaTrainArguments, given: set[str], model: dict[str, Any]
+) -> tuple[MetaTrainArguments, EngineSettings, StageMap]:
+    """Choose the stage map, unite the arguments with DeepSpeed's JSON, and check them.
+
+    Raises:
+        UserError: the map is wrong, or arguments contradict each other.
+    """
+    stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, head="sequence-classification")
+    arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
+    check_numbers(arguments)
+    for name, lowest in _LOWEST.items():
+        if getattr(arguments, name) < lowest:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, needed is at least {lowest}")
+    _check_learner(arguments, model, stage_map)
+    return arguments, settings, stage_map
+
+
+def _check_learner(arguments: MetaTrainArguments, model: dict[str, Any], stage_map: StageMap) -> None:
+    if not 0 < arguments.train_lr <= 1:
+        raise UserError(f"--train_lr is {arguments.train_lr}, needed is more than 0 and at most 1")
+    if not 0 < arguments.pretrain_task_weight < 1:
+        raise UserError(
+            f"--pretrain_task_weight is {arguments.pretrain_task_weight}, needed is a share between 0 and 1"
+        )
+    if arguments.train_batch_size <= arguments.meta_batchsz:
+        raise UserError(
+            f"--train_batch_size is {arguments.train_batch_size} examples of a task, --meta_batchsz "
+            f"{arguments.meta_batchsz} of them the support set: none is left for the query; needed is less"
+        )
+    if arguments.per_device_train_batch_size != 1:
+        raise UserError(
+            "--per_device_train_batch_size counts tasks here and must be 1; --gradient_accumulation_steps says how "
+            "many tasks an outer step has, --train_batch_size how many examples a task"
+        )
+    if arguments.gradient_accumulation_steps % arguments.tasks_in_flight:
+        raise UserError(
+            f"--tasks_in_flight is {arguments.tasks_in_flight}, needed is a divisor of the tasks of an outer step per "
+            f"replica, which are {arguments.gradient_accumulation_steps} (--gradient_accumulation_steps)"
+        )
+    if not arguments.stop_grad and (stage_map.num_stages > 1 or arguments.tasks_in_flight > 1):
+        raise UserError(
+            "--stop_grad false differentiates through the inner loop, which needs one stage and one task in flight; "
+            f"found are {stage_map.num_stages} and {arguments.tasks_in_flight}"
+        )
+    if not arguments.stop_grad and arguments.gradient_checkpointing:
+        raise UserError("--stop_grad false cannot be combined with --gradient_checkpointing")
+    if arguments.bf16 or arguments.fp16:
+        raise UserError("--bf16 and --fp16: inner steps of 1e-5 would be rounded away; meta-training computes in fp32")
+    if arguments.schedule != "1f1b":
+        raise UserError(f"--schedule is {arguments.schedule}: tasks take turns by 1f1b, the only one supported here")
+    layers = model["num_hidden_layers"]
+    if arguments.min_layer_with_grad > layers:
+        raise UserError(f"--min_layer_with_grad is {arguments.min_layer_with_grad}, the model has {layers} layers")
+    if arguments.global_adapters and not arguments.parameter_efficient:
+        raise UserError("--global_adapters is for --parameter_efficient; give both or neither")
+
+
+def open_tasks(arguments: MetaTrainArguments, source: Source) -> tuple[EpisodeSource, str]:
+    """Open all tasks as one source; return it and the fingerprint of the data.
+
+    Raises:
+        UserError: there are none, or one cannot be read.
+    """
+    unlabelled, labelled = arguments.task_train_files, arguments.supervised_train_files
+    if not unlabelled and not labelled:
+        raise UserError("--task_train_files is missing; make tasks with `ds-bert tasks`")
+    _, processes = launcher_world()
+    shards = arguments.num_supervised_shards
+    if shards > processes or (shards and not labelled):
+        raise UserError(
+            f"--num_supervised_shards is {shards}, needed is at most {processes}, the processes that were started, and "
+            "--supervised_train_files"
+        )
+    cache_dir = Path(arguments.cache_dir) if arguments.cache_dir else default_cache_dir()
+    size, support = arguments.train_batch_size, arguments.meta_batchsz
+    opener = Opener(source, arguments.max_seq_length, size, support, cache_dir)
+    tasks = hybrid(
+        opener.open(unlabelled, supervised=False),
+        opener.open(labelled, supervised=True),
+        arguments.pretrain_task_weight,
+        arguments.data_sqrt_sampling,
+        (shards, processes),
+    )
+    return tasks, fingerprint([*unlabelled, *labelled])
+
+
+def learner_of(arguments: MetaTrainArguments) -> Learner:
+    """The learner that the arguments describe."""
+    return Learner(
+        task_passes(arguments.num_batches, arguments.inner_epochs, arguments.average_query_every),
+        Method(euclidean=arguments.euclidean, max_grad_norm=arguments.inner_max_grad_norm),
+        Selection(
+            arguments.parameter_efficient,
+            arguments.global_adapters,
+            arguments.warp_layers,
+            arguments.min_layer_with_grad,
+        ),
+        first_order=arguments.stop_grad,
+        tasks_in_flight=arguments.tasks_in_flight,
+    )
+
+
+def meta_train(
+    arguments: MetaTrainArguments, source: Source, stage_map: StageMap, settings: EngineSettings, tasks: EpisodeSource,
+    data: str,
+) -> int:  # fmt: skip
+    """Meta-train; return the exit status: 0, or 128 + the signal that ended it early.
+
+    Args:
+        arguments, settings: from `place`.
+        source: model to start from.
+        stage_map: which layers run where.
+        tasks, data: from `open_tasks`.
+
+    Raises:
+        UserError: something is wrong with what the user handed in, found before any process waits for another.
+    """
+    adapters = arguments.adapter_hidden_size if arguments.parameter_efficient else 0
+    options = MetaModel(adapters, arguments.global_adapters, arguments.head_hidden_size, arguments.encoding_size)
+    config, learner = meta_config(source.fields, options), learner_of(arguments)
+    if source.weights:
+        check_meta_weights(source.weights, config, FRESH)
+    described = {**source.fields, **options.fields(), "learner": {name: getattr(arguments, name) for name in _FIXED}}
+    checkpoint = claim_run(arguments, stage_map, described, data)
+    grid = start_process_group(stage_map, arguments.ddp_timeout)
+    settings = replace(settings, is_trained=learner.selection.is_trained)
+    module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
+    count = arguments.gradient_accumulation_steps
+    engine = MetaEngine(module, carry_declaration(config, settings.dtype), learner, settings, grid, count)
+    with failing_by_name(engine):
+        if source.weights:
+            load_weights(engine, source.weights)
+        if checkpoint:
+            load_newest(checkpoint.parent, engine)
+        keep_settings(engine, arguments, stage_map)
+        sampler = TaskSampler(count * grid.num_replicas)
+        steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
+        output_dir = Path(arguments.output_dir or "")
+        log = RunLog(output_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+        state = {"arguments": asdict(arguments), "global_batch": sampler.global_batch_size}
+        training = Training(
+            engine,
+            arguments,
+            TaskFeed(tasks, grid, arguments.num_batches, arguments.seed),  # type: ignore[arg-type]
+            sampler,
+            steps,
+            None,
+            describe_model(config, source.tokenizer),
+            {**state, "model": described, "data": data},
+            log,
+        )
+        outcome = training.run()
+        tokens = arguments.train_batch_size * arguments.max_seq_length
+        return conclude(engine, arguments, stage_map, outcome, log, tokens)

@@ -1,0 +1,73 @@
+"""The model of a meta-learning job: what it starts from, and this process's stage of it."""
+
+from typing import Any
+
+import torch
+
+from ds_bert.checkpoint.pretrained import PretrainedWeights
+from ds_bert.engine.module import StageModule
+from ds_bert.engine.process_group import Grid, launcher_world
+from ds_bert.errors import UserError
+from ds_bert.modeling.adapters.head import MetaHead
+from ds_bert.modeling.adapters.layers import MetaModel, initialize_meta, meta_layers
+from ds_bert.modeling.model import build_config
+
+
+def meta_config(fields: dict[str, Any], options: MetaModel) -> Any:
+    """Build the model's configuration.
+
+    Raises:
+        UserError: adapters were asked for in a model whose layers share their parameters.
+    """
+    if options.adapter_hidden_size and fields.get("model_type") == "albert":
+        raise UserError("--parameter_efficient: ALBERT's layers share their parameters, needed is a BERT for adapters")
+    return build_config({**fields, **options.fields()}, MetaHead)
+
+
+def build_stage(config: Any, grid: Grid, seed: int, recompute: bool, step_size: float) -> StageModule:
+    """Build this process's layers with fresh weights.
+
+    Raises:
+        UserError: layers of several stages share their parameters.
+    """
+    groups = getattr(config, "num_hidden_groups", config.num_hidden_layers)
+    if grid.num_stages > 1 and groups < config.num_hidden_layers:
+        raise UserError(
+            f"--num_stages is {grid.num_stages}, but this ALBERT's layers share their parameters, which an inner step "
+            "changes on one stage only; needed is 1"
+        )
+    module = StageModule(meta_layers(config), grid.stage_map.cuts, grid, seed, recompute)
+    for name, parameter in module.parameters_by_name().items():
+        initialize_meta(name, parameter.data, step_size, config, seed)
+    return module
+
+
+def check_meta_weights(weights: PretrainedWeights, config: Any, optional: tuple[str, ...]) -> None:
+    """Compare the weights to start from with the model.
+
+    Args:
+        weights: to start from.
+        config: the model's.
+        optional: parts of names that need not be there and then start fresh.
+
+    Raises:
+        UserError: a shape does not fit, or a name that is not optional is missing.
+    """
+    with torch.device("meta"):
+        layers = [make() for make in meta_layers(config)]
+    shapes = {
+        layer.hugging_face_name(name): tuple(item.shape) for layer in layers for name, item in layer.named_parameters()
+    }
+    missing = [name for name in shapes if name not in weights]
+    lacking = [name for name in missing if not any(part in name for part in optional)]
+    if lacking:
+        raise UserError(f"{weights.folder}: its weights have no {lacking[0]}, which this model needs")
+    for name, shape in shapes.items():
+        if name in weights and weights.shape(name) != shape:
+            raise UserError(f"{weights.folder}: {name} has shape {weights.shape(name)}, but this model's is {shape}")
+    if missing and launcher_world()[0] == 0:
+        print(f"{weights.folder}: {len(missing)} tensors, {missing[0]} among them, start with fresh weights")
+
+
+FRESH = ("meta.", ".adapter.", ".pooler.")
+"""What a model that was not meta-trained lacks."""
