@@ -104,7 +104,8 @@ def protobuf_example(packed: bool):  # type: ignore[no-untyped-def]
         added = parent.add(name=name)
         for field, number, label, kind, type_name in fields:
             one = added.field.add(name=field, number=number, label=label, type=kind)
-            one.type_name = type_name and f".p{packed}.{type_name}"
+            if type_name:
+                one.type_name = f".p{packed}.{type_name}"
         return added
 
     one, many, text, sub, integer, real = 1, 3, 12, 11, 3, 2
