@@ -7,6 +7,7 @@ job must end writes it down there, and all end for the same reason.
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -24,6 +25,7 @@ INTERVAL = 1.0  # seconds between two beats
 _GRACE = 4  # intervals of silence that tell a dead process from a live one, after a failure
 _BEAT = 2**32  # a counter is beats x _BEAT + steps done
 _NUMBERS = count()  # every process makes the same heartbeats one after the other; each has keys of its own
+_ELSEWHERE, _ENDED = "elsewhere", "ended"
 _LAST = 5.0  # seconds that the process which serves the store stays for those that still leave
 
 
@@ -56,11 +58,15 @@ class Heartbeat:
         if not self._others:
             return str(error)
         self._explains, self._watched = True, self._others
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher that saw a rank die ends the others at once
         # A beat from before the failure may be read an interval after it.
         since = time.monotonic() + 1.5 * self._interval
-        while not self._verdict and self._silent(since) and time.monotonic() < since + _GRACE * self._interval:
+        dead: list[int] = []
+        while not (dead or self._verdict or self._heard_all(since)):
             time.sleep(self._interval / 10)
-        dead = self._silent(since)
+            late = time.monotonic() > since + _GRACE * self._interval
+            dead = [rank for rank in self._silent(since) if late or self._has_ended(rank)]
         if self._first in dead:
             dead = [self._first]  # without the store that it serves, nothing is known of the others
         reason = f"{self._describe(dead)} died or hangs" if dead else f"{self._grid} failed: {error}"
@@ -83,6 +89,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         try:
+            self._exchange()
             while not self._stopped.wait(self._interval):
                 self._exchange()
         except RuntimeError:
@@ -113,6 +120,9 @@ class Heartbeat:
             self._answered.clear()
         if not self._stopped.is_set():
             self._end(self._overdue([self._first]), [self._first])
+
+    def _heard_all(self, since: float) -> bool:
+        return time.monotonic() > since and not self._silent(since)
 
     def _silent(self, since: float) -> list[int]:
         """Those watched of which nothing was heard since that time."""
@@ -146,12 +156,26 @@ class Heartbeat:
     def _kill(self, ranks: Sequence[int]) -> None:
         """End hung processes of this one's launcher, which would itself take half a minute for it."""
         for rank in ranks:
-            host, parent, pid = self._processes.get(rank, "- 0 0").split()
-            if (host, parent) == (socket.gethostname(), str(os.getppid())):
+            sibling = self._sibling(rank)
+            if isinstance(sibling, psutil.Process):
                 with contextlib.suppress(psutil.Error):
-                    sibling = psutil.Process(int(pid))
-                    if sibling.ppid() == os.getppid():
-                        sibling.kill()
+                    sibling.kill()
+
+    def _has_ended(self, rank: int) -> bool:
+        """Whether a process of this one's launcher is known to have ended, by its own or another's doing."""
+        return self._sibling(rank) == _ENDED
+
+    def _sibling(self, rank: int) -> psutil.Process | str:
+        """The process of that rank, if this one's launcher started it on this machine; `_ENDED` if it has ended."""
+        host, parent, pid = self._processes.get(rank, "- 0 0").split()
+        if (host, parent) != (socket.gethostname(), str(os.getppid())):
+            return _ELSEWHERE
+        try:
+            process = psutil.Process(int(pid))
+            is_it = process.ppid() == os.getppid() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return _ENDED
+        return process if is_it else _ENDED
 
 
 def _connect(timeout_seconds: float) -> dist.Store:
