@@ -13,6 +13,7 @@ from ds_bert.errors import UserError, exit_on_user_error
 # and ``run(arguments) -> int | None``; only the one asked for is imported, so that the command starts at once.
 COMMANDS = {
     "prepare": "turn text into memory-mapped shards of token ids",
+    "tasks": "make self-supervised classification tasks of text, to meta-train on",
     "stage-map": "make, check or show a stage map",
     "launch": "run a launcher's command, and start it again after a crash",
     "launch-check": "compare a stage map, a run and the nodes of a hostfile before anything starts",

@@ -36,6 +36,9 @@ class Sizes:
         return _shares(self.support, self.shots, ways), _shares(self.query, self.queries, ways)
 
 
+DEFAULT_SIZES = Sizes()
+
+
 def _shares(total: int, each: int | None, ways: int) -> np.ndarray:
     if each is not None:
         return np.full(ways, each)
