@@ -16,7 +16,8 @@ def main() -> int:
     """Run the job and return its exit status."""
     arguments, given = parse_arguments(MetaTrainArguments)
 
-    from ds_bert.meta.meta_training import meta_train, open_tasks, place
+    from ds_bert.meta.meta_training import meta_train, place
+    from ds_bert.meta.sources import open_tasks
     from ds_bert.training.model_source import load_source
 
     source = load_source(arguments)  # type: ignore[arg-type]

@@ -24,11 +24,12 @@ class MetaTrainArguments(TrainingArguments):
     supervised_train_files: list[str] = field(
         default_factory=list, metadata={"help": "Supervised tasks: the same, or folders of GLUE's tasks."}
     )
+    data_dir: str | None = argument(None, "Where listed files are looked for; default: beside their list.")
     cache_dir: str | None = argument(None, "Where encoded data is kept between runs; default: a folder of the user's.")
     num_supervised_shards: int = argument(
         0, "Of as many tasks in a row as there are processes, so many are supervised; 0: sampled by weight."
     )
-    pretrain_task_weight: float = argument(0.5, "Share of self-supervised tasks, where both kinds are sampled.")
+    pretrain_task_weight: float | None = argument(None, "Share of self-supervised tasks; none: as their sizes say.")
     data_sqrt_sampling: bool = argument(True, "Sample a file by the root of its size, not by its size.")
     train_batch_size: int = argument(90, "Examples of a task, where the file does not say.")
     meta_batchsz: int = argument(80, "How many of them are the support set.")

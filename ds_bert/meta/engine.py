@@ -52,7 +52,7 @@ class MetaEngine(Engine):
     ) -> None:
         super().__init__(module, carry, MetaObjective(), settings, grid, 1, tasks)  # type: ignore[arg-type]
         self.learner = learner
-        self.weights = StageWeights(self.boundary.parameters, learner.selection)
+        self.weights = StageWeights(self.boundary.parameters, learner.selection.is_adapted)
         self.tasks = TaskExecution(module, carry, grid, self.weights, self.execution.transport)
         self._slots: list[Task] = []
         if learner.first_order:

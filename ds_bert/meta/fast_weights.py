@@ -4,13 +4,12 @@ First-order meta-gradients follow from S alone. With a query's gradient G at the
 of a layer group's step size α is −⟨S, G⟩. So nothing is kept per inner step.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from ds_bert.meta.selection import Selection
 from ds_bert.modeling.adapters.layers import LABELS, STEP_SIZE, group_of
 
 Tensors = dict[str, torch.Tensor]
@@ -31,14 +30,14 @@ class StageWeights:
 
     Args:
         parameters: by name; those that are trained have ``main_grad``, where their gradients are summed.
-        selection: what is adapted, and what is trained.
+        is_adapted: whether the parameter of a name has fast weights.
     """
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], selection: Selection) -> None:
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], is_adapted: Callable[[str], bool]) -> None:
         self.slow = {
             name: _Slow(item, item.data, getattr(item, "main_grad", None)) for name, item in parameters.items()
         }
-        self.adapted = [name for name in parameters if selection.is_adapted(name)]
+        self.adapted = [name for name in parameters if is_adapted(name)]
         self._is_adapted = frozenset(self.adapted)
 
     def step_size(self, group: str) -> _Slow:

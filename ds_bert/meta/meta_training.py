@@ -6,7 +6,7 @@ from typing import Any
 
 from ds_bert.checkpoint.training_state import describe_model, load_newest
 from ds_bert.data.tasks.episodes import EpisodeSource
-from ds_bert.engine.process_group import launcher_world, start_process_group
+from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.meta.arguments import MetaTrainArguments
@@ -16,7 +16,6 @@ from ds_bert.meta.learner import Learner
 from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
 from ds_bert.meta.plan import task_passes
 from ds_bert.meta.selection import Selection
-from ds_bert.meta.sources import Opener, fingerprint, hybrid
 from ds_bert.meta.task import Method
 from ds_bert.modeling.adapters.layers import MetaModel
 from ds_bert.modeling.model import carry_declaration
@@ -26,7 +25,7 @@ from ds_bert.training.checks import check_numbers, total_steps
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
 from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Training
-from ds_bert.training.model_source import Source, default_cache_dir
+from ds_bert.training.model_source import Source
 from ds_bert.training.placement import choose_stage_map
 from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings
 
@@ -62,10 +61,6 @@ def place(
 def _check_learner(arguments: MetaTrainArguments, model: dict[str, Any], stage_map: StageMap) -> None:
     if not 0 < arguments.train_lr <= 1:
         raise UserError(f"--train_lr is {arguments.train_lr}, needed is more than 0 and at most 1")
-    if not 0 < arguments.pretrain_task_weight < 1:
-        raise UserError(
-            f"--pretrain_task_weight is {arguments.pretrain_task_weight}, needed is a share between 0 and 1"
-        )
     if arguments.train_batch_size <= arguments.meta_batchsz:
         raise UserError(
             f"--train_batch_size is {arguments.train_batch_size} examples of a task, --meta_batchsz "
@@ -99,35 +94,6 @@ def _check_learner(arguments: MetaTrainArguments, model: dict[str, Any], stage_m
         raise UserError("--global_adapters is for --parameter_efficient; give both or neither")
 
 
-def open_tasks(arguments: MetaTrainArguments, source: Source) -> tuple[EpisodeSource, str]:
-    """Open all tasks as one source; return it and the fingerprint of the data.
-
-    Raises:
-        UserError: there are none, or one cannot be read.
-    """
-    unlabelled, labelled = arguments.task_train_files, arguments.supervised_train_files
-    if not unlabelled and not labelled:
-        raise UserError("--task_train_files is missing; make tasks with `ds-bert tasks`")
-    _, processes = launcher_world()
-    shards = arguments.num_supervised_shards
-    if shards > processes or (shards and not labelled):
-        raise UserError(
-            f"--num_supervised_shards is {shards}, needed is at most {processes}, the processes that were started, and "
-            "--supervised_train_files"
-        )
-    cache_dir = Path(arguments.cache_dir) if arguments.cache_dir else default_cache_dir()
-    size, support = arguments.train_batch_size, arguments.meta_batchsz
-    opener = Opener(source, arguments.max_seq_length, size, support, cache_dir)
-    tasks = hybrid(
-        opener.open(unlabelled, supervised=False),
-        opener.open(labelled, supervised=True),
-        arguments.pretrain_task_weight,
-        arguments.data_sqrt_sampling,
-        (shards, processes),
-    )
-    return tasks, fingerprint([*unlabelled, *labelled])
-
-
 def learner_of(arguments: MetaTrainArguments) -> Learner:
     """The learner that the arguments describe."""
     return Learner(
@@ -154,17 +120,18 @@ def meta_train(
         arguments, settings: from `place`.
         source: model to start from.
         stage_map: which layers run where.
-        tasks, data: from `open_tasks`.
+        tasks, data: from `ds_bert.meta.sources.open_tasks`.
 
     Raises:
         UserError: something is wrong with what the user handed in, found before any process waits for another.
     """
     adapters = arguments.adapter_hidden_size if arguments.parameter_efficient else 0
     options = MetaModel(adapters, arguments.global_adapters, arguments.head_hidden_size, arguments.encoding_size)
-    config, learner = meta_config(source.fields, options), learner_of(arguments)
+    how = {name: getattr(arguments, name) for name in _FIXED}
+    config, learner = meta_config(source.fields, options, how), learner_of(arguments)
     if source.weights:
         check_meta_weights(source.weights, config, FRESH)
-    described = {**source.fields, **options.fields(), "learner": {name: getattr(arguments, name) for name in _FIXED}}
+    described = {**source.fields, **options.fields(), "meta_learner": how}
     checkpoint = claim_run(arguments, stage_map, described, data)
     grid = start_process_group(stage_map, arguments.ddp_timeout)
     settings = replace(settings, is_trained=learner.selection.is_trained)

@@ -1,5 +1,6 @@
 """The model of a meta-learning job: what it starts from, and this process's stage of it."""
 
+import sys
 from typing import Any
 
 import torch
@@ -13,15 +14,15 @@ from ds_bert.modeling.adapters.layers import MetaModel, initialize_meta, meta_la
 from ds_bert.modeling.model import build_config
 
 
-def meta_config(fields: dict[str, Any], options: MetaModel) -> Any:
-    """Build the model's configuration.
+def meta_config(fields: dict[str, Any], options: MetaModel, learner: dict[str, Any]) -> Any:
+    """Build the model's configuration, which says how it was meta-trained, too (``meta_learner``).
 
     Raises:
         UserError: adapters were asked for in a model whose layers share their parameters.
     """
     if options.adapter_hidden_size and fields.get("model_type") == "albert":
         raise UserError("--parameter_efficient: ALBERT's layers share their parameters, needed is a BERT for adapters")
-    return build_config({**fields, **options.fields()}, MetaHead)
+    return build_config({**fields, **options.fields(), "meta_learner": learner}, MetaHead)
 
 
 def build_stage(config: Any, grid: Grid, seed: int, recompute: bool, step_size: float) -> StageModule:
@@ -66,7 +67,7 @@ def check_meta_weights(weights: PretrainedWeights, config: Any, optional: tuple[
         if name in weights and weights.shape(name) != shape:
             raise UserError(f"{weights.folder}: {name} has shape {weights.shape(name)}, but this model's is {shape}")
     if missing and launcher_world()[0] == 0:
-        print(f"{weights.folder}: {len(missing)} tensors, {missing[0]} among them, start with fresh weights")
+        print(f"{weights.folder}: {len(missing)} tensors start fresh, {missing[0]} among them", file=sys.stderr)
 
 
 FRESH = ("meta.", ".adapter.", ".pooler.")

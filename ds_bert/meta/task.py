@@ -96,6 +96,11 @@ class Task:
         self.queries.append(torch.stack([scale * loss.detach().double(), correct]))
         return loss * scale
 
+    def mean_loss(self) -> float:
+        """Mean of the support passes' losses since the last call; 0 where none is known."""
+        losses, self.losses = self.losses, []
+        return torch.stack(losses).mean().item() if losses else 0.0
+
     def keep_inner_gradient(self, rate: float) -> None:
         """Note that a support pass's gradient is here; the step is taken once its norm over all stages is known."""
         self.squared_norm = self.squared_norm + self.fast.squared_norm()

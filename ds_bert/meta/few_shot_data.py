@@ -1,0 +1,78 @@
+"""The tasks of a few-shot job: one pair of files, or all splits of a LEOPARD task."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ds_bert.data.features import Features
+from ds_bert.data.tasks.episodes import Episode
+from ds_bert.data.tasks.leopard import LeopardTask
+from ds_bert.data.tasks.sources import subset
+from ds_bert.data.tasks.task_files import num_classes_of, read_examples
+from ds_bert.data.vocabulary import Tokenizer
+from ds_bert.errors import UserError
+from ds_bert.meta.arguments import FewShotArguments
+
+
+@dataclass(frozen=True)
+class FewShotTasks:
+    """What is to be learned.
+
+    Args:
+        name: of the task.
+        episodes: by (k, split).
+        left_out: one sentence for each split that cannot be used.
+    """
+
+    name: str
+    episodes: Mapping[tuple[int, int], Episode]
+    left_out: tuple[str, ...] = ()
+
+
+def open_few_shot(arguments: FewShotArguments, tokenizer: Tokenizer, vocab_size: int) -> FewShotTasks:
+    """Read what the arguments name.
+
+    Raises:
+        UserError: neither files nor a folder were named, or both, or they are not as they should be.
+    """
+    files = (arguments.support_file, arguments.test_file)
+    if bool(arguments.task_dir) == any(files) or (any(files) and not all(files)):
+        raise UserError("needed is --support_file with --test_file, or --task_dir")
+    if arguments.task_dir:
+        return _all_splits(arguments, tokenizer)
+    return _one_split(arguments, tokenizer, vocab_size)
+
+
+def _all_splits(arguments: FewShotArguments, tokenizer: Tokenizer) -> FewShotTasks:
+    task = LeopardTask.open(arguments.task_dir or "")
+    if arguments.num_labels not in (0, len(task.labels)):
+        raise UserError(f"{task.folder}: has {len(task.labels)} classes, but --num_labels is {arguments.num_labels}")
+    test = task.evaluation(tokenizer, arguments.max_seq_length, arguments.max_test_samples or None)
+    episodes, left_out = {}, []
+    for k in arguments.k:
+        usable, reasons = task.usable_splits(k)
+        left_out += reasons
+        for split in usable[: arguments.splits]:
+            support = task.support(split, k, tokenizer, arguments.max_seq_length)
+            episodes[k, split] = Episode(support, test, len(task.labels), f"{task.name}, k = {k}, split {split}")
+    return FewShotTasks(task.name, episodes, tuple(left_out))
+
+
+def _one_split(arguments: FewShotArguments, tokenizer: Tokenizer, vocab_size: int) -> FewShotTasks:
+    support_path, test_path = Path(arguments.support_file or ""), Path(arguments.test_file or "")
+    if len(arguments.k) != 1:
+        raise UserError(f"--k {' '.join(map(str, arguments.k))}: one --support_file has one k; several need --task_dir")
+    classes, k = arguments.num_labels or num_classes_of(support_path), arguments.k[0]
+    support = read_examples(support_path, classes, vocab_size, tokenizer.pad_id)
+    counts = np.bincount(np.asarray(support.columns["labels"]), minlength=classes)
+    if (counts != k).any():
+        wrong = int(np.flatnonzero(counts != k)[0])
+        raise UserError(f"{support_path}: {counts[wrong]} examples of class {wrong}, but --k is {k}")
+    test = _first(read_examples(test_path, classes, vocab_size, tokenizer.pad_id), arguments.max_test_samples)
+    return FewShotTasks(support_path.stem, {(k, 0): Episode(support, test, classes, str(support_path))})
+
+
+def _first(features: Features, limit: int) -> Features:
+    return subset(features, np.arange(limit)) if 0 < limit < len(features) else features

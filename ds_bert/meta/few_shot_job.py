@@ -1,0 +1,187 @@
+"""The few-shot job: every split, by every method, one result after another on disk."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ds_bert.checkpoint import folders
+from ds_bert.checkpoint.hub import local_folder
+from ds_bert.checkpoint.pretrained import PretrainedWeights
+from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
+from ds_bert.engine.process_group import Grid, launcher_world, start_process_group
+from ds_bert.errors import UserError
+from ds_bert.files import read_json, write_atomically, write_json
+from ds_bert.meta import report
+from ds_bert.meta.arguments import FewShotArguments
+from ds_bert.meta.few_shot import Course, FewShot, Recipe
+from ds_bert.meta.few_shot_data import FewShotTasks
+from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
+from ds_bert.meta.selection import Selection
+from ds_bert.meta.task import Method
+from ds_bert.modeling.adapters.layers import MetaModel
+from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.model import carry_declaration
+from ds_bert.stage_map import StageMap
+from ds_bert.training.placement import choose_stage_map
+
+METHODS = ("meta", "fine-tuning", "head-only", "prototypes")
+RESULTS = "results.json"
+_LOWEST = {"epochs": 1, "train_batch_size": 1, "per_device_eval_batch_size": 1, "loss_threshold": 0, "max_steps": 0,
+           "splits": 1, "tasks_in_flight": 1, "max_test_samples": 0, "step_size_scale": 0, "learning_rate": 0,
+           "max_grad_norm": 0, "warmup_ratio": 0, "num_labels": 0}  # fmt: skip
+# What results follow from: those of other values are not continued.
+_FIXED = ("checkpoint", "support_file", "test_file", "task_dir", "max_test_samples", "max_seq_length", "epochs",
+          "train_batch_size", "loss_threshold", "max_steps", "step_size_scale", "learning_rate", "head_learning_rate",
+          "warmup_ratio", "max_grad_norm", "seed")  # fmt: skip
+
+
+class Model:
+    """The checkpoint to start from, read and checked.
+
+    Args:
+        arguments: of the job.
+
+    Raises:
+        UserError: it cannot be read, or was not meta-trained although "meta" is among the methods.
+    """
+
+    def __init__(self, arguments: FewShotArguments) -> None:
+        if not arguments.checkpoint:
+            raise UserError("--checkpoint is missing")
+        self.folder = local_folder(arguments.checkpoint)
+        self.fields: dict[str, Any] = load_model_config(self.folder)
+        self.tokenizer: Tokenizer = load_tokenizer(self.folder)
+        check_fits(self.tokenizer, self.fields["vocab_size"])
+        self.learner = self.fields.get("meta_learner")
+        if "meta" in arguments.methods and self.learner is None:
+            raise UserError(f"{self.folder}: was not meta-trained; for a plain model, --methods names baselines only")
+        self.config = meta_config(self.fields, MetaModel(**self.fields.get("meta_learning", {})), self.learner or {})
+        self.weights = PretrainedWeights(self.folder, self.fields["model_type"])
+        check_meta_weights(self.weights, self.config, () if self.learner else FRESH)
+
+    def stage(self, grid: Grid, seed: int) -> Any:
+        """This process's layers, with their weights."""
+        module = build_stage(self.config, grid, seed, recompute=False, step_size=1.0)
+        for name, parameter in module.parameters_by_name().items():
+            if name in self.weights:
+                parameter.data.copy_(self.weights.read(name))
+        return module.to(grid.device)
+
+    def recipe(self, method: str, arguments: FewShotArguments) -> Recipe:
+        """How one of `METHODS` learns."""
+        bound = arguments.max_grad_norm
+        if method == "meta":
+            how = self.learner or {}
+            selection = Selection(how["parameter_efficient"], False, how["warp_layers"], how["min_layer_with_grad"])
+            learned = Method(euclidean=how["euclidean"], max_grad_norm=bound)
+            return Recipe(learned, selection.is_adapted, arguments.step_size_scale)
+        if method == "fine-tuning":
+            plain = Method("pooled", "zero", max_grad_norm=bound)
+            return Recipe(plain, lambda name: not name.startswith("meta."), arguments.learning_rate, by_adamw=True)
+        if method == "head-only":
+            plain = Method("pooled", "zero", max_grad_norm=bound)
+            return Recipe(plain, lambda name: False, arguments.head_learning_rate, by_adamw=True)
+        return Recipe(Method("mean", "means", euclidean=True), lambda name: False, 0.0)
+
+
+def place(arguments: FewShotArguments, given: set[str], model: dict[str, Any]) -> StageMap:
+    """Check the arguments and choose the stage map.
+
+    Raises:
+        UserError: a number or a method is none that can be used, or the map is wrong.
+    """
+    for name, lowest in _LOWEST.items():
+        if getattr(arguments, name) < lowest:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, needed is at least {lowest}")
+    unknown = [method for method in arguments.methods if method not in METHODS]
+    if unknown or not arguments.methods:
+        raise UserError(f"--methods {' '.join(arguments.methods)}: needed is some of {', '.join(METHODS)}")
+    if not 8 <= arguments.max_seq_length <= model["max_position_embeddings"]:
+        raise UserError(
+            f"--max_seq_length is {arguments.max_seq_length}, needed is 8 to {model['max_position_embeddings']}, the "
+            "positions that the model has"
+        )
+    if not arguments.output_dir:
+        raise UserError("--output_dir is missing")
+    length = arguments.max_seq_length
+    return choose_stage_map(arguments, given, model, length, head="sequence-classification")  # type: ignore[arg-type]
+
+
+def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, stage_map: StageMap) -> int:
+    """Learn all tasks by all methods, and report.
+
+    Args:
+        arguments: of the job.
+        model: to start from.
+        tasks: to learn.
+        stage_map: which layers run where.
+
+    Raises:
+        UserError: the output folder holds something else.
+    """
+    output_dir = Path(arguments.output_dir or "")
+    if launcher_world()[0] == 0:
+        folders.claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
+    done = _known(output_dir / RESULTS, arguments) if arguments.resume else {}
+    grid = start_process_group(stage_map, arguments.ddp_timeout)
+    course = Course(
+        arguments.epochs,
+        arguments.train_batch_size,
+        arguments.loss_threshold,
+        arguments.max_steps,
+        arguments.warmup_ratio,
+        arguments.per_device_eval_batch_size,
+        arguments.seed,
+    )
+    learner = FewShot(model.stage(grid, arguments.seed), carry_declaration(model.config, torch.float32), grid, course)
+    results = learner.gather(done)[0]  # all take rank 0's word
+    if grid.rank == 0:
+        print("\n".join(f"left out: {reason}" for reason in tasks.left_out), end="\n" * bool(tasks.left_out))
+    at_once = arguments.tasks_in_flight
+    for k in dict.fromkeys(k for k, _ in tasks.episodes):
+        for method in arguments.methods:
+            missing = [
+                split for found, split in tasks.episodes
+                if found == k and report.key_of(method, k, split) not in results
+            ]  # fmt: skip
+            for first in range(0, len(missing), at_once * grid.num_replicas):
+                part = missing[first : first + at_once * grid.num_replicas]
+                mine = part[grid.replica :: grid.num_replicas]
+                found = {}
+                if mine:
+                    recipe = model.recipe(method, arguments)
+                    measured = learner.learn(recipe, [tasks.episodes[k, split] for split in mine], mine)
+                    keys = [report.key_of(method, k, split) for split in mine]
+                    found = dict(zip(keys, measured, strict=True))
+                for others in learner.gather(found):
+                    results |= others
+                if grid.rank == 0:
+                    _write(output_dir, arguments, tasks.name, results)
+    if grid.rank == 0:
+        print("\n".join(report.table(tasks.name, report.summarize(results))), flush=True)
+    learner.gather(None)
+    return 0
+
+
+def _known(path: Path, arguments: FewShotArguments) -> dict[str, Any]:
+    """The results that an earlier run left."""
+    if not path.is_file():
+        return {}
+    data = read_json(path)
+    for name in _FIXED:
+        before = data["arguments"].get(name)
+        if before != getattr(arguments, name):
+            raise UserError(f"{path}: was found with --{name} {before}, now {getattr(arguments, name)}")
+    return data["results"]
+
+
+def _write(output_dir: Path, arguments: FewShotArguments, name: str, results: dict[str, Any]) -> None:
+    summary = report.summarize(results)
+    write_json(
+        output_dir / RESULTS,
+        {"task": name, "arguments": asdict(arguments), "summary": summary, "results": dict(sorted(results.items()))},
+    )
+    write_atomically(output_dir / "results.md", "\n".join(report.table(name, summary)) + "\n")
+    report.draw(output_dir / "accuracy.png", name, summary)

@@ -1,0 +1,30 @@
+"""Fine-tune a meta-trained model on a few examples of each class, beside plain methods, as a pipeline.
+
+    python pipelines/few_shot.py --checkpoint runs/meta/checkpoint-5000 --task_dir leopard/airline --k 4 8 16 \
+        --output_dir runs/airline                                                   # all ten splits
+    deepspeed --num_accelerators 2 pipelines/few_shot.py --checkpoint runs/meta/checkpoint-5000 --num_stages 2 \
+        --support_file s.tf_record --test_file t.tf_record --num_labels 3 --k 4 --output_dir runs/one
+
+Arguments come from flags, or from a JSON file with flags after it overriding; --help lists them.
+"""
+
+from ds_bert.errors import exit_on_user_error, leave
+from ds_bert.meta.arguments import FewShotArguments
+from ds_bert.training.parser import parse_arguments
+
+
+def main() -> int:
+    """Run the job and return its exit status."""
+    arguments, given = parse_arguments(FewShotArguments)
+
+    from ds_bert.meta.few_shot_data import open_few_shot
+    from ds_bert.meta.few_shot_job import Model, few_shot, place
+
+    model = Model(arguments)
+    stage_map = place(arguments, given, model.fields)
+    tasks = open_few_shot(arguments, model.tokenizer, model.fields["vocab_size"])
+    return few_shot(arguments, model, tasks, stage_map)
+
+
+if __name__ == "__main__":
+    leave(exit_on_user_error(main))

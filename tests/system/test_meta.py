@@ -1,0 +1,106 @@
+"""Meta-training as users start it: on a pipeline, killed and resumed, with mistakes."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ds_bert.checkpoint.tensors import TensorFolder
+from tests.support.jobs import run_job
+from tests.support.model_folder import write_bert_folder
+from tests.support.refusal import the_sentence
+from tests.support.task_folder import write_tasks
+
+JOB = "pipelines/meta_train.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("meta")
+    model = write_bert_folder(folder / "model", ["film", "story"])
+    write_tasks(folder / "tasks", model)
+    write_tasks(folder / "labelled", model, seed=1)
+    return folder
+
+
+def words(folder: Path, out: Path, *more: object, **flags: Any) -> list[object]:
+    defaults = {
+        "model_name_or_path": folder / "model",
+        "task_train_files": folder / "tasks",
+        "output_dir": out,
+        "max_steps": 4,
+        "save_steps": 2,
+        "num_batches": 3,
+        "average_query_every": 1,
+        "gradient_accumulation_steps": 2,
+        "tasks_in_flight": 2,
+        "max_seq_length": 16,
+        "train_lr": 0.05,
+        "learning_rate": 1e-3,
+        "head_hidden_size": 8,
+        "encoding_size": 6,
+        "adapter_hidden_size": 4,
+    }
+    given = [part for name, value in (defaults | flags).items() for part in (f"--{name}", value)]
+    return [*given, "--disable_tqdm", *more]
+
+
+ADAPTERS = ("--parameter_efficient", "--global_adapters")
+
+
+def run(tmp_path: Path, arguments: list[object], ranks: int = 1, status: int = 0) -> str:
+    """Run the job; return what all ranks printed."""
+    ended = run_job(JOB, tmp_path / "printed", arguments, ranks, timeout=120)
+    printed = "".join(path.read_text() for path in sorted((tmp_path / "printed").glob("*.txt")))
+    assert [end.status for end in ended] == [status] * ranks, printed
+    return printed
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    folder = TensorFolder(checkpoint)
+    return folder.read_all(folder.names())
+
+
+def test_a_resumed_run_on_two_stages_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    flags = {"num_stages": 2, "supervised_train_files": folder / "labelled", "hidden_dropout_prob": 0.1}
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    run(tmp_path / "1", words(folder, whole, *ADAPTERS, **flags), ranks=2)
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "checkpoint-4")
+    (again / "latest").write_text("checkpoint-2\n")
+    run(tmp_path / "2", words(folder, again, *ADAPTERS, "--resume", **flags), ranks=2)
+    for file in (whole / "checkpoint-4").glob("*.safetensors"):
+        assert file.read_bytes() == (again / "checkpoint-4" / file.name).read_bytes(), file.name
+
+
+def test_adapters_leave_the_encoder_as_it_was(folder: Path, tmp_path: Path) -> None:
+    run(tmp_path, words(folder, tmp_path / "out", *ADAPTERS, num_supervised_shards=0))
+    before, after = weights(tmp_path / "out" / "checkpoint-2"), weights(tmp_path / "out" / "checkpoint-4")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(name.startswith("meta.") or ".adapter.global." in name for name in moved)
+    model = weights(folder / "model")
+    assert all(torch.equal(model[name], after[f"bert.{name}"]) for name in model if not name.startswith("cls"))
+    names = TensorFolder(tmp_path / "out" / "checkpoint-4", "optimizer").names()
+    assert not [name for name in names if name.endswith("query.weight")]  # what is not trained has no moments
+
+
+MISTAKES = {
+    "--task_train_files": {"task_train_files": "missing.json"},
+    "--meta_batchsz": {"meta_batchsz": 90},
+    "--tasks_in_flight": {"tasks_in_flight": 3},
+    "--stop_grad": {"stop_grad": "false"},
+    "--num_batches": {"num_batches": 13},
+    "--min_layer_with_grad": {"min_layer_with_grad": 3},
+    "--train_lr": {"train_lr": 0},
+    "--bf16": {"bf16": "true"},
+    "--num_supervised_shards": {"num_supervised_shards": 1},
+}
+
+
+@pytest.mark.parametrize("flag", list(MISTAKES))
+def test_a_mistake_is_one_sentence(flag: str, folder: Path, tmp_path: Path) -> None:
+    printed = run(tmp_path, words(folder, tmp_path / "out", **MISTAKES[flag]), status=2)
+    sentence = the_sentence(2, printed[printed.index("error: ") :])
+    assert (flag if flag != "--task_train_files" else "missing.json") in sentence
