@@ -65,7 +65,7 @@ class MultitaskRun(FinetuneRun):
             self.sampler = ProportionalSampler(*common, arguments.length_window)
         else:
             self.sampler = {"uniform": UniformSampler, "sequential": SequentialSampler}[kind](*common)
-        if "examples_seen" in self.resumed:
+        if "seen" in self.resumed:
             self.sampler.load(self.resumed)
         return self.sampler
 

@@ -91,11 +91,11 @@ class TaskSampler:
 
     def state(self) -> dict[str, str]:
         """What a checkpoint keeps of it, as JSON."""
-        return {"examples_seen": base64.b64encode(zlib.compress(np.packbits(self.seen).tobytes())).decode()}
+        return {"seen": base64.b64encode(zlib.compress(np.packbits(self.seen).tobytes())).decode()}
 
     def load(self, state: dict[str, str]) -> None:
         """Take over what `state` gave."""
-        bits = np.frombuffer(zlib.decompress(base64.b64decode(state["examples_seen"])), dtype=np.uint8)
+        bits = np.frombuffer(zlib.decompress(base64.b64decode(state["seen"])), dtype=np.uint8)
         self.seen = np.unpackbits(bits, count=self.num_examples).astype(bool)
 
 

@@ -1,0 +1,64 @@
+"""Tiny data of four tasks in the layouts users have: a classification, a pair, a regression, and one of their own."""
+
+import json
+import random
+from pathlib import Path
+
+from tests.support.model_folder import write_bert_folder
+
+GOOD, BAD = ["good", "great", "fine", "nice"], ["bad", "awful", "poor", "sad"]
+FILLER = ["film", "the", "was", "a", "story", "it"]
+TASKS = ["SST-2", "STS-B", "MRPC"]
+
+
+def _text(chance: random.Random, word: str, most: int = 8) -> str:
+    words = [chance.choice(FILLER) for _ in range(chance.randint(1, most))] + [word]
+    chance.shuffle(words)
+    return " ".join(words)
+
+
+def _write(path: Path, rows: list[list[str]], separator: str = "\t") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(separator.join(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_tasks(folder: Path, train: int = 24, others: int = 9) -> Path:
+    """Write ``glue/``, ``own.json`` with its files, and ``model/``; return the folder."""
+    chance = random.Random(1)
+    for split, count in (("train", train), ("dev", others), ("test", others)):
+        labelled = split != "test"
+        sentiments, pairs, scores, own = [], [], [], []
+        for number in range(count):
+            label = number % 2
+            first = chance.choice((BAD, GOOD)[label])
+            same = chance.choice((BAD, GOOD)[label if chance.random() < 0.5 else 1 - label])
+            agrees = (same in GOOD) == (first in GOOD)
+            one, two = _text(chance, first), _text(chance, same, 3)
+            index = [] if labelled else [str(number)]
+            sentiments.append([*index, one, *([str(label)] if labelled else [])])
+            pairs.append([*([str(int(agrees))] if labelled else index), one, two])
+            scores.append(
+                [*([] if labelled else [str(number)]), one, two, *([f"{4.0 * agrees:.1f}"] if labelled else [])]
+            )
+            own.append([one, ("negative", "positive")[label]])
+        head = [] if labelled else ["index"]
+        label_column = ["label"] if labelled else []
+        glue = folder / "glue"
+        _write(glue / "SST-2" / f"{split}.tsv", [[*head, "sentence", *label_column], *sentiments])
+        _write(
+            glue / "MRPC" / f"{split}.tsv", [[*(["Quality"] if labelled else head), "#1 String", "#2 String"], *pairs]
+        )
+        score = ["score"] if labelled else []
+        _write(glue / "STS-B" / f"{split}.tsv", [[*head, "sentence1", "sentence2", *score], *scores])
+        _write(folder / f"own_{split}.csv", [["text", "label"], *own], ",")
+    own_task = {
+        "name": "reviews",
+        "train_file": "own_train.csv",
+        "validation_file": "own_dev.csv",
+        "test_file": "own_test.csv",
+        "labels": ["positive", "negative"],
+        "metric": "macro_f1",
+    }
+    (folder / "own.json").write_text(json.dumps([*TASKS, own_task]))
+    write_bert_folder(folder / "model", [*GOOD, *BAD, *FILLER], layers=4)
+    return folder
