@@ -8,9 +8,11 @@ from scipy.sparse import csr_matrix
 from sklearn.decomposition import TruncatedSVD
 
 from ds_bert.data.tasks.text_index import TextIndex
+from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.errors import UserError
 
 _MATRIX = "embeddings.word_embeddings.weight"
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "spiece.model")
 _DIMENSIONS = 64
 
 
@@ -34,6 +36,9 @@ def model_word_vectors(index: TextIndex, folder: Path) -> np.ndarray:
         UserError: the folder holds no such matrix, or one of another vocabulary.
     """
     matrix = _read_matrix(folder)
+    has_tokenizer = any((folder / name).is_file() for name in _VOCABULARIES)
+    if has_tokenizer and load_tokenizer(folder).fingerprint != index.corpus.tokenizer.fingerprint:
+        raise UserError(f"{folder}: has another tokenizer than the text; --embeddings needs a model of the same")
     needed = index.corpus.tokenizer.size
     if matrix.ndim != 2 or len(matrix) < needed:
         raise UserError(
