@@ -78,9 +78,13 @@ class FewShot:
         declare_carry: the tensors that cross a boundary.
         grid: this process's place.
         course: how long.
+        at_once: tasks that are to be in flight.
     """
 
-    def __init__(self, module: StageModule, declare_carry: Callable[..., Any], grid: Grid, course: Course) -> None:
+    def __init__(
+        self, module: StageModule, declare_carry: Callable[..., Any], grid: Grid, course: Course, at_once: int
+    ) -> None:
+        self.at_once = at_once
         self.module, self.declare_carry, self.grid, self.course = module, declare_carry, grid, course
         self.transport, self.parameters = Transport(grid), module.parameters_by_name()
         self.control = grid.new_group(backend="gloo")

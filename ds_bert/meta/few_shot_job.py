@@ -1,5 +1,6 @@
 """The few-shot job: every split, by every method, one result after another on disk."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -135,34 +136,48 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         arguments.per_device_eval_batch_size,
         arguments.seed,
     )
-    learner = FewShot(model.stage(grid, arguments.seed), carry_declaration(model.config, torch.float32), grid, course)
+    learner = FewShot(
+        model.stage(grid, arguments.seed),
+        carry_declaration(model.config, torch.float32),
+        grid,
+        course,
+        arguments.tasks_in_flight,
+    )
     results = learner.gather(done)[0]  # all take rank 0's word
     if grid.rank == 0:
-        print("\n".join(f"left out: {reason}" for reason in tasks.left_out), end="\n" * bool(tasks.left_out))
-    at_once = arguments.tasks_in_flight
+        print("".join(f"left out: {reason}\n" for reason in tasks.left_out), end="")
     for k in dict.fromkeys(k for k, _ in tasks.episodes):
         for method in arguments.methods:
-            missing = [
-                split for found, split in tasks.episodes
-                if found == k and report.key_of(method, k, split) not in results
-            ]  # fmt: skip
-            for first in range(0, len(missing), at_once * grid.num_replicas):
-                part = missing[first : first + at_once * grid.num_replicas]
-                mine = part[grid.replica :: grid.num_replicas]
-                found = {}
-                if mine:
-                    recipe = model.recipe(method, arguments)
-                    measured = learner.learn(recipe, [tasks.episodes[k, split] for split in mine], mine)
-                    keys = [report.key_of(method, k, split) for split in mine]
-                    found = dict(zip(keys, measured, strict=True))
-                for others in learner.gather(found):
-                    results |= others
+            splits = [split for found, split in tasks.episodes if found == k]
+            for measured in _learn(learner, model.recipe(method, arguments), method, k, splits, tasks, results):
+                results |= measured
                 if grid.rank == 0:
                     _write(output_dir, arguments, tasks.name, results)
     if grid.rank == 0:
         print("\n".join(report.table(tasks.name, report.summarize(results))), flush=True)
     learner.gather(None)
     return 0
+
+
+def _learn(
+    learner: FewShot,
+    recipe: Recipe,
+    method: str,
+    k: int,
+    splits: Sequence[int],
+    tasks: FewShotTasks,
+    results: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """Yield results of splits that have none yet, as many at once as all replicas learn at once."""
+    grid = learner.grid
+    missing = [split for split in splits if report.key_of(method, k, split) not in results]
+    at_once = learner.at_once * grid.num_replicas
+    for first in range(0, len(missing), at_once):
+        mine = missing[first : first + at_once][grid.replica :: grid.num_replicas]
+        measured = learner.learn(recipe, [tasks.episodes[k, split] for split in mine], mine) if mine else []
+        keys = [report.key_of(method, k, split) for split in mine]
+        everyone = learner.gather(dict(zip(keys, measured, strict=True)))
+        yield {key: value for part in everyone for key, value in part.items()}
 
 
 def _known(path: Path, arguments: FewShotArguments) -> dict[str, Any]:

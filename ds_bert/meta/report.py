@@ -18,8 +18,8 @@ def summarize(results: Results) -> dict[str, dict[int, dict[str, float]]]:
     """Return mean, sample deviation and number of splits, by method and k."""
     accuracies: dict[tuple[str, int], list[float]] = {}
     for key, result in results.items():
-        method, k, _ = key.split("/")
-        accuracies.setdefault((method, int(k)), []).append(result["accuracy"])
+        method, size, _ = key.split("/")
+        accuracies.setdefault((method, int(size)), []).append(result["accuracy"])
     summary: dict[str, dict[int, dict[str, float]]] = {}
     for (method, k), values in sorted(accuracies.items(), key=lambda item: item[0][1]):
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,112 @@
+"""Few-shot fine-tuning as users start it: after meta-training, all splits, beside plain methods, with mistakes."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.jobs import run_job
+from tests.support.model_folder import write_bert_folder
+from tests.support.refusal import the_sentence
+from tests.support.task_folder import write_tasks
+
+GOOD, BAD = ["good", "great", "fine", "nice"], ["bad", "awful", "poor", "sad"]
+FILLER = ["film", "the", "was", "a", "story", "it"]
+
+
+def review(chance: random.Random, label: int) -> dict[str, str]:
+    words = [chance.choice(FILLER) for _ in range(chance.randint(1, 5))] + [chance.choice([BAD, GOOD][label])]
+    return {"sentence1": " ".join(words), "label": ["bad", "good"][label]}
+
+
+def write_leopard(folder: Path, splits: int = 3, k: int = 4) -> Path:
+    folder.mkdir(parents=True)
+    chance = random.Random(0)
+    for split in range(splits):
+        rows = [review(chance, number % 2) for number in range(2 * k)]
+        (folder / f"films_train_{split}_{k}.json").write_text(json.dumps(rows))
+    (folder / f"films_train_{splits}_{k}.json").write_text("[]")
+    (folder / "films_eval.json").write_text(json.dumps([review(chance, number % 2) for number in range(40)]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("few-shot")
+    model = write_bert_folder(folder / "model", [*GOOD, *BAD, *FILLER])
+    write_tasks(folder / "tasks", model, count=6)
+    write_leopard(folder / "films")
+    words = {
+        "model_name_or_path": model, "task_train_files": folder / "tasks", "output_dir": folder / "meta",
+        "max_steps": 2, "num_batches": 3, "max_seq_length": 16, "head_hidden_size": 8, "encoding_size": 6,
+        "train_lr": 0.05, "adapter_hidden_size": 4,
+    }  # fmt: skip
+    flags = [part for name, value in words.items() for part in (f"--{name}", value)]
+    more = ["--parameter_efficient", "--global_adapters", "--disable_tqdm"]
+    (ended,) = run_job("pipelines/meta_train.py", folder / "printed", [*flags, *more])
+    assert ended.status == 0
+    return folder
+
+
+def few_shot(folder: Path, tmp_path: Path, *more: object, ranks: int = 1, status: int = 0, **flags: Any) -> str:
+    """Run the job; return what all ranks printed."""
+    words = {
+        "checkpoint": folder / "meta" / "checkpoint-2", "task_dir": folder / "films", "max_seq_length": 16,
+        "epochs": 4, "train_batch_size": 4, "output_dir": tmp_path / "out", "loss_threshold": 0.0,
+    } | flags  # fmt: skip
+    given = [part for name, value in words.items() if value is not None for part in (f"--{name}", value)]
+    ended = run_job("pipelines/few_shot.py", tmp_path / "printed", [*given, *more], ranks, timeout=120)
+    printed = "".join(path.read_text() for path in sorted((tmp_path / "printed").glob("*.txt")))
+    assert [end.status for end in ended] == [status] * ranks, printed
+    return printed
+
+
+def results(tmp_path: Path) -> dict[str, Any]:
+    return json.loads((tmp_path / "out" / "results.json").read_text())
+
+
+ALL = ("--methods", "meta", "fine-tuning", "head-only", "prototypes")
+
+
+def test_all_methods_on_all_splits_alike_on_one_stage_and_two(folder: Path, tmp_path: Path) -> None:
+    printed = few_shot(folder, tmp_path / "1", *ALL, learning_rate=1e-3)
+    few_shot(folder, tmp_path / "2", *ALL, learning_rate=1e-3, ranks=2, num_stages=2, tasks_in_flight=3)
+    one, two = results(tmp_path / "1")["results"], results(tmp_path / "2")["results"]
+    assert one.keys() == two.keys() and len(one) == 4 * 3
+    for key in one:
+        assert one[key]["steps"] == two[key]["steps"] == (0 if key.startswith("prototypes") else 8)
+        assert one[key]["loss"] == pytest.approx(two[key]["loss"], rel=1e-4), key
+    assert "films_train_3_4.json" in printed and "prototypes" in printed
+    assert (tmp_path / "1" / "out" / "accuracy.png").is_file()
+
+
+def test_it_learns_stops_at_the_threshold_and_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
+    flags = {"epochs": 60, "loss_threshold": 0.2, "learning_rate": 3e-3}
+    few_shot(folder, tmp_path, "--methods", "fine-tuning", splits=1, **flags)
+    first = results(tmp_path)["results"]["fine-tuning/4/0"]
+    assert first["loss"] < 0.2 and first["steps"] < 120 and first["accuracy"] > 0.6
+    few_shot(folder, tmp_path, "--methods", "fine-tuning", "--resume", splits=2, **flags)
+    assert results(tmp_path)["results"]["fine-tuning/4/0"] == first
+    assert len(results(tmp_path)["results"]) == 2
+
+
+MISTAKES: dict[str, dict[str, Any]] = {
+    "k = 16": {"k": 16},
+    "--methods": {"methods": "knn"},
+    "was not meta-trained": {"checkpoint": "model"},
+    "--num_labels": {"num_labels": 3},
+    "--support_file": {"task_dir": None},
+    "films_train_3_4.json": {"task_dir": None, "support_file": "films/films_train_3_4.json", "test_file": "x.jsonl"},
+}
+
+
+@pytest.mark.parametrize("named", list(MISTAKES))
+def test_a_mistake_is_one_sentence(named: str, folder: Path, tmp_path: Path) -> None:
+    flags = dict(MISTAKES[named])
+    for name in ("checkpoint", "support_file"):
+        if name in flags:
+            flags[name] = folder / flags[name]
+    printed = few_shot(folder, tmp_path, status=2, **flags)
+    assert named in the_sentence(2, printed[printed.index("error: ") :])
