@@ -22,7 +22,7 @@ import torch.distributed as dist
 from ds_bert.engine.process_group import Grid
 
 INTERVAL = 1.0  # seconds between two beats
-_GRACE = 4  # intervals of silence that tell a dead process from a live one, after a failure
+_GRACE = 5  # intervals of silence that tell a dead process from a live one, after a failure
 _BEAT = 2**32  # a counter is beats x _BEAT + steps done
 _NUMBERS = count()  # every process makes the same heartbeats one after the other; each has keys of its own
 _ELSEWHERE, _ENDED = "elsewhere", "ended"
@@ -57,22 +57,25 @@ class Heartbeat:
         """Say why this process failed, and tell the others: who died, or whose failure came first, or the error."""
         if not self._others:
             return str(error)
+        begin = time.monotonic()
+        unwatched = [rank for rank in self._others if rank not in self._watched]
+        self._heard |= {rank: (self._heard[rank][0], begin) for rank in unwatched}
         self._explains, self._watched = True, self._others
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher that saw a rank die ends the others at once
-        # A beat from before the failure may be read an interval after it.
-        since = time.monotonic() + 1.5 * self._interval
         dead: list[int] = []
-        while not (dead or self._verdict or self._heard_all(since)):
+        # A beat from before the failure may be read an interval after it.
+        while not (dead or self._verdict or self._heard_all(begin + 1.5 * self._interval)):
             time.sleep(self._interval / 10)
-            late = time.monotonic() > since + _GRACE * self._interval
-            dead = [rank for rank in self._silent(since) if late or self._has_ended(rank)]
+            silent = self._silent(time.monotonic() - _GRACE * self._interval)
+            dead = silent or [rank for rank in self._others if self._has_ended(rank)]
         if self._first in dead:
             dead = [self._first]  # without the store that it serves, nothing is known of the others
         reason = f"{self._describe(dead)} died or hangs" if dead else f"{self._grid} failed: {error}"
         cause = self._verdict or self._announce(reason)
         if cause == reason:
             self._kill(dead)
+        self._linger()
         return str(error) if str(error) in cause else f"{cause} ({error})"
 
     def stop(self) -> None:
@@ -140,9 +143,12 @@ class Heartbeat:
         """Write down why the job ends, unless another has; return what stands there."""
         with contextlib.suppress(RuntimeError):
             reason = self._store.compare_set("verdict", "", reason).decode()
-            if self._grid.rank == self._first:
-                time.sleep(2 * self._interval)  # it serves the store: the others must have read it
         return reason
+
+    def _linger(self) -> None:
+        """Let the process that serves the store stay until the others have read the verdict."""
+        if self._grid.rank == self._first:
+            time.sleep(2 * self._interval)
 
     def _end(self, reason: str, hung: Sequence[int] = ()) -> None:
         """End this process at once, and those hung; while the main thread explains a failure, leave it to that."""
@@ -151,6 +157,7 @@ class Heartbeat:
             self._verdict = self._verdict or reason
             return
         print(f"error: {self._grid}: after step {self._steps_done()}: {reason}", file=sys.stderr, flush=True)
+        self._linger()
         os._exit(1)
 
     def _kill(self, ranks: Sequence[int]) -> None:
