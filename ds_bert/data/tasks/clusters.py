@@ -34,8 +34,7 @@ def sentence_clusters(
     Returns:
         Groups named by the three words that are most frequent in a cluster, compared with all text.
     """
-    usable = np.flatnonzero(index.usable)
-    sentences = usable[:: max(1, -(-len(usable) // max_sentences))]
+    sentences = index.some_sentences(max_sentences)
     matrix = inverse_frequency_matrix(index, sentences)
     vectors = unit_rows(matrix @ word_vectors)
     known = np.flatnonzero(np.linalg.norm(vectors, axis=1) > 0.5)  # the others have no word of the index

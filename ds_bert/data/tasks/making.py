@@ -56,11 +56,16 @@ def make_tasks(settings: TaskSettings) -> list[PartSummary]:
     settings.check()
     work = _start_or_resume(settings)
     folders = {part: settings.output_dir / ("" if part == TRAIN else part) for part in parts_of(settings)}
-    corpus = _prepare_corpus(settings, work)
-    with threadpool_limits(1):  # sums in one order
-        _prepare_index(settings, corpus, work)
+    try:
+        corpus = _prepare_corpus(settings, work)
+        with threadpool_limits(1):  # sums in one order
+            _prepare_index(settings, corpus, work)
+        maker = TaskMaker(work, settings)
+    except UserError:
+        _withdraw(settings.output_dir)
+        raise
     write = _write_shards if settings.layout == "shards" else _write_files
-    summaries = write(settings, work, folders, TaskMaker(work, settings), corpus)
+    summaries = write(settings, work, folders, maker, corpus)
     shutil.rmtree(work)
     return summaries
 
@@ -77,6 +82,13 @@ def _start_or_resume(settings: TaskSettings) -> Path:
     work.mkdir(parents=True)
     write_json(begun, settings.decisive())
     return work
+
+
+def _withdraw(folder: Path) -> None:
+    """Take away what was begun, so that the command can be given again with other arguments."""
+    shutil.rmtree(folder / _WORK)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _prepare_corpus(settings: TaskSettings, work: Path) -> ShardedCorpus:

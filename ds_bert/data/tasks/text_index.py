@@ -88,6 +88,12 @@ class TextIndex:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
         write_json(folder / "words.json", self.words)
 
+    def some_sentences(self, most: int) -> np.ndarray:
+        """Return the usable sentences, or ``most`` of them, evenly spread; ascending int64."""
+        usable = np.flatnonzero(self.usable)
+        count = min(most, len(usable))
+        return usable[np.arange(count) * len(usable) // max(count, 1)]
+
     def words_of(self, hashes: np.ndarray) -> np.ndarray:
         """Return the numbers of the words with these hashes, -1 where it is none of the index."""
         if not len(self.hashes):

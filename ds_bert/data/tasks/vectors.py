@@ -78,9 +78,7 @@ def text_word_vectors(index: TextIndex, max_sentences: int, seed: int) -> np.nda
     Returns:
         float32 (words, D), of length 1, with D = 64, or fewer where there are few words.
     """
-    usable = np.flatnonzero(index.usable)
-    chosen = usable[:: max(1, -(-len(usable) // max_sentences))]
-    matrix = inverse_frequency_matrix(index, chosen).T.tocsr()
+    matrix = inverse_frequency_matrix(index, index.some_sentences(max_sentences)).T.tocsr()
     dimensions = min(_DIMENSIONS, min(matrix.shape) - 1)
     if dimensions < 1:
         return np.ones((len(index.words), 1), dtype=np.float32)
