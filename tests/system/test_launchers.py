@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,3 +181,26 @@ def test_a_killed_rank_ends_all(run_json: Path, launcher: list[str]) -> None:
     assert not alive and len(gone) == 2
     assert process.returncode != 0
     assert "error: rank 0 (stage 0, replica 0)" in printed, printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [DEEPSPEED, TORCHRUN])
+@pytest.mark.parametrize("hung", [0, 1])
+def test_a_hung_rank_ends_all_within_the_timeout(run_json: Path, launcher: list[str], hung: int) -> None:
+    timeout = 15
+    flags = ["--num_stages", 2, "--max_steps", 100000, "--save_steps", 0, "--ddp_timeout", timeout]
+    with started(launcher, run_json, *flags) as process:
+        wait_for(lambda: steps_logged(run_json) >= 3, 120)
+        ranks = ranks_of(process)
+        time.sleep(2.5)  # two beats: the others know the process, and its step
+        ranks[hung].suspend()
+        begin = time.monotonic()
+        printed, _ = process.communicate(timeout=90)
+        seconds = time.monotonic() - begin
+        alive = psutil.wait_procs(ranks, timeout=30)[1]
+    assert not alive and process.returncode != 0
+    assert seconds < timeout + 10, printed
+    other = 1 - hung
+    assert f"error: rank {other} (stage {other}, replica 0): after step " in printed, printed
+    assert f"rank {hung} (stage {hung}, replica 0), after step " in printed, printed
+    assert not checkpoints(run_json.parent / "out")
