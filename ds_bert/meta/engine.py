@@ -53,7 +53,7 @@ class MetaEngine(Engine):
         super().__init__(module, carry, MetaObjective(), settings, grid, 1, tasks)  # type: ignore[arg-type]
         self.learner = learner
         self.weights = StageWeights(self.boundary.parameters, learner.selection.is_adapted)
-        self.tasks = TaskExecution(module, carry, grid, self.weights, self.execution.transport)
+        self.tasks = TaskExecution(module, carry, grid, self.weights, self.execution.transport, self.timeline)
         self._slots: list[Task] = []
         if learner.first_order:
             fast = [FastWeights(self.weights) for _ in range(learner.tasks_in_flight)]
@@ -75,8 +75,7 @@ class MetaEngine(Engine):
         step = self.steps_done
         self.module.train()
         run = self._first_order if self.learner.first_order else self._second_order
-        with self.timeline.span("forward"):
-            sums = run(tasks, 1.0 / (len(tasks) * self.place.num_replicas))
+        sums = run(tasks, 1.0 / (len(tasks) * self.place.num_replicas))
         counted = torch.tensor(votes, dtype=torch.float64, device=self.place.device)
         result = self.boundary.finish(self.boundary.begin(step, learning_rate, torch.cat([sums, counted])))
         self.boundary.settle()

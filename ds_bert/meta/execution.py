@@ -6,6 +6,7 @@ and no stage waits for another task's step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
+from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Field, Transport
 from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use
 from ds_bert.meta.task import Task
@@ -70,6 +72,7 @@ class TaskExecution:
         grid: this process's place.
         weights: of the stage.
         transport: its channels to the stages beside it.
+        timeline: where times are kept.
     """
 
     def __init__(
@@ -79,9 +82,10 @@ class TaskExecution:
         grid: Grid,
         weights: StageWeights,
         transport: Transport,
+        timeline: Timeline,
     ) -> None:
         self.module, self.declare_carry, self.grid, self.weights = module, declare_carry, grid, weights
-        self.transport = transport
+        self.transport, self.timeline = transport, timeline
         self._units: Sequence[Unit] = ()
 
     def run(self, units: Sequence[Unit], tasks: int, step: int | None) -> None:
@@ -101,7 +105,10 @@ class TaskExecution:
         self._post_activation()
         self._post_gradient()
         for instruction in program:
-            self._METHODS[type(instruction)](self, units[instruction.micro_batch])
+            unit, act = units[instruction.micro_batch], self._METHODS[type(instruction)]
+            kind = {Forward: "forward", Backward: "backward"}.get(type(instruction))
+            with self.timeline.span(kind, unit.batch.number) if kind else nullcontext():
+                act(self, unit)
         self.transport.flush()
         self.weights.bind(None, "slow")
 
@@ -124,7 +131,8 @@ class TaskExecution:
     def _receive_activation(self, unit: Unit) -> None:
         channel = self.transport.activations_in
         assert channel is not None
-        *tensors, unit.task.squared_norm = channel.receive()
+        with self.timeline.span("wait", unit.batch.number):
+            *tensors, unit.task.squared_norm = channel.receive()
         self._post_activation()
         fields = self._fields(unit)[:-1]
         unit.inputs = {
@@ -161,7 +169,8 @@ class TaskExecution:
     def _receive_gradient(self, unit: Unit) -> None:
         channel = self.transport.gradients_in
         assert channel is not None
-        *self._gradients, unit.task.squared_norm = channel.receive()
+        with self.timeline.span("wait", unit.batch.number):
+            *self._gradients, unit.task.squared_norm = channel.receive()
         self._post_gradient()
 
     def _backward(self, unit: Unit) -> None:

@@ -12,6 +12,7 @@ from ds_bert.data.tasks.episodes import Episode, stratified_order
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
+from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Transport
 from ds_bert.meta.execution import TaskExecution, Unit
 from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights
@@ -87,6 +88,7 @@ class FewShot:
         self.at_once = at_once
         self.module, self.declare_carry, self.grid, self.course = module, declare_carry, grid, course
         self.transport, self.parameters = Transport(grid), module.parameters_by_name()
+        self.timeline = Timeline(grid.device, keep=False)
         self.control = grid.new_group(backend="gloo")
         last, replicas = grid.num_stages - 1, grid.num_replicas
         groups = [
@@ -107,7 +109,7 @@ class FewShot:
             For each the accuracy on its query set, the steps taken, and the last epoch's mean loss.
         """
         weights = StageWeights(self.parameters, recipe.is_adapted)
-        execution = TaskExecution(self.module, self.declare_carry, self.grid, weights, self.transport)
+        execution = TaskExecution(self.module, self.declare_carry, self.grid, weights, self.transport, self.timeline)
         runs = []
         for episode, number in zip(episodes, numbers, strict=True):
             fast = (FineTunedWeights if recipe.by_adamw else FastWeights)(weights)
@@ -119,6 +121,7 @@ class FewShot:
         found = self._train(execution, runs, recipe.rate) if recipe.rate else [(0, 0.0)] * len(runs)
         self.module.eval()
         correct = [self._measure(execution, run) for run in runs]
+        self.timeline.end_step()
         return [
             {"accuracy": accuracy, "steps": steps, "loss": loss}
             for accuracy, (steps, loss) in zip(correct, found, strict=True)
