@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +165,13 @@ def test_a_tokenizer_is_needed(tmp_path: Path, text: Path, capsys: pytest.Captur
     assert tasks("--input", text, "--output_dir", tmp_path / "out") == 2
     assert "--tokenizer_name: needs the tokenizer of the model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_guide_names_only_flags_that_there_are(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["tasks", "--help"])
+    known = set(re.findall(r"--\w+", capsys.readouterr().out))
+    elsewhere = {"--task_train_files", "--supervised_train_files", "--pretrain_task_weight", "--num_supervised_shards"}
+    guide = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--\w+", guide))
+    assert named - elsewhere <= known and len(named & known) > 15

@@ -7,7 +7,7 @@ import numpy as np
 
 from ds_bert.data.features import Features
 from ds_bert.data.tasks.episodes import EpisodeSource
-from ds_bert.data.tasks.sources import Divided, Mixture, RecordTasks, SupervisedTasks
+from ds_bert.data.tasks.sources import Mixture, RecordTasks, SupervisedTasks
 from ds_bert.data.tasks.task_files import JSON, ListedFile, num_classes_of, read_file_list, read_listed
 from ds_bert.data.tasks.task_set import MANIFEST, TaskSet
 from ds_bert.data.vocabulary import Tokenizer
@@ -119,27 +119,3 @@ def mix(
         if len(files) == 1
         else Mixture([file.source for file in files], np.concatenate(weights).tolist())
     )
-
-
-def divide(
-    self_supervised: list[OpenedFile],
-    supervised: list[OpenedFile],
-    num_supervised_shards: int,
-    num_replicas: int,
-    per_step: int,
-) -> EpisodeSource:
-    """Give ``num_supervised_shards`` of the replicas supervised episodes, and the others self-supervised ones.
-
-    Args:
-        self_supervised, supervised: the files of both kinds.
-        num_supervised_shards: replicas, of ``num_replicas``.
-        num_replicas: of the pipeline.
-        per_step: episodes of a step, as many for each replica, numbered replica after replica.
-
-    Raises:
-        UserError: either kind has no file or no replica.
-    """
-    if not self_supervised or not supervised:
-        raise UserError("--num_supervised_shards needs both --task_train_files and --supervised_train_files")
-    num_first = num_supervised_shards * per_step // num_replicas
-    return Divided(mix([], supervised), mix(self_supervised, []), num_first, per_step)

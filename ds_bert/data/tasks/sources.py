@@ -163,7 +163,7 @@ class Divided:
     Args:
         first, others: the sources.
         num_first: how many of a step's episodes are from ``first``.
-        per_step: episodes of a step, over all replicas.
+        per_step: episodes of a step.
 
     Raises:
         UserError: that leaves none for either.

@@ -6,7 +6,7 @@ import pytest
 
 from ds_bert.data.features import Features, make_features
 from ds_bert.data.tasks.episodes import Episode
-from ds_bert.data.tasks.opening import OpenedFile, TaskReader, divide, mix
+from ds_bert.data.tasks.opening import OpenedFile, TaskReader, mix
 from ds_bert.data.tasks.sources import Divided, Mixture, RecordTasks, SupervisedTasks, subset
 from ds_bert.data.tasks.task_files import encode_tasks
 from ds_bert.data.tasks.task_set import TaskExamples, write_task_manifest, write_task_shard
@@ -122,15 +122,13 @@ def test_a_mixture_draws_in_proportion_and_goes_through_each_source_in_order() -
     assert len(mixture) == 10
 
 
-def test_replicas_are_divided_between_the_kinds() -> None:
-    files = [OpenedFile(Named("self"), 10)], [OpenedFile(Named("sup"), 10)]
-    source = divide(*files, num_supervised_shards=1, num_replicas=2, per_step=4)
+def test_a_steps_episodes_are_divided_between_the_kinds() -> None:
+    source = Divided(Named("sup"), Named("self"), num_first=2, per_step=4)
     assert names(source, 8) == ["sup0", "sup1", "self0", "self1", "sup2", "sup3", "self2", "self3"]
-    for shards in (0, 2):
-        with pytest.raises(UserError, match="--num_supervised_shards"):
-            divide(*files, num_supervised_shards=shards, num_replicas=2, per_step=4)
-    with pytest.raises(UserError, match="--num_supervised_shards needs both"):
-        divide(files[0], [], 1, 2, 4)
+    assert len(source) == 10
+    for num_first in (0, 4):
+        with pytest.raises(UserError, match=f"--num_supervised_shards: {num_first} of a step's 4 tasks"):
+            Divided(Named("sup"), Named("self"), num_first, per_step=4)
 
 
 def test_files_weigh_the_square_root_of_their_examples() -> None:
