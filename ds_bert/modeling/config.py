@@ -98,7 +98,7 @@ def check_model_config(data: Any, path: Path) -> dict[str, Any]:
     family = data.get("model_type", "bert")
     if not isinstance(family, str) or family not in DEFAULTS:
         raise UserError(f'{path}: "model_type" is {_show(family)}, expected one of {", ".join(DEFAULTS)}')
-    config = DEFAULTS[family] | data
+    config = {"model_type": family, **DEFAULTS[family], **data}
     faults = [*_faults(config), *_head_faults(config)]
     if family == "albert":
         faults += _albert_faults(config)

@@ -6,6 +6,8 @@ import random
 import re
 import shutil
 import sys
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -209,8 +211,14 @@ def test_verify_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"error: {tmp_path / 'run'}: " in capsys.readouterr().err
 
 
-def _resume_with_damage(output_dir: Path) -> tuple[list[str], list[bool]]:
-    """Break one checkpoint after another; return what each attempt to go on said, and whether weights stayed."""
+def _resume_with_damage(output_dir: Path) -> tuple[list[str], list[bool], str]:
+    """Break one checkpoint after another; return what each attempt said, whether weights stayed, what was printed."""
+    with redirect_stderr(StringIO()) as printed:
+        said, untouched = _attempts_with_damage(output_dir)
+    return said, untouched, printed.getvalue()
+
+
+def _attempts_with_damage(output_dir: Path) -> tuple[list[str], list[bool]]:
     grid = start_process_group(toy_map(2, 1), timeout_seconds=30)
     engine = toy_engine(grid, EngineSettings())
     train(engine, 0, 1)
@@ -241,19 +249,18 @@ def _write(output_dir: Path) -> None:
         saver.save()
 
 
-def test_no_weight_changes_before_all_is_read(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_no_weight_changes_before_all_is_read(tmp_path: Path) -> None:
     run_on_ranks(_write, 2, tmp_path)
     (tmp_path / ".checkpoint-6.partial").mkdir()
     path = tmp_path / "checkpoint-4" / "optimizer-00003-of-00006.safetensors"
     flip_last_bit(path)
-    capfd.readouterr()
     by_rank = run_on_ranks(_resume_with_damage, 2, tmp_path)
-    printed = capfd.readouterr().err
-    for said, untouched in by_rank:
+    for said, untouched, _ in by_rank:
         assert str(path) in said[0] and "checksum" in said[0]
         assert said[1] == "loaded step 2"
         assert "checkpoint-2/model-00006-of-00006.safetensors" in said[2]
         assert str(path) in said[3] and "nor is any of the 1 before it" in said[3]
         assert untouched == [True, False, True, True]
+    printed = "".join(part for *_, part in by_rank)
     assert printed.count(f"checkpoint-4 is skipped: {path}: does not have the checksum") == 2  # once per attempt
     assert not folders.partial_folder(tmp_path, 6).exists()

@@ -32,4 +32,5 @@ def test_scitail_has_no_header(tmp_path: Path, vocabulary_file: Path, name: str)
     write(tmp_path / "SciTail" / "scitail_1.0_train.tsv", [["a", "b", "neutral"], ["c", "d", "entails"]])
     data = glue_data(find_task(name), tmp_path, ["train"])
     assert data.train is not None
-    assert Encoder(load_tokenizer(vocabulary_file), 16, data.labels).features(data.train).columns["labels"].tolist() == [1, 0]
+    features = Encoder(load_tokenizer(vocabulary_file), 16, data.labels).features(data.train)
+    assert features.columns["labels"].tolist() == [1, 0]
