@@ -11,7 +11,7 @@ from ds_bert.files import shipped_configs
 from ds_bert.meta.arguments import FewShotArguments, MetaTrainArguments
 from ds_bert.training.parser import parse_arguments
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "coming_from_meta_adapters.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "coming_from" / "meta_adapters.md"
 # The commands of the published README.
 PUBLISHED = {
     "meta_train": "bert_config_file init_checkpoint data_dir task_train_files supervised_train_files "
