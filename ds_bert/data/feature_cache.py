@@ -130,7 +130,10 @@ def _write(folder: Path, features: Features, key: Mapping[str, Any]) -> dict[str
 
 def _holds(place: Path, checksums: Mapping[str, str]) -> bool:
     """Say whether the cache is there, sound and of these arrays."""
-    return _load(place) is not None and _description(place)["checksums"] == checksums
+    try:
+        return _load(place) is not None and _description(place)["checksums"] == checksums
+    except FileNotFoundError:  # moved aside by another process between the two
+        return False
 
 
 def _description(place: Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Heartbeat:
         self._watched = self._others if grid.rank == self._first else [self._first]
         self._heard = {rank: (0, time.monotonic()) for rank in self._others}
         self._processes: dict[int, str] = {}
+        self._dead: list[int] = []
         self._steps_told, self._explains, self._verdict = 0, False, ""
         self._stopped, self._answered = Event(), Event()
         if self._others:
@@ -71,6 +72,7 @@ class Heartbeat:
             dead = silent or [rank for rank in self._others if self._has_ended(rank)]
         if self._first in dead:
             dead = [self._first]  # without the store that it serves, nothing is known of the others
+        self._dead = dead
         reason = f"{self._describe(dead)} died or hangs" if dead else f"{self._grid} failed: {error}"
         cause = self._verdict or self._announce(reason)
         if cause == reason:
@@ -85,8 +87,8 @@ class Heartbeat:
         self._stopped.set()
         deadline = time.monotonic() + _LAST
         with contextlib.suppress(RuntimeError):
-            left = self._store.add("left", 1)
-            while self._grid.rank == self._first and left < self._grid.world_size and time.monotonic() < deadline:
+            left, living = self._store.add("left", 1), self._grid.world_size - len(self._dead)
+            while self._grid.rank == self._first and left < living and time.monotonic() < deadline:
                 time.sleep(0.01)
                 left = self._store.add("left", 0)
 
@@ -136,8 +138,14 @@ class Heartbeat:
 
     def _describe(self, ranks: Sequence[int]) -> str:
         return " and ".join(
-            f"{self._grid.describe(rank)}, after step {self._heard[rank][0] % _BEAT}," for rank in ranks
+            f"{self._grid.describe(rank)}{self._elsewhere(rank)}, after step {self._heard[rank][0] % _BEAT},"
+            for rank in ranks
         )
+
+    def _elsewhere(self, rank: int) -> str:
+        """Name the machine of that rank if it is not this one."""
+        host = self._processes.get(rank, "").partition(" ")[0]
+        return f" on {host}" if host not in ("", socket.gethostname()) else ""
 
     def _announce(self, reason: str) -> str:
         """Write down why the job ends, unless another has; return what stands there."""
