@@ -70,6 +70,9 @@ class Heartbeat:
             time.sleep(self._interval / 10)
             silent = self._silent(time.monotonic() - _GRACE * self._interval)
             dead = silent or [rank for rank in self._others if self._has_ended(rank)]
+            if silent:  # those that died with them were heard up to an interval later
+                time.sleep(1.5 * self._interval)
+                dead = self._silent(time.monotonic() - _GRACE * self._interval)
         if self._first in dead:
             dead = [self._first]  # without the store that it serves, nothing is known of the others
         self._dead = dead
@@ -117,6 +120,7 @@ class Heartbeat:
         if self._store.check(["verdict"]):
             self._end(self._store.get("verdict").decode())
         elif late and not self._explains:
+            late = self._silent(now - self._grid.timeout_seconds + 2 * self._interval)
             self._end(self._announce(self._overdue(late)), late)
 
     def _guard(self) -> None:
