@@ -1,6 +1,6 @@
 """Carrying out one stage's instructions: layers forward and backward, messages between them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -142,8 +142,8 @@ class Execution:
             if (self._computes_gradients or not isinstance(instruction, ReceiveGradient))
             and (self._hands_on_gradients or not isinstance(instruction, SendGradient))
         ]
-        self._awaited_activations = _numbers(program, ReceiveActivation)
-        self._awaited_gradients = _numbers(program, ReceiveGradient)
+        self._awaited_activations = numbers_of(program, ReceiveActivation)
+        self._awaited_gradients = numbers_of(program, ReceiveGradient)
         self._post_activation()
         self._post_gradient()
         for instruction in program:
@@ -182,8 +182,8 @@ class Execution:
         state = self._in_flight[number]
         batch, part_of, device = state.batch, state.part_of, self.grid.device
         if self.grid.is_first:
-            state.inputs = _to(device, batch.inputs)
-        labels = _to(device, batch.labels) if self.grid.is_last else None
+            state.inputs = to_device(device, batch.inputs)
+        labels = to_device(device, batch.labels) if self.grid.is_last else None
         self.before(part_of)
         numbered = None if part_of.step is None else (part_of.step, batch.number)
         with self.timeline.span("evaluate" if part_of.step is None else "forward", number):
@@ -246,7 +246,7 @@ class Execution:
         fields = self._gradient_fields(number)
         state = self._in_flight.pop(number)
         with self.timeline.span("send", number):
-            channel.send(fields, [_gradient(state.inputs[field.name]) for field in fields])
+            channel.send(fields, [gradient_of(state.inputs[field.name]) for field in fields])
 
     _METHODS = {
         Forward: _forward,
@@ -258,11 +258,12 @@ class Execution:
     }
 
 
-def _numbers(program: list[Instruction], kind: type[Instruction]) -> Iterator[int]:
+def numbers_of(program: Sequence[Instruction], kind: type[Instruction]) -> Iterator[int]:
+    """The micro-batches of a program's instructions of one kind, in order."""
     return iter([instruction.micro_batch for instruction in program if isinstance(instruction, kind)])
 
 
-def _gradient(tensor: torch.Tensor) -> torch.Tensor:
+def gradient_of(tensor: torch.Tensor) -> torch.Tensor:
     """What arrived for an input; zeros where no layer of this stage has used it."""
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
@@ -271,5 +272,6 @@ def _portable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float().cpu() if tensor.is_floating_point() else tensor.cpu()
 
 
-def _to(device: torch.device, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+def to_device(device: torch.device, tensors: Carry | None) -> dict[str, torch.Tensor]:
+    """Copy tensors to a device; nothing where there are none."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in (tensors or {}).items()}

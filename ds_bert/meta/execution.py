@@ -5,14 +5,14 @@ back, as a part of the gradients' messages, and comes forth with the next pass's
 and no stage waits for another task's step.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ds_bert.engine.execution import MicroBatch
+from ds_bert.engine.execution import MicroBatch, gradient_of, numbers_of, to_device
 from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
@@ -23,7 +23,6 @@ from ds_bert.modeling import carry as carries
 from ds_bert.schedules.instructions import (
     Backward,
     Forward,
-    Instruction,
     ReceiveActivation,
     ReceiveGradient,
     SendActivation,
@@ -100,8 +99,8 @@ class TaskExecution:
         order = tasks_in_flight(self.grid.stage, self.grid.num_stages, len(units), tasks)
         wanted = [item for item in order if isinstance(item, Forward) or units[item.micro_batch].has_backward]
         program = list(instructions(wanted, self.grid.stage, self.grid.num_stages))
-        self._awaited_activations = _numbers(program, ReceiveActivation)
-        self._awaited_gradients = _numbers(program, ReceiveGradient)
+        self._awaited_activations = numbers_of(program, ReceiveActivation)
+        self._awaited_gradients = numbers_of(program, ReceiveGradient)
         self._post_activation()
         self._post_gradient()
         for instruction in program:
@@ -193,7 +192,7 @@ class TaskExecution:
         channel = self.transport.gradients_out
         assert channel is not None
         fields = self._gradient_fields(unit)
-        gradients = [_gradient(unit.inputs[field.name]) for field in fields[:-1]]
+        gradients = [gradient_of(unit.inputs[field.name]) for field in fields[:-1]]
         channel.send(fields, [*gradients, unit.task.squared_norm])
         unit.inputs = {}
 
@@ -205,16 +204,3 @@ class TaskExecution:
         ReceiveGradient: _receive_gradient,
         SendGradient: _send_gradient,
     }
-
-
-def _numbers(program: Sequence[Instruction], kind: type[Instruction]) -> Iterator[int]:
-    return iter([instruction.micro_batch for instruction in program if isinstance(instruction, kind)])
-
-
-def _gradient(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-
-
-def to_device(device: torch.device, tensors: Carry | None) -> dict[str, torch.Tensor]:
-    """Tensors on a device."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in (tensors or {}).items()}

@@ -4,9 +4,8 @@ import torch
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ds_bert.engine.execution import MicroBatch
+from ds_bert.engine.execution import MicroBatch, to_device
 from ds_bert.engine.module import Carry, StageModule
-from ds_bert.meta.execution import to_device
 from ds_bert.meta.fast_weights import StageWeights, clip_factor, sum_of_squares
 from ds_bert.meta.learner import Learner, TaskBatches
 from ds_bert.meta.loss import batch_loss, scores
