@@ -8,10 +8,16 @@ Arguments come from flags, or from a JSON file with flags after it overriding; -
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.training.arguments import PretrainArguments
 from ds_bert.training.parser import parse_arguments
+
+if TYPE_CHECKING:
+    from ds_bert.engine.settings import EngineSettings
+    from ds_bert.stage_map import StageMap
+    from ds_bert.training.pretraining import PretrainingData
 
 
 def main() -> int:
@@ -20,7 +26,7 @@ def main() -> int:
 
     # What can be wrong is found before any process waits for another.
     from ds_bert.training import pretraining
-    from ds_bert.training.checks import check_numbers, total_steps
+    from ds_bert.training.checks import check_numbers
     from ds_bert.training.deepspeed_config import apply_deepspeed_config
     from ds_bert.training.placement import check_schedule, choose_stage_map
     from ds_bert.training.run import claim_run
@@ -33,9 +39,20 @@ def main() -> int:
     check_numbers(arguments)
     check_schedule(arguments, stage_map)
     data = pretraining.open_data(arguments, model, stage_map)
-    fingerprint = data.train.corpus.fingerprint if data.train else None
-    checkpoint = claim_run(arguments, stage_map, model, fingerprint)
+    checkpoint = claim_run(arguments, stage_map, model, data.fingerprint)
 
+    return train(arguments, settings, model, stage_map, data, checkpoint)
+
+
+def train(
+    arguments: PretrainArguments,
+    settings: "EngineSettings",
+    model: dict[str, Any],
+    stage_map: "StageMap",
+    data: "PretrainingData",
+    checkpoint: Path | None,
+) -> int:
+    """Build the engine, train, and return the exit status; nothing of what was handed in is wrong any more."""
     from ds_bert.checkpoint.pretrained import PretrainedWeights
     from ds_bert.checkpoint.training_state import describe_model, load_newest
     from ds_bert.data.sampler import GlobalBatchSampler
@@ -43,6 +60,7 @@ def main() -> int:
     from ds_bert.modeling.model import build_config
     from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
     from ds_bert.training.build import build_engine, load_weights
+    from ds_bert.training.checks import total_steps
     from ds_bert.training.feed import Feed
     from ds_bert.training.log import RunLog
     from ds_bert.training.loop import Training
@@ -77,7 +95,7 @@ def main() -> int:
             steps,
             (lambda: held_out.measure(num_held_out, arguments.per_device_eval_batch_size)) if num_held_out else None,
             describe_model(config, data.train.tokenizer if data.train else None),
-            state | {"data": fingerprint},
+            state | {"data": data.fingerprint},
             log,
         )
         outcome = training.run()

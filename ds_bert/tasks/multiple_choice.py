@@ -73,35 +73,50 @@ def multiple_choice_task(
     limits = {"train": max_train_samples, "eval": max_eval_samples, "predict": max_predict_samples}
     questions = {split: read(split)[: limits[split]] for split in limits if split in splits}
     num_options = _num_options(questions)
-    key: dict[str, Any] = {"encoding": f"multiple choice {_ENCODING}", "tokenizer": tokenizer.fingerprint}
-    key |= {"max_seq_length": max_seq_length, "max_qa_length": max_qa_length, "without_context": without_context}
-    keys = {split: {**key, "questions": fingerprint(found)} for split, found in questions.items()}
-
-    def encoded(split: str) -> Features:
-        build = partial(encode_questions, questions[split], tokenizer, max_seq_length, max_qa_length, without_context)
-        return cached_features(cache_dir, keys[split], build, overwrite_cache)
-
-    evaluation, prediction = {}, {}
-    if "eval" in questions:
-        evaluation["validation"] = Split(encoded("eval"), partial(measure_choices, questions["eval"]))
-    if "predict" in questions:
-        asked = questions["predict"]
-        is_known = all(question.answer is not None for question in asked)
-        measure = partial(measure_choices, asked) if is_known else None
-        write = partial(write_choices, asked, task_name == "RACE")
-        prediction["test"] = Split(encoded("predict"), measure, write)
+    options: dict[str, Any] = {"max_seq_length": max_seq_length, "max_qa_length": max_qa_length}
+    options["without_context"] = without_context
+    keys = {split: _key(found, tokenizer, options) for split, found in questions.items()}
+    encode = partial(encode_questions, tokenizer=tokenizer, **options)
+    features = {
+        split: cached_features(cache_dir, key, partial(encode, questions[split]), overwrite_cache)
+        for split, key in keys.items()
+    }
     return Task(
         name=task_name or "custom",
         head="multiple-choice",
         config={"num_choices": num_options},
         objective=ClassificationObjective(num_labels=num_options),
-        train=encoded("train") if "train" in questions else None,
-        evaluation=evaluation,
-        prediction=prediction,
+        train=features.get("train"),
+        evaluation=_evaluation(questions, features),
+        prediction=_prediction(questions, features, with_letters=task_name == "RACE"),
         best_metric="accuracy",
         measures=("accuracy",),
         fingerprint=key_fingerprint(keys["train"]) if "train" in keys else "",
     )
+
+
+def _key(questions: Sequence[Question], tokenizer: Tokenizer, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All that encoded questions follow from."""
+    encoding = {"encoding": f"multiple choice {_ENCODING}", "tokenizer": tokenizer.fingerprint}
+    return {**encoding, **options, "questions": fingerprint(questions)}
+
+
+def _evaluation(questions: Mapping[str, list[Question]], features: Mapping[str, Features]) -> dict[str, Split]:
+    if "eval" not in questions:
+        return {}
+    return {"validation": Split(features["eval"], partial(measure_choices, questions["eval"]))}
+
+
+def _prediction(
+    questions: Mapping[str, list[Question]], features: Mapping[str, Features], with_letters: bool
+) -> dict[str, Split]:
+    """Test questions: measured too, where all answers are known."""
+    if "predict" not in questions:
+        return {}
+    asked = questions["predict"]
+    is_known = all(question.answer is not None for question in asked)
+    measure = partial(measure_choices, asked) if is_known else None
+    return {"test": Split(features["predict"], measure, partial(write_choices, asked, with_letters))}
 
 
 def measure_choices(questions: Sequence[Question], outputs: Sequence[Outputs]) -> dict[str, float]:

@@ -24,6 +24,11 @@ class PretrainingData:
     train: PretrainingDataset | None
     held_out: PretrainingDataset | None
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the training data; None where nothing is read."""
+        return self.train.corpus.fingerprint if self.train else None
+
 
 def load_model(arguments: PretrainArguments) -> dict[str, Any]:
     """Read the configuration of the model to train.
