@@ -73,13 +73,11 @@ def multiple_choice_task(
     limits = {"train": max_train_samples, "eval": max_eval_samples, "predict": max_predict_samples}
     questions = {split: read(split)[: limits[split]] for split in limits if split in splits}
     num_options = _num_options(questions)
-    options: dict[str, Any] = {"max_seq_length": max_seq_length, "max_qa_length": max_qa_length}
-    options["without_context"] = without_context
-    keys = {split: _key(found, tokenizer, options) for split, found in questions.items()}
-    encode = partial(encode_questions, tokenizer=tokenizer, **options)
+    lengths = {"max_seq_length": max_seq_length, "max_qa_length": max_qa_length}
+    encode = partial(encode_questions, tokenizer=tokenizer, without_context=without_context, **lengths)
     features = {
-        split: cached_features(cache_dir, key, partial(encode, questions[split]), overwrite_cache)
-        for split, key in keys.items()
+        split: cached_features(cache_dir, _key(found, encode), partial(encode, found), overwrite_cache)
+        for split, found in questions.items()
     }
     return Task(
         name=task_name or "custom",
@@ -91,14 +89,14 @@ def multiple_choice_task(
         prediction=_prediction(questions, features, with_letters=task_name == "RACE"),
         best_metric="accuracy",
         measures=("accuracy",),
-        fingerprint=key_fingerprint(keys["train"]) if "train" in keys else "",
+        fingerprint=key_fingerprint(_key(questions["train"], encode)) if "train" in questions else "",
     )
 
 
-def _key(questions: Sequence[Question], tokenizer: Tokenizer, options: Mapping[str, Any]) -> dict[str, Any]:
+def _key(questions: Sequence[Question], encode: "partial[Features]") -> dict[str, Any]:
     """All that encoded questions follow from."""
-    encoding = {"encoding": f"multiple choice {_ENCODING}", "tokenizer": tokenizer.fingerprint}
-    return {**encoding, **options, "questions": fingerprint(questions)}
+    options = {**encode.keywords, "tokenizer": encode.keywords["tokenizer"].fingerprint}
+    return {"encoding": f"multiple choice {_ENCODING}", **options, "questions": fingerprint(questions)}
 
 
 def _evaluation(questions: Mapping[str, list[Question]], features: Mapping[str, Features]) -> dict[str, Split]:

@@ -12,7 +12,7 @@ from ds_bert.data.squad_windows import WindowSizes, encode_squad
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.tasks.question_answering import BeamSpanObjective, SpanObjective
-from ds_bert.tasks.squad_answers import AnswerSettings, find_answers, write_answers
+from ds_bert.tasks.squad_answers import AnswerSettings, QuestionAnswers, find_answers, write_answers
 from ds_bert.tasks.squad_metrics import measure_v1, measure_v2
 from ds_bert.tasks.task import Outputs, Split, Task
 
@@ -115,12 +115,12 @@ class _Reader:
     def validation(self, path: Path | None, count: int | None) -> Split:
         """A split with known answers."""
         questions = self._questions(_needed(path, "predict_file"), count, with_answers=True, prefix="")
-        return Split(questions.features, questions.measure, questions.write)
+        return Split(questions.features, questions.measure, questions.write, questions.decode)
 
     def test(self, path: Path | None, count: int | None) -> Split:
         """A split without known answers."""
         questions = self._questions(_needed(path, "test_file"), count, with_answers=False, prefix="test_")
-        return Split(questions.features, None, questions.write)
+        return Split(questions.features, None, questions.write, questions.decode)
 
     def _questions(self, path: Path, count: int | None, with_answers: bool, prefix: str) -> "_Questions":
         file = read_squad(path, self.settings.version_2, with_answers).first(count)
@@ -160,8 +160,10 @@ class _Questions:
     settings: AnswerSettings
     prefix: str
 
-    def measure(self, outputs: Sequence[Outputs]) -> dict[str, float]:
-        answers = find_answers(outputs, self.features, self.file, self.tokenizer, self.settings)
+    def decode(self, outputs: Sequence[Outputs]) -> list[QuestionAnswers]:
+        return find_answers(outputs, self.features, self.file, self.tokenizer, self.settings)
+
+    def measure(self, answers: Sequence[QuestionAnswers]) -> dict[str, float]:
         ids = [question.id for question in self.file.questions]
         known = {question.id: [answer.text for answer in question.answers] for question in self.file.questions}
         predictions = {question_id: answer.best for question_id, answer in zip(ids, answers, strict=True)}
@@ -170,6 +172,5 @@ class _Questions:
         odds = {question_id: answer.null_odds for question_id, answer in zip(ids, answers, strict=True)}
         return measure_v2(predictions, odds, known, self.settings.null_score_threshold)
 
-    def write(self, outputs: Sequence[Outputs], folder: Path) -> list[Path]:
-        answers = find_answers(outputs, self.features, self.file, self.tokenizer, self.settings)
+    def write(self, answers: Sequence[QuestionAnswers], folder: Path) -> list[Path]:
         return write_answers(answers, self.file, self.settings, folder, self.prefix)

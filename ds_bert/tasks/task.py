@@ -33,11 +33,13 @@ class Split:
         examples: without what the head would only need in training.
         measure: makes measures (names and values) of all examples' outputs, in order; None where no answers are known.
         write: writes prediction files into a folder, and returns their paths; None where there are none to write.
+        decode: what `measure` and `write` have in common: makes of all outputs what they are given in their place.
     """
 
     examples: Examples
-    measure: Callable[[Sequence[Outputs]], dict[str, float]] | None = None
-    write: Callable[[Sequence[Outputs], Path], Sequence[Path]] | None = None
+    measure: Callable[[Any], dict[str, float]] | None = None
+    write: Callable[[Any, Path], Sequence[Path]] | None = None
+    decode: Callable[[Sequence[Outputs]], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -143,10 +143,11 @@ class FinetuneRun:
         outputs = self.feed(split.examples).predict(split.examples.lengths, self.arguments.per_device_eval_batch_size)
         measures: dict[str, float] = {}
         if self.grid.rank == 0:
-            measures = split.measure(outputs) if split.measure else {}
+            said = split.decode(outputs) if split.decode else outputs
+            measures = split.measure(said) if split.measure else {}
             if folder and split.write:
                 folder.mkdir(parents=True, exist_ok=True)
-                for path in split.write(outputs, folder):
+                for path in split.write(said, folder):
                     print(f"wrote:  {path}", flush=True)
         return share(self.engine, measures)
 

@@ -104,10 +104,10 @@ def test_samples_are_questions(tmp_path: Path) -> None:
     assert len(task.evaluation["validation"].examples) == first_four.sum() > 4
     assert len(task.prediction["test"].examples) < len(task.train) < len(whole.train)
     assert task.fingerprint != whole.fingerprint != ""
-    written = task.evaluation["validation"].write
-    assert written is not None
-    outputs = certain(task.evaluation["validation"].examples.lengths, [0] * first_four.sum(), [0] * first_four.sum())
-    assert len(json.loads(written(outputs, tmp_path)[0].read_text())) == 4
+    split = task.evaluation["validation"]
+    assert split.write is not None and split.decode is not None
+    outputs = certain(split.examples.lengths, [0] * first_four.sum(), [0] * first_four.sum())
+    assert len(json.loads(split.write(split.decode(outputs), tmp_path)[0].read_text())) == 4
 
 
 def test_the_cache_gives_the_same_and_knows_every_option(tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ def test_measures_and_files_of_version_2(tmp_path: Path) -> None:
     # [CLS] who [SEP] red river north [SEP]; the second question is answered by mistake, the third right.
     outputs = certain(split.examples.lengths, [4, 4, 3], [4, 4, 3])
     outputs[1]["start_logits"][0] = 15.0
-    assert split.measure is not None and split.write is not None
-    measures = split.measure(outputs)
+    assert split.measure is not None and split.write is not None and split.decode is not None
+    measures = split.measure(split.decode(outputs))
     assert measures["exact_match"] == measures["f1"] == pytest.approx(200 / 3)
     assert measures["HasAns_f1"] == 100.0 and measures["NoAns_f1"] == 0.0
     assert measures["best_f1"] == measures["best_exact"] == 100.0
     assert measures["best_f1_thresh"] == -40.0
     assert all(isinstance(value, float) for value in measures.values())
-    paths = split.write(outputs, tmp_path)
+    paths = split.write(split.decode(outputs), tmp_path)
     assert [path.name for path in paths] == ["predictions.json", "nbest_predictions.json", "null_odds.json"]
     assert json.loads(paths[0].read_text()) == {"x": "river", "y": "river", "z": "red"}
     assert json.loads(paths[2].read_text()) == {"x": -40.0, "y": -25.0, "z": -40.0}
@@ -170,6 +170,6 @@ def test_certain_logits_recover_the_real_answers(vocabulary: str) -> None:
         begin, end = (contexts.starts[question.context] + place for place in span)
         text = file.contexts[question.context][contexts.begins[begin] : contexts.ends[end]]
         possible += normalize_answer(text) == normalize_answer(question.answers[0].text) and span[1] - span[0] < 30
-    assert split.measure is not None
+    assert split.measure is not None and split.decode is not None
     assert possible >= 490  # the file puts "8" at its first place, which is in "18"
-    assert split.measure(outputs)["exact_match"] == pytest.approx(100 * possible / 500)
+    assert split.measure(split.decode(outputs))["exact_match"] == pytest.approx(100 * possible / 500)
