@@ -73,8 +73,8 @@ def multiple_choice_task(
     limits = {"train": max_train_samples, "eval": max_eval_samples, "predict": max_predict_samples}
     questions = {split: read(split)[: limits[split]] for split in limits if split in splits}
     num_options = _num_options(questions)
-    lengths = {"max_seq_length": max_seq_length, "max_qa_length": max_qa_length}
-    encode = partial(encode_questions, tokenizer=tokenizer, without_context=without_context, **lengths)
+    options: dict[str, Any] = {"max_seq_length": max_seq_length, "max_qa_length": max_qa_length}
+    encode = partial(encode_questions, tokenizer=tokenizer, without_context=without_context, **options)
     features = {
         split: cached_features(cache_dir, _key(found, encode), partial(encode, found), overwrite_cache)
         for split, found in questions.items()
