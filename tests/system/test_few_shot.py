@@ -32,12 +32,23 @@ def write_leopard(folder: Path, splits: int = 3, k: int = 4) -> Path:
     return folder
 
 
+def write_broken(folder: Path) -> None:
+    """Files as they are found: three test examples, a class without examples, another N than the name says."""
+    write_leopard(folder / "few")
+    (folder / "few" / "films_eval.json").write_text(json.dumps([review(random.Random(0), 1)] * 3))
+    for name, labels in {"one_class_2": [0] * 8, "two_classes_3": [0, 1] * 4, "three_classes_2": [0, 1, 2] * 4}.items():
+        records = [{"input_ids": [2, 7, 3], "input_mask": [1] * 3, "segment_ids": [0] * 3, "label_ids": [label]}
+                   for label in labels]  # fmt: skip
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("few-shot")
     model = write_bert_folder(folder / "model", [*GOOD, *BAD, *FILLER])
     write_tasks(folder / "tasks", model, count=6)
     write_leopard(folder / "films")
+    write_broken(folder)
     words = {
         "model_name_or_path": model, "task_train_files": folder / "tasks", "output_dir": folder / "meta",
         "max_steps": 2, "num_batches": 3, "max_seq_length": 16, "head_hidden_size": 8, "encoding_size": 6,
@@ -92,21 +103,26 @@ def test_it_learns_stops_at_the_threshold_and_goes_on_where_it_was(folder: Path,
     assert len(results(tmp_path)["results"]) == 2
 
 
+FILES = {"task_dir": None, "test_file": "x.jsonl"}
 MISTAKES: dict[str, dict[str, Any]] = {
     "k = 16": {"k": 16},
     "--methods": {"methods": "knn"},
     "was not meta-trained": {"checkpoint": "model"},
     "--num_labels": {"num_labels": 3},
     "--support_file": {"task_dir": None},
-    "films_train_3_4.json": {"task_dir": None, "support_file": "films/films_train_3_4.json", "test_file": "x.jsonl"},
+    "films_train_3_4.json": FILES | {"support_file": "films/films_train_3_4.json"},
+    "few/films_eval.json: 3 examples": {"task_dir": "few"},
+    "one_class_2.jsonl: no example of class 1": FILES | {"support_file": "one_class_2.jsonl"},
+    "two_classes_3.jsonl: no example of class 2": FILES | {"support_file": "two_classes_3.jsonl"},
+    "three_classes_2.jsonl: record 3: label 2": FILES | {"support_file": "three_classes_2.jsonl"},
 }
 
 
 @pytest.mark.parametrize("named", list(MISTAKES))
 def test_a_mistake_is_one_sentence(named: str, folder: Path, tmp_path: Path) -> None:
     flags = dict(MISTAKES[named])
-    for name in ("checkpoint", "support_file"):
-        if name in flags:
+    for name in ("checkpoint", "support_file", "task_dir"):
+        if flags.get(name):
             flags[name] = folder / flags[name]
     printed = few_shot(folder, tmp_path, status=2, **flags)
     assert named in the_sentence(2, printed[printed.index("error: ") :])
