@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from ds_bert.training.arguments import TrainingArguments, argument
 
+_POOLINGS = ("cls", "mean")
+
 
 @dataclass
 class MetaTrainArguments(TrainingArguments):
@@ -45,6 +47,9 @@ class MetaTrainArguments(TrainingArguments):
     euclidean: bool = argument(False, "Score a class by the negative squared distance, not by the product.")
     head_hidden_size: int = argument(384, "Width inside the head and the generator of label embeddings.")
     encoding_size: int = argument(256, "Width of an example's encoding.")
+    pooling: str = argument(
+        "cls", "What the head sees of a sequence: [CLS] after the pooler, or the mean of all tokens.", choices=_POOLINGS
+    )
     parameter_efficient: bool = argument(False, "Adapt adapters, norms and label embeddings only.")
     adapter_hidden_size: int = argument(16, "Width of adapters.")
     global_adapters: bool = argument(False, "Meta-train an adapter before each task's own.")
@@ -76,6 +81,11 @@ class FewShotArguments:
     splits: int = argument(10, "Splits of task_dir to use, the first ones.")
     max_test_samples: int = argument(0, "Judge by the first so many test examples only; 0 uses all.")
     max_seq_length: int = argument(128, "Most tokens of a sequence; longer ones are cut.")
+    pooling: str = argument(
+        "cls",
+        "What a plain model's classifier sees: [CLS] after the pooler, or the mean of all tokens.",
+        choices=_POOLINGS,
+    )
 
     methods: list[str] = field(
         default_factory=lambda: ["meta"],

@@ -35,7 +35,7 @@ _LOWEST = {"epochs": 1, "train_batch_size": 1, "per_device_eval_batch_size": 1, 
 # What results follow from: those of other values are not continued.
 _FIXED = ("checkpoint", "support_file", "test_file", "task_dir", "max_test_samples", "max_seq_length", "epochs",
           "train_batch_size", "loss_threshold", "max_steps", "step_size_scale", "learning_rate", "head_learning_rate",
-          "warmup_ratio", "max_grad_norm", "seed")  # fmt: skip
+          "warmup_ratio", "max_grad_norm", "seed", "pooling")  # fmt: skip
 
 
 class Model:
@@ -58,7 +58,8 @@ class Model:
         self.learner = self.fields.get("meta_learner")
         if "meta" in arguments.methods and self.learner is None:
             raise UserError(f"{self.folder}: was not meta-trained; for a plain model, --methods names baselines only")
-        self.config = meta_config(self.fields, MetaModel(**self.fields.get("meta_learning", {})), self.learner or {})
+        options = MetaModel(**self.fields.get("meta_learning", {"pooling": arguments.pooling}))
+        self.config = meta_config(self.fields, options, self.learner or {})
         self.weights = PretrainedWeights(self.folder, self.fields["model_type"])
         check_meta_weights(self.weights, self.config, () if self.learner else FRESH)
 

@@ -126,7 +126,9 @@ def meta_train(
         UserError: something is wrong with what the user handed in, found before any process waits for another.
     """
     adapters = arguments.adapter_hidden_size if arguments.parameter_efficient else 0
-    options = MetaModel(adapters, arguments.global_adapters, arguments.head_hidden_size, arguments.encoding_size)
+    options = MetaModel(
+        adapters, arguments.global_adapters, arguments.head_hidden_size, arguments.encoding_size, arguments.pooling
+    )
     how = {name: getattr(arguments, name) for name in _FIXED}
     config, learner = meta_config(source.fields, options, how), learner_of(arguments)
     if source.weights:

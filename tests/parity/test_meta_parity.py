@@ -23,13 +23,15 @@ LEARNERS = {
     "warped, upper layers, euclidean, two epochs": Learner(
         task_passes(3, 2, 0), Method(euclidean=True), Selection(warp_layers=True, min_layer_with_grad=1)
     ),
+    "mean of the states": Learner(PASSES, Method(max_grad_norm=0.5), Selection(parameter_efficient=True)),
 }
 LEARNERS = {name: replace(learner, step_size_range=(-9.0, 9.0)) for name, learner in LEARNERS.items()}
 
 
 def case(name: str, **changes: Any) -> MetaCase:
     learner = replace(LEARNERS[name], **changes)
-    return MetaCase(meta_config(learner.selection.parameter_efficient), learner, TASKS)
+    pooling = "mean" if name.startswith("mean") else "cls"
+    return MetaCase(meta_config(learner.selection.parameter_efficient, pooling=pooling), learner, TASKS)
 
 
 @cache

@@ -25,10 +25,10 @@ Tensors = dict[str, torch.Tensor]
 LENGTH, CLASSES, ROWS = 6, 3, 4
 
 
-def meta_config(adapters: bool, layers: int = ENCODER_LAYERS, dropout: float = 0.0) -> BertConfig:
+def meta_config(adapters: bool, layers: int = ENCODER_LAYERS, dropout: float = 0.0, pooling: str = "cls") -> BertConfig:
     """A BERT of width 8 with every first weight large enough to matter."""
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
-    model = MetaModel(3 if adapters else 0, adapters, head_hidden_size=6, encoding_size=5)
+    model = MetaModel(3 if adapters else 0, adapters, head_hidden_size=6, encoding_size=5, pooling=pooling)
     more = {"num_hidden_layers": layers, "max_position_embeddings": 16, "initializer_range": 0.3}
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     return build_config(sizes | more | drop | model.fields(), MetaHead)
@@ -86,7 +86,12 @@ class Reference:
         self.weights = weights
         own = {name.removeprefix("bert."): weights[name] for name in weights if name.startswith("bert.")}
         own = {name: tensor for name, tensor in own.items() if ".adapter." not in name}
-        pooled = functional_call(self.bert, own, kwargs=dict(batch.inputs or {})).pooler_output
+        inputs = dict(batch.inputs or {})
+        output = functional_call(self.bert, own, kwargs=inputs)
+        pooled = output.pooler_output
+        if self.bert.config.meta_learning["pooling"] == "mean":
+            mask_BT1 = inputs["attention_mask"][..., None]
+            pooled = (output.last_hidden_state * mask_BT1).sum(1) / mask_BT1.sum(1)
 
         def two(prefix: str) -> torch.Tensor:
             first, second = ([weights[f"{prefix}.{n}.{part}"] for part in ("weight", "bias")] for n in (0, 2))

@@ -27,7 +27,7 @@ class MetaHead(Layer):
         super().__init__()
         family, sizes = family_of(config), config.meta_learning
         self.prefixes = {"pooler.": f"{family.prefix}pooler.", "head.": HEAD, "generator.": GENERATOR}
-        self.pooler = family.pooler(config)
+        self.pooler, self.pooling = family.pooler(config), sizes["pooling"]
         self.dropout = nn.Dropout(family.classifier_dropout(config))
         width, hidden, encoding = config.hidden_size, sizes["head_hidden_size"], sizes["encoding_size"]
         self.head = _two_layers(width, hidden, encoding)
@@ -36,15 +36,16 @@ class MetaHead(Layer):
     def forward(self, carry: Carry, labels: Carry | None = None) -> dict[str, torch.Tensor]:
         """Return what a task's loss is made of.
 
-        ``encoding`` (B, D), ``generated`` (B, D + 1), ``pooled`` (B, H) after dropout, and ``mean`` (B, H), the mean
-        of the tokens' states.
+        ``encoding`` (B, D), ``generated`` (B, D + 1), ``pooled`` (B, H), what they are made of, after dropout, and
+        ``mean`` (B, H), the mean of the tokens' states.
         """
         hidden_BTH, mask_BT = carry["hidden"], carry.get("attention_mask")
-        pooled_BH = self.dropout(self.pooler(hidden_BTH))
         weights_BT1 = torch.ones_like(hidden_BTH[..., :1]) if mask_BT is None else mask_BT[..., None].to(hidden_BTH)
+        mean_BH = (hidden_BTH * weights_BT1).sum(1) / weights_BT1.sum(1)
+        pooled_BH = self.dropout(mean_BH if self.pooling == "mean" else self.pooler(hidden_BTH))
         return {
             "encoding": self.head(pooled_BH),
             "generated": self.generator(pooled_BH),
             "pooled": pooled_BH,
-            "mean": (hidden_BTH * weights_BT1).sum(1) / weights_BT1.sum(1),
+            "mean": mean_BH,
         }

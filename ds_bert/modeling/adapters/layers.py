@@ -28,12 +28,15 @@ class MetaModel:
         global_adapters: whether an adapter that all tasks share stands before each task's own.
         head_hidden_size: width inside head and generator.
         encoding_size: D, of an example's encoding and of a class's weights.
+        pooling: what head and generator see of a sequence: "cls", its first token's state after the pooler, or "mean",
+            the mean of its tokens' states.
     """
 
     adapter_hidden_size: int = 0
     global_adapters: bool = False
     head_hidden_size: int = 384
     encoding_size: int = 256
+    pooling: str = "cls"
 
     def fields(self) -> dict[str, Any]:
         """What `ds_bert.modeling.model.build_config` is told."""
