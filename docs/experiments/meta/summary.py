@@ -1,4 +1,4 @@
-"""Print the averages over tasks of what run.sh has left, method by method: python summary.py FOLDER."""
+"""Print the accuracies that run.sh has left as Markdown tables, one for each k: python summary.py FOLDER."""
 
 import json
 import statistics
@@ -7,15 +7,22 @@ from pathlib import Path
 
 
 def main(folder: Path) -> None:
-    """Average each method's accuracy over the tasks, by k."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for path in sorted(folder.glob("*/results.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        for method, row in data["summary"].items():
-            for k, values in row.items():
-                found.setdefault((k, method), {})[data["task"]] = values["mean"]
-    for (k, method), tasks in sorted(found.items()):
-        print(f"k = {k:>2}  {method:<12} {100 * statistics.mean(tasks.values()):5.1f} % over {len(tasks)} tasks")
+    """A row for each task, then the average over tasks; per cent, mean ± deviation over splits."""
+    for shots in sorted(folder.glob("*-shot")):
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for path in sorted(shots.glob("*/*/results.json")):
+            data = json.loads(path.read_text(encoding="utf-8"))
+            pooling = data["arguments"]["pooling"] if "plain" in path.parent.name else None
+            for method, row in data["summary"].items():
+                name = f"{method}, {pooling}" if method == "fine-tuning" else method
+                found.setdefault(path.parent.parent.name, {})[name] = next(iter(row.values()))
+        methods = list(dict.fromkeys(name for row in found.values() for name in row))
+        print(f"\n| {shots.name} | {' | '.join(methods)} |\n|{'---|' * (len(methods) + 1)}")
+        for task, row in found.items():
+            cells = [f"{100 * row[name]['mean']:.1f} ± {100 * row[name]['deviation']:.1f}" for name in methods]
+            print(f"| {task} | {' | '.join(cells)} |")
+        means = [statistics.mean(row[name]["mean"] for row in found.values()) for name in methods]
+        print(f"| average | {' | '.join(f'{100 * mean:.1f}' for mean in means)} |")
 
 
 if __name__ == "__main__":
