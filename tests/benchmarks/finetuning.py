@@ -9,14 +9,12 @@ runs twice: padding to the longest of a batch, and to the maximum length. Needs 
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from jobs import REPOSITORY, on_two_processes, train
+
 BASELINES = REPOSITORY / "docs" / "experiments" / "finetuning"
 SYSTEMS = ("ds_bert, 1F1B", "ds_bert, 2BW", "Trainer, longest", "Trainer, max_length")
 LENGTH = {"MRPC": 128, "SQuAD": 384}
@@ -26,18 +24,16 @@ GLOBAL_BATCH = 32
 def ours(flags: argparse.Namespace, schedule: str, folder: Path) -> float:
     """Train with ds_bert on two stages and return samples/s."""
     squad = flags.task == "SQuAD"
-    job = "finetune_squad.py" if squad else "finetune_glue.py"
+    job = "finetune_squad" if squad else "finetune_glue"
     task = ("--task_name", "MRPC", "--data_dir", flags.data)
     data = ("--train_file", flags.data / "train-v1.1.json") if squad else task
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, f"pipelines/{job}"),
-        *("--model_name_or_path", flags.model, *data, "--num_stages", 2, "--schedule", schedule, "--do_train"),
+    words = [
+        *("--model_name_or_path", flags.model, *data, "--schedule", schedule, "--do_train"),
         *("--max_train_samples", flags.samples, "--num_train_epochs", 1, "--max_seq_length", LENGTH[flags.task]),
-        *("--per_device_train_batch_size", 4, "--gradient_accumulation_steps", GLOBAL_BATCH // 4, "--disable_tqdm"),
-        *("--cache_dir", folder / "cache", "--output_dir", folder / schedule),
+        *("--per_device_train_batch_size", 4, "--gradient_accumulation_steps", GLOBAL_BATCH // 4),
+        *("--cache_dir", folder / "cache"),
     ]
-    run([*command, "--bf16"] if flags.bf16 else command)
-    return json.loads((folder / schedule / "summary.json").read_text())["samples_per_second"]
+    return train(job, [*words, "--bf16"] if flags.bf16 else words, folder / schedule)
 
 
 def trainer(flags: argparse.Namespace, padding: str, folder: Path) -> float:
@@ -47,24 +43,14 @@ def trainer(flags: argparse.Namespace, padding: str, folder: Path) -> float:
     files = ("--train_file", flags.data / "train-v1.1.json", "--eval_file", flags.data / "dev-v1.1.json")
     data = files if squad else ("--task", "MRPC", "--data_dir", flags.data)
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, BASELINES / script),
+        BASELINES / script,
         *("--model", flags.model, *data, "--results_dir", folder, "--epochs", 1, "--batch_size", GLOBAL_BATCH),
         *("--max_train_samples", flags.samples, "--max_eval_samples", 8, "--padding", padding),
         *("--max_seq_length", LENGTH[flags.task]),
     ]
-    run(command)
+    on_two_processes(command)
     (result,) = folder.glob("trainer_*.json")
     return json.loads(result.read_text())["train_samples_per_second"]
-
-
-def run(command: list[object]) -> None:
-    """Run a command from the repository on one thread a process; show what it said if it failed."""
-    environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
-    ended = subprocess.run(
-        [str(word) for word in command], cwd=REPOSITORY, env=os.environ | environment, capture_output=True, text=True
-    )
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))}\n{ended.stdout[-2000:]}{ended.stderr[-4000:]}")
 
 
 def measure(flags: argparse.Namespace, system: str) -> float:

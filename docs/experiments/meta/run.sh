@@ -32,7 +32,7 @@ compare() { # task, k, splits
     few_shot "$@" plain_cls "$MODEL" --pooling cls --methods fine-tuning
 }
 
-for task in airline disaster political_bias rating_books restaurant scitail sentiment_books political_message; do
+for task in airline disaster political_audience political_bias rating_books restaurant scitail sentiment_books; do
     compare "$task" 4 5
 done
 for task in airline scitail sentiment_books; do

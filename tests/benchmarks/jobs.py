@@ -1,0 +1,27 @@
+"""Whole jobs as users start them, on two processes of one thread each, for the benchmarks that compare jobs."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def on_two_processes(command: Sequence[object]) -> None:
+    """Run a script with its arguments from the repository; show what it said if it failed."""
+    environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
+    words = [*_LAUNCH, *map(str, command)]
+    ended = subprocess.run(words, cwd=REPOSITORY, env=os.environ | environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(words)}\n{ended.stdout[-2000:]}{ended.stderr[-4000:]}")
+
+
+def train(job: str, arguments: Sequence[object], output_dir: Path) -> float:
+    """Run one of `pipelines` on two stages; return the samples/s that its summary says."""
+    more = ("--num_stages", 2, "--disable_tqdm", "--output_dir", output_dir)
+    on_two_processes([f"pipelines/{job}.py", *arguments, *more])
+    return json.loads((output_dir / "summary.json").read_text())["samples_per_second"]
