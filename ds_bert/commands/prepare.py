@@ -1,17 +1,14 @@
 """Turn text into memory-mapped shards of token ids."""
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
+from ds_bert.commands.resumable import INTERRUPTED, made, num_cores
 from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading
 from ds_bert.data.prepare import PartSummary, PrepareSettings, prepare
-from ds_bert.errors import UserError
 
 _MOST_UNKNOWN = 0.01
 _SHORT_DOCUMENT = 128
-_INTERRUPTED = 130  # a shell's status for Ctrl-C
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation_share", type=float, default=0.0, metavar="S", help="share of documents for OUTPUT_DIR/validation"
     )
     output.add_argument("--shard_tokens", type=_number, default="16M", help="tokens of a shard, such as 16M (default)")
-    output.add_argument(
-        "--num_workers", type=int, default=_num_cores(), help="processes (default: the cores there are)"
-    )
+    output.add_argument("--num_workers", type=int, default=num_cores(), help="processes (default: the cores there are)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,14 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
         shard_tokens=arguments.shard_tokens,
         validation_share=arguments.validation_share,
     )
-    try:
-        summaries = prepare(settings)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; the same command again resumes in {settings.output_dir}", file=sys.stderr)
-        return _INTERRUPTED
-    except OSError as error:
-        where = error.filename or settings.output_dir
-        raise UserError(f"{where}: {error.strerror or error}; mend that and run the same command again") from None
+    summaries = made(lambda: prepare(settings), settings.output_dir)
+    if summaries is None:
+        return INTERRUPTED
     for summary in summaries:
         _print_summary(summary)
     print(f"next: deepspeed pipelines/pretrain.py --train_path {settings.output_dir} --config_name … --output_dir …")
@@ -107,7 +97,3 @@ def _number(text: str) -> int:
     if not digits.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is no number such as 16M, 500k or 1000000")
     return int(digits) * factor
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,19 +1,16 @@
 """Make self-supervised classification tasks of text, to meta-train on."""
 
 import argparse
-import os
-import sys
 import time
 from pathlib import Path
 
+from ds_bert.commands.resumable import INTERRUPTED, made, num_cores
 from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading
 from ds_bert.data.tasks.choice import SAMPLINGS
 from ds_bert.data.tasks.group_tasks import DEFAULT_SIZES, Sizes
 from ds_bert.data.tasks.making import FILE_LIST, PartSummary, make_tasks
 from ds_bert.data.tasks.settings import KINDS, LAYOUTS, TaskSettings
-from ds_bert.errors import UserError
 
-_INTERRUPTED = 130  # a shell's status for Ctrl-C
 _DEFAULTS = TaskSettings(Path(), ())
 _PLAIN = (
     *("output_dir", "tokenizer_name", "kind", "num_tasks", "validation_share", "min_frequency", "sampling"),
@@ -38,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--tasks_per_shard", type=int, default=_DEFAULTS.tasks_per_shard, metavar="N", help="default: %(default)s"
     )
-    output.add_argument("--workers", type=int, default=_num_cores(), help="processes (default: the cores there are)")
+    output.add_argument("--workers", type=int, default=num_cores(), help="processes (default: the cores there are)")
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
@@ -139,14 +136,9 @@ def run(arguments: argparse.Namespace) -> int:
         reading=Reading(arguments.format, arguments.text_key, arguments.document_end),
     )
     begin = time.monotonic()
-    try:
-        summaries = make_tasks(settings)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; the same command again goes on in {settings.output_dir}", file=sys.stderr)
-        return _INTERRUPTED
-    except OSError as error:
-        where = error.filename or settings.output_dir
-        raise UserError(f"{where}: {error.strerror or error}; mend that and run the same command again") from None
+    summaries = made(lambda: make_tasks(settings), settings.output_dir)
+    if summaries is None:
+        return INTERRUPTED
     for summary in summaries:
         _print_summary(summary)
     listed = settings.output_dir if settings.layout == "shards" else settings.output_dir / FILE_LIST
@@ -158,7 +150,3 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_summary(summary: PartSummary) -> None:
     classes = "" if summary.num_classes is None else f", of {summary.num_classes:,} words or clusters"
     print(f"{summary.folder}: {summary.num_tasks:,} tasks of {summary.num_examples:,} examples{classes}")
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

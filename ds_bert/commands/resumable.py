@@ -1,0 +1,37 @@
+"""What commands that make a folder of data share: how many processes, and what is said when they are stopped."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ds_bert.errors import UserError
+
+INTERRUPTED = 130  # a shell's status for Ctrl-C
+Result = TypeVar("Result")
+
+
+def num_cores() -> int:
+    """Return the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def made(make: Callable[[], Result], output_dir: Path) -> Result | None:
+    """Return what ``make`` returns; None where Ctrl-C came before, which is said.
+
+    Args:
+        make: fills the folder; started again, it goes on where it was.
+        output_dir: the folder.
+
+    Raises:
+        UserError: a file cannot be read or written.
+    """
+    try:
+        return make()
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the same command again goes on in {output_dir}", file=sys.stderr)
+        return None
+    except OSError as error:
+        where = error.filename or output_dir
+        raise UserError(f"{where}: {error.strerror or error}; mend that and run the same command again") from None
