@@ -1,5 +1,6 @@
 """Finding shipped configurations and writing files that exist whole or not at all."""
 
+import hashlib
 import json
 import os
 import sys
@@ -70,6 +71,24 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _DuplicateKey(key)
         result[key] = value
     return result
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ds_bert.data.arrays import token_dtype
 from ds_bert.data.corpus import RawDocument
-from ds_bert.data.shards import token_dtype
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
 

@@ -27,26 +27,7 @@ from ds_bert.files import write_json
 FORMAT_VERSION = 2
 _DESCRIPTION = "features.json"
 _ARRAYS = ("tokens", "starts", "first_segments")
-_CHUNK = 1 << 20
 _ATTEMPTS = 10
-
-
-def file_fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    return digest.hexdigest()
 
 
 def key_fingerprint(key: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ A document never spans two shards. Nothing here is pickled.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
+from ds_bert.data.arrays import (
+    check_offsets,
+    open_array,
+    read_manifest,
+    shard_name,
+    token_dtype,
+    tokenizer_of,
+    verify_arrays,
+    write_arrays,
+)
+from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
-from ds_bert.files import read_json, write_json
+from ds_bert.files import write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
@@ -78,14 +87,7 @@ class ShardedCorpus:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the data. Raises `UserError` when it is not the one that wrote the shards."""
-        tokenizer = load_tokenizer(self.folder / "tokenizer")
-        if tokenizer.fingerprint != self._manifest["tokenizer_sha256"]:
-            raise UserError(
-                f"{self.folder / 'tokenizer'}: not the tokenizer of these shards (checksum "
-                f"{tokenizer.fingerprint[:12]}, {MANIFEST} says {self._manifest['tokenizer_sha256'][:12]}); "
-                f"restore the folder or prepare the data anew"
-            )
-        return tokenizer
+        return tokenizer_of(self.folder, self._manifest["tokenizer_sha256"], MANIFEST)
 
     @property
     def fingerprint(self) -> str:
@@ -95,26 +97,11 @@ class ShardedCorpus:
 
     def verify(self) -> None:
         """Read everything and compare checksums. Raises `UserError` naming the first file that differs."""
-        for index, entry in enumerate(self._manifest["shards"]):
-            for name in _ARRAYS:
-                path = self.folder / shard_name(index) / f"{name}.npy"
-                found = _sha256(path)
-                if found != entry["files"][path.name]["sha256"]:
-                    raise UserError(f"{path}: its checksum is not that of {MANIFEST}; restore it or prepare anew")
-            shard = self.shards[index]
+        verify_arrays(self.folder, self._manifest["shards"], MANIFEST)
+        for index, shard in enumerate(self.shards):
             for name in ("sentences", "documents"):
                 if np.any(np.diff(getattr(shard, name)) < 1):
                     raise UserError(f"{self.folder / shard_name(index) / name}.npy: its offsets do not increase")
-
-
-def shard_name(index: int) -> str:
-    """Return the folder name of the ``index``-th shard."""
-    return f"shard-{index:05d}"
-
-
-def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
-    """Return the smallest dtype of a token id that this project writes."""
-    return np.uint16 if vocab_size < 1 << 16 else np.uint32
 
 
 def write_shard(
@@ -128,18 +115,9 @@ def write_shard(
         sentence_lengths: tokens of each sentence, shape (sentences,).
         document_lengths: sentences of each document, shape (documents,).
     """
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = {"tokens": tokens, "sentences": _offsets(sentence_lengths), "documents": _offsets(document_lengths)}
-    files = {}
-    for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        with open(path, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     counts = (len(tokens), len(sentence_lengths), len(document_lengths))
-    return {**dict(zip(_COUNTS, counts, strict=True)), "files": files}
+    return {**dict(zip(_COUNTS, counts, strict=True)), "files": write_arrays(folder, arrays)}
 
 
 def write_manifest(folder: Path, tokenizer: Tokenizer, shards: Iterable[dict[str, Any]], about: dict[str, Any]) -> None:
@@ -158,14 +136,6 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
@@ -173,10 +143,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder}: {found}: it has no {MANIFEST}; make it with `ds-bert prepare --output_dir {folder}`"
         )
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
-        version = manifest.get("format_version") if isinstance(manifest, dict) else None
-        raise UserError(f"{path}: format_version is {version!r}, but this version of ds_bert reads {FORMAT_VERSION}")
+    manifest = read_manifest(path, FORMAT_VERSION)
     try:
         for entry in manifest["shards"]:
             numbers = [entry[count] for count in _COUNTS]
@@ -198,33 +165,10 @@ def _open_shard(folder: Path, entry: dict[str, Any], vocab_size: int, first_toke
         "documents": entry["num_documents"] + 1,
     }
     dtypes = {"tokens": np.dtype(token_dtype(vocab_size)), "sentences": np.dtype("i8"), "documents": np.dtype("i8")}
-    arrays = {
-        name: _open_array(folder / f"{name}.npy", entry["files"][f"{name}.npy"]["bytes"], dtypes[name], lengths[name])
-        for name in _ARRAYS
-    }
-    for name, last in (("sentences", entry["num_tokens"]), ("documents", entry["num_sentences"])):
-        ends = (int(arrays[name][0]), int(arrays[name][-1]))
-        if ends != (0, last):
-            raise UserError(
-                f"{folder / name}.npy: offsets run from {ends[0]} to {ends[1]}, but must from 0 to {last}; prepare anew"
-            )
+    arrays = {}
+    for name in _ARRAYS:
+        path = folder / f"{name}.npy"
+        arrays[name] = open_array(path, entry["files"][path.name]["bytes"], dtypes[name], lengths[name], MANIFEST)
+    check_offsets(folder / "sentences.npy", arrays["sentences"], entry["num_tokens"])
+    check_offsets(folder / "documents.npy", arrays["documents"], entry["num_sentences"])
     return Shard(**arrays, first_token=first_token)
-
-
-def _open_array(path: Path, num_bytes: int, dtype: np.dtype, length: int) -> np.ndarray:
-    if not path.is_file():
-        raise UserError(f"{path}: missing, but {path.parent.parent / MANIFEST} lists it; restore it or prepare anew")
-    if path.stat().st_size != num_bytes:
-        raise UserError(
-            f"{path}: has {path.stat().st_size} bytes, but {MANIFEST} says {num_bytes}: truncated or changed; "
-            f"restore it or prepare the data anew"
-        )
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: no readable .npy file ({error}); restore it or prepare the data anew") from None
-    if array.dtype != dtype or array.shape != (length,):
-        raise UserError(
-            f"{path}: holds {array.dtype} of shape {array.shape}, but {MANIFEST} asks for {dtype} of shape ({length},)"
-        )
-    return np.asarray(array)  # still mapped, without the cost of np.memmap at every slice

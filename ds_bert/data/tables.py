@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ds_bert.data.feature_cache import file_fingerprint, key_fingerprint
+from ds_bert.data.feature_cache import key_fingerprint
 from ds_bert.errors import UserError
+from ds_bert.files import file_fingerprint
 
 _LOG = logging.getLogger(__name__)
 _SUFFIXES = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ds_bert.data.feature_cache import file_fingerprint
 from ds_bert.data.tasks.episodes import EpisodeSource, support_batches
 from ds_bert.data.tasks.opening import OpenedFile, TaskReader, mix
 from ds_bert.data.tasks.sources import Divided, SupervisedTasks
 from ds_bert.data.tasks.task_set import MANIFEST
 from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
+from ds_bert.files import file_fingerprint
 from ds_bert.meta.arguments import MetaTrainArguments
 from ds_bert.tasks.glue import glue_task
 from ds_bert.training.model_source import Source, default_cache_dir

@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_bert.data.feature_cache import cached_features, file_fingerprint, key_fingerprint
+from ds_bert.data.feature_cache import cached_features, key_fingerprint
 from ds_bert.data.features import Features
 from ds_bert.data.squad import SquadFile, read_squad
 from ds_bert.data.squad_windows import WindowSizes, encode_squad
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
+from ds_bert.files import file_fingerprint
 from ds_bert.tasks.question_answering import BeamSpanObjective, SpanObjective
 from ds_bert.tasks.squad_answers import AnswerSettings, QuestionAnswers, find_answers, write_answers
 from ds_bert.tasks.squad_metrics import measure_v1, measure_v2

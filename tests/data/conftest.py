@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data.shards import shard_name, write_manifest, write_shard
+from ds_bert.data.arrays import shard_name
+from ds_bert.data.shards import write_manifest, write_shard
 from ds_bert.data.vocabulary import load_tokenizer
 
 WORDS = [f"{first}{second}" for first in "bcdfghklmnprst" for second in ("a", "e", "i", "o", "u", "au", "ei", "ou")]

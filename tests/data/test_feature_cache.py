@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data.feature_cache import cached_features, file_fingerprint, key_fingerprint
+from ds_bert.data.feature_cache import cached_features, key_fingerprint
 from ds_bert.data.features import Features, make_features
 from ds_bert.errors import UserError
+from ds_bert.files import file_fingerprint
 
 KEY = {"data": "abc", "max_seq_length": 16}
 

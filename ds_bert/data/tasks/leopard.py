@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from ds_bert.data.feature_cache import file_fingerprint
 from ds_bert.data.features import Features
 from ds_bert.data.glue_features import Encoder, Source
 from ds_bert.data.randomness import permutation
@@ -21,7 +20,7 @@ from ds_bert.data.tables import Row, Table
 from ds_bert.data.tasks.sources import subset
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
-from ds_bert.files import read_json
+from ds_bert.files import file_fingerprint, read_json
 
 FEWEST_TEST_EXAMPLES = 30
 _DRAW = 0x7E57  # any constant: a part of the test examples is the same in all runs

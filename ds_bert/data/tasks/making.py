@@ -10,8 +10,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from ds_bert.data.arrays import shard_name
 from ds_bert.data.prepare import PrepareSettings, prepare
-from ds_bert.data.shards import ShardedCorpus, shard_name
+from ds_bert.data.shards import ShardedCorpus
 from ds_bert.data.tasks.clusters import sentence_clusters, with_clusters
 from ds_bert.data.tasks.groups import Groups, word_groups
 from ds_bert.data.tasks.maker import CORPUS, TRAIN, Job, TaskMaker, parts_of

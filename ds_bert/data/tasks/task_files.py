@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ds_bert.data.feature_cache import cached_features, file_fingerprint
+from ds_bert.data.feature_cache import cached_features
 from ds_bert.data.features import Features
 from ds_bert.data.tasks.task_set import TaskExamples
 from ds_bert.data.tasks.tf_example import BadExample, decode_example, encode_example
 from ds_bert.data.tasks.tfrecord import frame_records, read_records
 from ds_bert.errors import UserError
-from ds_bert.files import read_json
+from ds_bert.files import file_fingerprint, read_json
 
 _LOG = logging.getLogger(__name__)
 TFRECORD, JSON_LINES, JSON = ".tf_record", ".jsonl", ".json"

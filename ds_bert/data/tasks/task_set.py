@@ -16,7 +16,6 @@ A folder of tasks holds::
 Nothing here is pickled.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +23,22 @@ from typing import Any
 
 import numpy as np
 
-from ds_bert.data.feature_cache import file_fingerprint
+from ds_bert.data.arrays import (
+    check_offsets,
+    open_array,
+    read_manifest,
+    shard_name,
+    token_dtype,
+    tokenizer_of,
+    verify_arrays,
+    write_arrays,
+)
 from ds_bert.data.features import Features
 from ds_bert.data.randomness import permutation
-from ds_bert.data.shards import shard_name, token_dtype
 from ds_bert.data.tasks.episodes import Episode
-from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
+from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
-from ds_bert.files import read_json, write_json
+from ds_bert.files import write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "tasks.json"
@@ -107,10 +114,7 @@ class TaskSet:
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the tasks. Raises `UserError` when it is not the one that made them."""
-        tokenizer = load_tokenizer(self.folder / "tokenizer")
-        if tokenizer.fingerprint != self.tokenizer_fingerprint:
-            raise UserError(f"{self.folder / 'tokenizer'}: not the tokenizer of these tasks; restore the folder")
-        return tokenizer
+        return tokenizer_of(self.folder, self.tokenizer_fingerprint, MANIFEST)
 
     @property
     def tokenizer_fingerprint(self) -> str:
@@ -141,11 +145,7 @@ class TaskSet:
 
     def verify(self) -> None:
         """Read everything and compare checksums. Raises `UserError` naming the first file that differs."""
-        for number, entry in enumerate(self._manifest["shards"]):
-            for name, file in entry["files"].items():
-                path = self.folder / shard_name(number) / name
-                if file_fingerprint(path) != file["sha256"]:
-                    raise UserError(f"{path}: its checksum is not that of {MANIFEST}; restore it or make them anew")
+        verify_arrays(self.folder, self._manifest["shards"], MANIFEST)
 
     def _find(self, number: int) -> tuple[dict[str, np.ndarray], int]:
         if not 0 <= number < len(self):
@@ -166,7 +166,6 @@ class TaskSet:
 
 def write_task_shard(folder: Path, tasks: Sequence[TaskExamples], vocab_size: int) -> dict[str, Any]:
     """Write one shard and return its entry in tasks.json; the shard counts only once it is listed there."""
-    folder.mkdir(parents=True, exist_ok=True)
     sequences = [sequence for task in tasks for sequence in task.sequences]
     counts = np.array([len(task.labels) for task in tasks])
     ends = np.cumsum(counts)
@@ -180,15 +179,9 @@ def write_task_shard(folder: Path, tasks: Sequence[TaskExamples], vocab_size: in
         "classes": np.array([task.num_classes for task in tasks], dtype=np.int32),
         "names": np.array([task.name.encode() for task in tasks], dtype=np.bytes_),
     }
-    files = {}
+    files = write_arrays(folder, arrays)
     for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        with open(path, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        about = {"dtype": array.dtype.str, "length": len(array)}
-        files[path.name] = {**about, "bytes": path.stat().st_size, "sha256": file_fingerprint(path)}
+        files[f"{name}.npy"] |= {"dtype": array.dtype.str, "length": len(array)}
     return {"num_tasks": len(tasks), "num_examples": len(sequences), "files": files}
 
 
@@ -213,10 +206,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder}: no folder of tasks: it has no {MANIFEST}; make one with `ds-bert tasks`")
-    manifest = read_json(path)
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format_version is {version!r}, but this version of ds_bert reads {FORMAT_VERSION}")
+    manifest = read_manifest(path, FORMAT_VERSION)
     needed = {"vocab_size": int, "pad_id": int, "tokenizer_sha256": str, "about": dict, "shards": list}
     for key, kind in needed.items():
         if not isinstance(manifest.get(key), kind):
@@ -227,27 +217,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _open_shard(folder: Path, entry: dict[str, Any], vocab_size: int) -> dict[str, np.ndarray]:
-    arrays = {name: _open_array(folder / f"{name}.npy", entry["files"][f"{name}.npy"]) for name in _ARRAYS}
+    arrays = {}
+    for name in _ARRAYS:
+        path = folder / f"{name}.npy"
+        file = entry["files"][path.name]
+        arrays[name] = open_array(path, file["bytes"], np.dtype(file["dtype"]), file["length"], MANIFEST)
     if arrays["tokens"].dtype != token_dtype(vocab_size):
         raise UserError(f"{folder / 'tokens.npy'}: holds {arrays['tokens'].dtype}, not ids of {vocab_size} tokens")
-    for name, of, end in (("sequences", "tokens", "tokens"), ("tasks", "examples", "labels")):
-        bounds = (int(arrays[name][0]), int(arrays[name][-1]))
-        if bounds != (0, len(arrays[end])):
-            raise UserError(f"{folder / name}.npy: runs from {bounds[0]} to {bounds[1]}, not over all {of}; make anew")
+    check_offsets(folder / "sequences.npy", arrays["sequences"], len(arrays["tokens"]))
+    check_offsets(folder / "tasks.npy", arrays["tasks"], len(arrays["labels"]))
     return arrays
-
-
-def _open_array(path: Path, entry: dict[str, Any]) -> np.ndarray:
-    found = path.stat().st_size if path.is_file() else None
-    if found != entry["bytes"]:
-        raise UserError(
-            f"{path}: {'missing' if found is None else f'has {found} bytes'}, but {MANIFEST} says {entry['bytes']} "
-            "bytes; restore it or make the tasks anew"
-        )
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: no readable .npy file ({error}); restore it or make the tasks anew") from None
-    if array.dtype.str != entry["dtype"] or array.shape != (entry["length"],):
-        raise UserError(f"{path}: holds {array.dtype} of shape {array.shape}, not what {MANIFEST} says; make anew")
-    return np.asarray(array)

@@ -1,0 +1,102 @@
+"""The arrays of a shard on disk: written with sizes and checksums, opened memory-mapped after cheap checks.
+
+A folder of shards has a manifest, which lists what each shard's files hold and is written last, and the tokenizer whose
+ids the arrays are. Nothing here is pickled.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
+from ds_bert.errors import UserError
+from ds_bert.files import file_fingerprint, read_json
+
+
+def shard_name(index: int) -> str:
+    """Return the folder name of the ``index``-th shard."""
+    return f"shard-{index:05d}"
+
+
+def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+    """Return the smallest dtype of a token id that this project writes."""
+    return np.uint16 if vocab_size < 1 << 16 else np.uint32
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Write a shard's arrays as ``.npy`` files; return what the manifest says of each file: bytes and sha256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
+        with open(path, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": file_fingerprint(path)}
+    return files
+
+
+def open_array(path: Path, num_bytes: int, dtype: np.dtype, length: int, manifest: str) -> np.ndarray:
+    """Map one array of a shard, shape ``(length,)``, after looking at its size, dtype and shape.
+
+    Raises:
+        UserError: the file is missing, or not as the manifest says.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: missing, but {path.parent.parent / manifest} lists it; restore it or make it anew")
+    if path.stat().st_size != num_bytes:
+        raise UserError(
+            f"{path}: has {path.stat().st_size} bytes, but {manifest} says {num_bytes}: truncated or changed; "
+            f"restore it or make the folder anew"
+        )
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: no readable .npy file ({error}); restore it or make the folder anew") from None
+    if array.dtype != dtype or array.shape != (length,):
+        raise UserError(
+            f"{path}: holds {array.dtype} of shape {array.shape}, but {manifest} asks for {dtype} of shape ({length},)"
+        )
+    return np.asarray(array)  # still mapped, without the cost of np.memmap at every slice
+
+
+def check_offsets(path: Path, offsets: np.ndarray, last: int) -> None:
+    """Raise `UserError` unless the offsets of a shard's array begin at 0 and end at ``last``."""
+    ends = (int(offsets[0]), int(offsets[-1]))
+    if ends != (0, last):
+        raise UserError(
+            f"{path}: offsets run from {ends[0]} to {ends[1]}, but must from 0 to {last}; make the folder anew"
+        )
+
+
+def verify_arrays(folder: Path, shards: list[dict[str, Any]], manifest: str) -> None:
+    """Read all arrays of all shards and compare checksums. Raises `UserError` naming the first file that differs."""
+    for index, entry in enumerate(shards):
+        for name, file in entry["files"].items():
+            path = folder / shard_name(index) / name
+            if file_fingerprint(path) != file["sha256"]:
+                raise UserError(f"{path}: its checksum is not that of {manifest}; restore it or make the folder anew")
+
+
+def read_manifest(path: Path, format_version: int) -> dict[str, Any]:
+    """Read a manifest. Raises `UserError` when it is of another format."""
+    manifest = read_json(path)
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != format_version:
+        raise UserError(f"{path}: format_version is {version!r}, but this version of ds_bert reads {format_version}")
+    return manifest
+
+
+def tokenizer_of(folder: Path, fingerprint: str, manifest: str) -> Tokenizer:
+    """Load the tokenizer of a folder of shards. Raises `UserError` when it is not the one that wrote them."""
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    if tokenizer.fingerprint != fingerprint:
+        raise UserError(
+            f"{folder / 'tokenizer'}: not the tokenizer of these shards (checksum {tokenizer.fingerprint[:12]}, "
+            f"{manifest} says {fingerprint[:12]}); restore it or make the folder anew"
+        )
+    return tokenizer
