@@ -15,7 +15,7 @@ from ds_bert.files import write_json
 from ds_bert.modeling.model import build_config
 from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.build import build_engine
-from tests.support.toy import ENCODER_LAYERS, ROWS, VOCABULARY, global_batch
+from tests.support.toy import ROWS, SIZES, VOCABULARY, global_batch
 from tests.support.training import micro_batches
 
 ROWS_OF_MICRO_BATCH = 2
@@ -24,17 +24,7 @@ CUT_DEPENDENT = {"manifest.json", "stage_map.json", "arguments.json"}
 
 def toy_fields(family: str) -> dict[str, Any]:
     """The configuration of a toy BERT or ALBERT with dropout."""
-    fields = {
-        "model_type": family,
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "num_hidden_layers": ENCODER_LAYERS,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 32,
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
-    }
+    fields = SIZES | {"model_type": family, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     return fields | ({"embedding_size": 16} if family == "albert" else {})
 
 

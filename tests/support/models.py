@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.layer import Carry, Layer, initialize
 from ds_bert.modeling.model import build_config, model_layers
-from tests.support.toy import ENCODER_LAYERS, VOCABULARY
+from tests.support.toy import SIZES
 
 FAMILIES = ("bert", "albert")
 # Heads that transformers has a class for.
@@ -26,14 +26,8 @@ LABELS, CHOICES = 3, 4
 
 def toy_model(family: str, head: str, **changes: Any) -> PretrainedConfig:
     """Four encoder layers of width 32, ALBERT's embeddings of width 24; nothing is dropped."""
-    fields = {
+    fields = SIZES | {
         "model_type": family,
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "num_hidden_layers": ENCODER_LAYERS,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 32,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "num_labels": LABELS if head.endswith("classification") else 2,

@@ -12,22 +12,21 @@ from ds_bert.stage_map import StageMap
 ENCODER_LAYERS = 4
 LAYERS = ENCODER_LAYERS + 2
 VOCABULARY, LENGTH, PREDICTIONS, ROWS = 97, 16, 4, 8
+# Four encoder layers of width 32.
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": ENCODER_LAYERS,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 32,
+}
 CUTS = {1: (0, 6), 2: (0, 3, 6), 3: (0, 1, 5, 6), 4: (0, 1, 3, 5, 6)}
 
 
 def toy_config(dropout: float = 0.0, **changes: Any) -> BertConfig:
-    """Four encoder layers of width 32."""
-    fields = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "num_hidden_layers": ENCODER_LAYERS,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 32,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
-    }
-    return build_config(fields | changes)
+    """The toy's configuration."""
+    return build_config(SIZES | {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout} | changes)
 
 
 def toy_map(stages: int, replicas: int, ranks: Sequence[Sequence[int]] | None = None) -> StageMap:

@@ -28,8 +28,7 @@ few_shot() { # task, k, splits, name, checkpoint, options of the method
 
 compare() { # task, k, splits
     few_shot "$@" meta "$OUT/train/checkpoint-300" --methods meta
-    few_shot "$@" plain_mean "$MODEL" --pooling mean --methods fine-tuning prototypes
-    few_shot "$@" plain_cls "$MODEL" --pooling cls --methods fine-tuning
+    few_shot "$@" plain "$MODEL" --pooling mean --methods fine-tuning prototypes --learning_rate 3e-4
 }
 
 for task in airline disaster political_audience political_bias rating_books restaurant scitail sentiment_books; do

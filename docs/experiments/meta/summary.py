@@ -12,10 +12,8 @@ def main(folder: Path) -> None:
         found: dict[str, dict[str, dict[str, float]]] = {}
         for path in sorted(shots.glob("*/*/results.json")):
             data = json.loads(path.read_text(encoding="utf-8"))
-            pooling = data["arguments"]["pooling"] if "plain" in path.parent.name else None
             for method, row in data["summary"].items():
-                name = f"{method}, {pooling}" if method == "fine-tuning" else method
-                found.setdefault(path.parent.parent.name, {})[name] = next(iter(row.values()))
+                found.setdefault(path.parent.parent.name, {})[method] = next(iter(row.values()))
         methods = list(dict.fromkeys(name for row in found.values() for name in row))
         print(f"\n| {shots.name} | {' | '.join(methods)} |\n|{'---|' * (len(methods) + 1)}")
         for task, row in found.items():
