@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -98,6 +99,17 @@ def is_rank(process: psutil.Process) -> bool:
 
 def steps_logged(run_json: Path) -> int:
     return len(read_log(run_json.parent / "out"))
+
+
+def test_a_port_in_use_is_said(run_json: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        launcher = [str(port) if word == "0" else word for word in DEEPSPEED]
+        ended = run(launcher, run_json, "--num_stages", 2)
+    assert ended.returncode == 2, ended.stderr
+    assert f"error: port {port} of 127.0.0.1: in use" in ended.stderr and "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(("launcher", "status"), [(PYTHON, 2), (DEEPSPEED, 2), (TORCHRUN, 1)])
