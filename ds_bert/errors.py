@@ -1,4 +1,4 @@
-"""How a process ends: a user's own mistake with a sentence and exit status 2, any other end without delay."""
+"""How a process ends: with a sentence and exit status 2 for a user's own mistake, and without delay."""
 
 import os
 import sys
@@ -14,8 +14,15 @@ class UserError(Exception):
     """
 
 
+class StartError(Exception):
+    """The processes of a job could not meet, for a reason that may pass: another try may do.
+
+    The message is one sentence that says what was waited for, where, and what to look at.
+    """
+
+
 def exit_on_user_error(job: Callable[[], int | None]) -> int:
-    """Run ``job``; return its exit status (None counts as 0), or print a `UserError` and return 2.
+    """Run ``job``; return its exit status (None counts as 0), or print a `UserError` (2) or `StartError` (1).
 
     Under a launcher every rank meets the same mistake. The first to leave makes the launcher end the others, so all
     ranks but the first of each machine hold back a moment: the sentence is printed once, and a mistake that only one
@@ -23,12 +30,12 @@ def exit_on_user_error(job: Callable[[], int | None]) -> int:
     """
     try:
         return job() or 0
-    except UserError as error:
+    except (UserError, StartError) as error:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if local_rank:
             time.sleep(5)
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
 
 
 def leave(status: int) -> NoReturn:

@@ -12,13 +12,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from itertools import count
 from threading import Event, Thread
 
 import psutil
 import torch.distributed as dist
 
+from ds_bert.engine.meeting import connect
 from ds_bert.engine.process_group import Grid
 
 INTERVAL = 1.0  # seconds between two beats
@@ -198,9 +198,6 @@ class Heartbeat:
 
 
 def _connect(timeout_seconds: float) -> dist.Store:
-    """Become a client of the store that the groups were made with; its own connection, which nothing else blocks."""
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    timeout = timedelta(seconds=timeout_seconds)
-    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+    """Become a client of the store that the groups were made with, under keys of this heartbeat's own."""
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # after which torchrun's store is still the same
-    return dist.PrefixStore(f"heartbeat/{restarts}/{next(_NUMBERS)}", store)
+    return dist.PrefixStore(f"heartbeat/{restarts}/{next(_NUMBERS)}", connect(timeout_seconds))

@@ -18,7 +18,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ds_bert.errors import UserError
+from ds_bert.engine.meeting import meet
 from ds_bert.stage_map import StageMap
 
 
@@ -100,7 +100,7 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float) -> Grid:
     A peer that does not answer for ``timeout_seconds`` ends this process with an error.
 
     Raises:
-        UserError: something else has the port where the processes were to meet.
+        StartError: the processes have not met.
     """
     use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if use_cuda else "cpu")
@@ -112,7 +112,7 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float) -> Grid:
     else:
         _share_cores()
     launcher_rank, world_size = launcher_world()
-    store = _meet(launcher_rank, world_size, timedelta(seconds=timeout_seconds))
+    store = meet(launcher_rank, world_size, timeout_seconds)
     rank = stage_map.grid_rank(launcher_rank)
     os.environ["RANK"] = str(rank)
     dist.init_process_group(
@@ -124,18 +124,6 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float) -> Grid:
     )
     _join_deepspeed()
     return Grid(stage_map, rank, device, timeout_seconds)
-
-
-def _meet(launcher_rank: int, world_size: int, timeout: timedelta) -> dist.Store:
-    try:
-        return next(dist.rendezvous("env://", launcher_rank, world_size, timeout=timeout))[0]
-    except dist.DistNetworkError as error:
-        if "EADDRINUSE" not in str(error):
-            raise
-        raise UserError(
-            f"port {os.environ['MASTER_PORT']} of {os.environ['MASTER_ADDR']}: in use by another job, or what is left "
-            "of one; end that, or give the launcher another --master_port"
-        ) from None
 
 
 def _without_launcher() -> None:
