@@ -55,7 +55,7 @@ class TrainingArguments:
     gradient_checkpointing: bool = argument(False, "Keep only each layer's input, compute activations again.")
     seed: int = argument(42, "Of first weights, order of examples, masks and dropout.")
 
-    logging_steps: int = argument(10, "Steps between two entries of the log.")
+    logging_steps: int = argument(10, "Steps between two entries of the log; losses are means over them.")
     eval_steps: int = argument(0, "Steps between two evaluations; 0 evaluates at the end only, -1 after every epoch.")
     save_steps: int = argument(500, "Steps between two checkpoints; 0 saves at the end only, -1 after every epoch.")
     save_total_limit: int = argument(0, "Checkpoints to keep, the newest ones, besides the best; 0 keeps all.")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ds_bert.checkpoint.saving import CheckpointSaver
@@ -80,6 +81,7 @@ class Training:
         self.warmup_steps = arguments.warmup_steps or round(arguments.warmup_ratio * total_steps)
         self.first_step = engine.steps_done
         self.unsound: list[int] = []  # global batches whose loss or gradient was not finite
+        self._unshown: list[dict[str, float]] = []  # measures of the steps since those that the log has
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -115,15 +117,22 @@ class Training:
         self._report(results, samples / seconds)
 
     def _report(self, results: Sequence[StepResult], samples_per_second: float | None = None) -> None:
-        """Take note of finished steps; under 2BW they are not the ones that were just begun."""
+        """Take note of finished steps; under 2BW they are not the ones that were just begun.
+
+        The log has the mean of the measures over the steps since its last entry.
+        """
         objective, measured = self.engine.objective, len(self.engine.objective.sums)
         for result in results:
             step, measures = result.step + 1, objective.report(result.sums[:measured])
             self.outcome.signal = self.outcome.signal or StopSignal.agreed(result.sums[measured:].tolist())
             self.log.progress(measures["loss"], samples_per_second)
             is_shown = step % self.arguments.logging_steps == 0 or step in (1, self.total_steps)
-            if self._is_sound(result, measures["loss"]) and is_shown:
-                kept = {key: value for key, value in measures.items() if not key.endswith("accuracy")}
+            if not self._is_sound(result, measures["loss"]):
+                continue
+            self._unshown.append({key: value for key, value in measures.items() if not key.endswith("accuracy")})
+            if is_shown:
+                kept = _means(self._unshown)
+                self._unshown.clear()
                 kept |= {"grad_norm": result.grad_norm, "learning_rate": result.learning_rate}
                 if samples_per_second:
                     kept["samples_per_second"] = samples_per_second
@@ -195,3 +204,9 @@ class Training:
         outcome.seconds += time.perf_counter() - begin
         outcome.busy_seconds += self.engine.timeline.busy_seconds - busy
         self._report(results)
+
+
+def _means(measures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Each measure's mean over the steps that have it: not every step has every task."""
+    keys = dict.fromkeys(key for step in measures for key in step)
+    return {key: fmean(step[key] for step in measures if key in step) for key in keys}

@@ -1,5 +1,6 @@
-"""The training loop, where it must not go on."""
+"""What the training loop reports, and where it must not go on."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from ds_bert.engine.optimizer import StepResult
 from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.log import RunLog
+from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Training
 
 
@@ -17,8 +18,8 @@ class _Engine:
     steps_done = 0
 
 
-def _training(**changes: Any) -> Training:
-    log = RunLog(None, is_main=False, first_step=0, total_steps=10)
+def _training(folder: Path | None = None, **changes: Any) -> Training:
+    log = RunLog(folder, is_main=folder is not None, first_step=0, total_steps=10, show_bar=False)
     arguments = TrainingArguments(**changes)
     nothing = cast(Any, None)
     return Training(cast(Any, _Engine()), arguments, nothing, nothing, 10, None, nothing, {}, log)
@@ -46,3 +47,11 @@ def test_so_many_steps_may_be_skipped_and_no_more() -> None:
     training._report([_result(nan, nan, True, step=3), _result(2.0, 1.0, step=4), _result(2.0, nan, True, step=5)])
     with pytest.raises(RuntimeError, match=r"step 8: .* diverged at global batch 3, 5, 7 \(counted from 0; .* is 2\)"):
         training._report([_result(nan, 1.0, True, step=7)])
+
+
+def test_the_log_has_means_over_the_steps_since_its_last_entry(tmp_path: Path) -> None:
+    training = _training(tmp_path, logging_steps=3, max_skipped_steps=1)
+    losses = [2.0, 4.0, float("nan"), 7.0, 1.0, 4.0]
+    training._report([_result(loss, 1.0, loss != loss, step) for step, loss in enumerate(losses)])
+    logged = [(entry["step"], entry["train/mlm_loss"]) for entry in read_log(tmp_path)]
+    assert logged == [(1, 2.0), (6, 4.0)]  # step 3 has no loss to be shown; its place is taken by the next entry
