@@ -105,7 +105,7 @@ class Bucket:
         """
         if not self.sharded and self.index > 0:
             return torch.zeros((), dtype=torch.float64, device=self.master.device)
-        return _sum_of_squares(self.own(self.gradients[slot]))
+        return sum_of_squares(self.own(self.gradients[slot]))
 
     def parts(self, own: torch.Tensor) -> list[torch.Tensor]:
         """View this process's part of each parameter, maybe empty, in a buffer as long as ``master``."""
@@ -114,7 +114,7 @@ class Bucket:
 
     def squared_norms(self, *owns: torch.Tensor) -> torch.Tensor:
         """Sum of squares of this process's part of each parameter, float64, one row per buffer; see `begin_sum`."""
-        return torch.stack([torch.stack([_sum_of_squares(part) for part in self.parts(own)]) for own in owns])
+        return torch.stack([torch.stack([sum_of_squares(part) for part in self.parts(own)]) for own in owns])
 
     def begin_sum(self, parts: torch.Tensor) -> Any:
         """Begin to add up what each process of the group knows of its own part only; see `begin_reduction`."""
@@ -156,8 +156,11 @@ class Bucket:
         into.copy_(self.own(flat))
 
 
-def _sum_of_squares(flat: torch.Tensor, row: int = 1024) -> torch.Tensor:
-    """Add up rows in the tensor's own precision and their sums in float64: one fp32 sum of millions loses digits."""
+def sum_of_squares(flat: torch.Tensor, row: int = 1024) -> torch.Tensor:
+    """Return a float64 scalar.
+
+    Rows are added up in the tensor's own precision, their sums in float64: one fp32 sum of millions loses digits.
+    """
     whole = flat.numel() // row * row
     norms = torch.linalg.vector_norm(flat[:whole].view(-1, row), dim=1)
     rest = torch.linalg.vector_norm(flat[whole:]).reshape(1)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from ds_bert.engine.buckets import sum_of_squares
 from ds_bert.modeling.adapters.layers import LABELS, STEP_SIZE, group_of
 
 Tensors = dict[str, torch.Tensor]
@@ -85,7 +86,7 @@ class FastWeights:
 
     def squared_norm(self) -> torch.Tensor:
         """Sum of squares of this stage's inner gradient, float64 (1,)."""
-        return sum_of_squares(self.gradients.values())
+        return squared_norm_of(self.gradients.values())
 
     @torch.no_grad()
     def step(self, clip: torch.Tensor, rate: float) -> None:
@@ -157,13 +158,7 @@ def clip_factor(squared_norm: torch.Tensor, max_norm: float) -> torch.Tensor:
     return max_norm / squared_norm.clamp(min=max_norm**2).sqrt() if max_norm else torch.ones_like(squared_norm)
 
 
-def sum_of_squares(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Float64 (1,)."""
-    squares = [tensor.double().square().sum() for tensor in tensors]
+def squared_norm_of(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Sum of squares over all of them, float64 (1,)."""
+    squares = [sum_of_squares(gradient.flatten()) for gradient in gradients]
     return torch.stack(squares).sum().reshape(1) if squares else torch.zeros(1, dtype=torch.float64)
-
-
-def zero_(tensors: list[torch.Tensor]) -> None:
-    """Set tensors to zero in place."""
-    if tensors:
-        torch._foreach_zero_(tensors)

@@ -10,7 +10,7 @@ _DECAY = 0.01
 def _adamw(tensors: list[torch.Tensor]) -> torch.optim.Optimizer | None:
     matrices, others = [item for item in tensors if item.ndim > 1], [item for item in tensors if item.ndim < 2]
     groups = [{"params": part, "weight_decay": decay} for part, decay in ((matrices, _DECAY), (others, 0.0)) if part]
-    return torch.optim.AdamW(groups, lr=0.0) if groups else None
+    return torch.optim.AdamW(groups, lr=0.0, fused=True) if groups else None
 
 
 def _take(optimizer: torch.optim.Optimizer | None, rate: float) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights, clip_factor, sum_of_squares
+from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights, clip_factor, squared_norm_of
 from ds_bert.meta.loss import batch_loss, class_means, scores
 from ds_bert.modeling.layer import Carry
 
@@ -105,7 +105,7 @@ class Task:
         """Note that a support pass's gradient is here; the step is taken once its norm over all stages is known."""
         self.squared_norm = self.squared_norm + self.fast.squared_norm()
         if self.labels is not None:
-            self.squared_norm = self.squared_norm + sum_of_squares([self.labels.gradient])
+            self.squared_norm = self.squared_norm + squared_norm_of([self.labels.gradient])
         self._rate = rate
 
     def take_step(self) -> None:

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ds_bert.engine.execution import MicroBatch, to_device
 from ds_bert.engine.module import Carry, StageModule
-from ds_bert.meta.fast_weights import StageWeights, clip_factor, sum_of_squares
+from ds_bert.meta.fast_weights import StageWeights, clip_factor
 from ds_bert.meta.learner import Learner, TaskBatches
 from ds_bert.meta.loss import batch_loss, scores
 from ds_bert.modeling.adapters.layers import LABELS, STEP_SIZE, group_of
@@ -58,7 +58,8 @@ class _Unrolled:
         gradients = torch.autograd.grad(
             loss, [self.fast[name] for name in names], create_graph=True, allow_unused=True, materialize_grads=True
         )
-        clip = clip_factor(sum_of_squares(gradients), self.learner.method.max_grad_norm)
+        norm = torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().reshape(1)
+        clip = clip_factor(norm, self.learner.method.max_grad_norm)
         for name, gradient in zip(names, gradients, strict=True):
             group = LABELS if name == _OWN else group_of(name)
             alpha = self.slow[STEP_SIZE + group]
