@@ -162,3 +162,9 @@ def squared_norm_of(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
     """Sum of squares over all of them, float64 (1,)."""
     squares = [sum_of_squares(gradient.flatten()) for gradient in gradients]
     return torch.stack(squares).sum().reshape(1) if squares else torch.zeros(1, dtype=torch.float64)
+
+
+def zero_(tensors: list[torch.Tensor]) -> None:
+    """Set tensors to zero in place."""
+    if tensors:
+        torch._foreach_zero_(tensors)
