@@ -10,10 +10,10 @@ runs twice: padding to the longest of a batch, and to the maximum length. Needs 
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
-from statistics import median
 
-from jobs import REPOSITORY, on_two_processes, train
+from jobs import REPOSITORY, medians, on_two_processes, train
 
 BASELINES = REPOSITORY / "docs" / "experiments" / "finetuning"
 SYSTEMS = ("ds_bert, 1F1B", "ds_bert, 2BW", "Trainer, longest", "Trainer, max_length")
@@ -71,15 +71,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     flags = parser.parse_args()
-    speeds: dict[str, list[float]] = {system: [] for system in flags.systems}
-    for number in range(flags.rounds):
-        for system in flags.systems:
-            speeds[system].append(measure(flags, system))
-            print(f"round {number + 1}: {system:<20} {speeds[system][-1]:8.2f} samples/s", flush=True)
-    medians = {system: median(found) for system, found in speeds.items()}
-    best = max((system for system in medians if system.startswith("ds_bert")), key=medians.__getitem__)
-    for system, speed in medians.items():
-        print(f"{system:<20} {speed:8.2f} samples/s   {best} / it: {medians[best] / speed:.2f}")
+    speeds = medians(flags.systems, flags.rounds, partial(measure, flags), "samples/s")
+    best = max((system for system in speeds if system.startswith("ds_bert")), key=speeds.__getitem__)
+    for system, speed in speeds.items():
+        print(f"{system:<20} {speed:8.2f} samples/s   {best} / it: {speeds[best] / speed:.2f}")
 
 
 if __name__ == "__main__":

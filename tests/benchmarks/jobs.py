@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import median
+from typing import TypeVar
 
+System = TypeVar("System")
 REPOSITORY = Path(__file__).resolve().parents[2]
 _LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
@@ -25,3 +28,15 @@ def train(job: str, arguments: Sequence[object], output_dir: Path) -> float:
     more = ("--num_stages", 2, "--disable_tqdm", "--output_dir", output_dir)
     on_two_processes([f"pipelines/{job}.py", *arguments, *more])
     return json.loads((output_dir / "summary.json").read_text())["samples_per_second"]
+
+
+def medians(
+    systems: Iterable[System], rounds: int, measure: Callable[[System], float], unit: str
+) -> dict[System, float]:
+    """Measure every system in turn, round after round; print each figure and return the medians."""
+    found: dict[System, list[float]] = {system: [] for system in systems}
+    for number in range(rounds):
+        for system, speeds in found.items():
+            speeds.append(measure(system))
+            print(f"round {number + 1}: {system!s:<28} {speeds[-1]:8.2f} {unit}", flush=True)
+    return {system: median(speeds) for system, speeds in found.items()}

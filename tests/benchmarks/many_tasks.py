@@ -7,10 +7,10 @@ All run in turn, round after round, on the same tasks. With MT-Uncertainty the s
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
-from statistics import median
 
-from jobs import train
+from jobs import medians, train
 
 SYSTEMS = {
     "plain": ("--conditional", "none", "--task_sampling", "uniform"),
@@ -39,13 +39,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="the first is not counted")
     parser.add_argument("--rounds", type=int, default=1)
     flags = parser.parse_args()
-    speeds: dict[str, list[float]] = {system: [] for system in SYSTEMS}
-    for _ in range(flags.rounds):
-        for system, found in speeds.items():
-            found.append(measure(flags, system))
-    plain = median(speeds["plain"])
-    for system, found in speeds.items():
-        print(f"{system:<28} {median(found):8.2f} samples/s, step time {plain / median(found):.2f} times plain's")
+    speeds = medians(SYSTEMS, flags.rounds, partial(measure, flags), "samples/s")
+    for system, speed in speeds.items():
+        print(f"{system:<28} {speed:8.2f} samples/s, step time {speeds['plain'] / speed:.2f} times plain's")
 
 
 if __name__ == "__main__":

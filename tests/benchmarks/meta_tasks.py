@@ -7,10 +7,10 @@ Both run in turn, round after round, on the same tasks with the same settings: a
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
-from statistics import median
 
-from jobs import train
+from jobs import medians, train
 
 
 def measure(flags: argparse.Namespace, in_flight: int) -> float:
@@ -34,13 +34,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="outer steps; the first is not counted")
     parser.add_argument("--rounds", type=int, default=1)
     flags = parser.parse_args()
-    speeds: dict[int, list[float]] = {number: [] for number in flags.in_flight}
-    for _ in range(flags.rounds):
-        for number, found in speeds.items():
-            found.append(measure(flags, number))
-    first = median(speeds[flags.in_flight[0]])
-    for number, found in speeds.items():
-        print(f"{number} in flight: {median(found):6.2f} tasks/s, {median(found) / first:.2f} times")
+    speeds = medians(flags.in_flight, flags.rounds, partial(measure, flags), "tasks/s")
+    for number, speed in speeds.items():
+        print(f"{number} in flight: {speed:6.2f} tasks/s, {speed / speeds[flags.in_flight[0]]:.2f} times")
 
 
 if __name__ == "__main__":
