@@ -178,7 +178,7 @@ class Engine(PipelineEngine):
             self._finish(up_to=self.steps_done - 2)  # what the stages behind wait for before they come here
         plan = torch.zeros(count, 3, dtype=torch.int64)
         if shapes is not None:
-            plan.copy_(torch.tensor(shapes, dtype=torch.int64))
+            plan.copy_(torch.tensor(shapes, dtype=torch.int64).view(count, 3))  # also where there are none
         root = self.place.rank_of(0, self.place.replica)
         work = dist.broadcast(plan, src=root, group=self.replica_group, async_op=True)
         # The first stage is ahead of the others: it must not wait for them, only keep the message until it is gone.

@@ -84,10 +84,11 @@ class Optimizer:
         self.settings = settings
         self.grid = grid
         self.parameters = parameters
-        self.frozen = {name: item for name, item in parameters.items() if not settings.is_trained(name)}
-        for parameter in self.frozen.values():
-            parameter.requires_grad_(False)
-            parameter.data = parameter.data.to(settings.dtype)
+        # What is not trained is kept as it is stored: in 16 bits, the layers compute with a copy.
+        self.frozen = {name: item.data for name, item in parameters.items() if not settings.is_trained(name)}
+        for name in self.frozen:
+            parameters[name].requires_grad_(False)
+            parameters[name].data = parameters[name].data.to(settings.dtype)
         self.group = grid.new_group()  # of its own: under 2BW the norm is under way while others add up other things
         self.owners = stages_by_name(parameters, grid, control)
         buckets = make_buckets(parameters, self.owners, grid, settings)
@@ -195,7 +196,7 @@ class Optimizer:
         Args:
             steps_done: optimizer steps taken, which number the newest version.
         """
-        frozen = {name: parameter.detach().clone() for name, parameter in self.frozen.items()}
+        frozen = {name: stored.clone() for name, stored in self.frozen.items()}
         tensors: dict[str, dict[str, torch.Tensor]] = {"weights": frozen}
         scalars: dict[str, Any] = {"scaler": vars(self.scaler).copy() if self.scaler else None}
         for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
@@ -221,8 +222,9 @@ class Optimizer:
 
         Without previous weights, where two versions are alive, the newest stand in for them.
         """
-        for name, parameter in self.frozen.items():
-            parameter.data.copy_(tensors["weights"][name])
+        for name, stored in self.frozen.items():
+            stored.copy_(tensors["weights"][name])
+            self.parameters[name].data.copy_(stored)
         newest, previous = steps_done % self.slots, (steps_done - 1) % self.slots
         for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
             bucket.advance(newest)

@@ -18,7 +18,7 @@ from tests.support.models import toy_model
 from tests.support.processes import run_on_ranks
 from tests.support.reference import Trajectory, deviation
 from tests.support.toy import ROWS, toy_map
-from tests.support.training import Result, merge, weights
+from tests.support.training import Result, merge
 
 HEAD, STEPS, SEED, LEARNING_RATE = "sequence-classification", 4, 3, 0.1
 FROZEN = tuple(["bert.embeddings.", *(f"bert.encoder.layer.{index}." for index in range(2))])
@@ -28,7 +28,7 @@ def is_trained(name: str) -> bool:
     return not name.startswith(FROZEN)
 
 
-def _train(stage_map: StageMap, optimizer: str, schedule: str) -> tuple[Result, int, dict[str, float]]:
+def _train(stage_map: StageMap, optimizer: str, schedule: str, precision: str) -> tuple[Result, int, dict[str, float]]:
     """The run, the bytes sent, and what is stored of the optimizer beside tensors."""
     grid = start_process_group(stage_map, timeout_seconds=30)
     config = toy_model("bert", HEAD)
@@ -38,6 +38,7 @@ def _train(stage_map: StageMap, optimizer: str, schedule: str) -> tuple[Result, 
         seed=SEED,
         is_trained=is_trained,
         schedule=schedule,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
     )
     module = StageModule(model_layers(config, HEAD), stage_map.cuts, grid, SEED, recompute=False)
     for name, parameter in module.parameters_by_name().items():
@@ -51,14 +52,18 @@ def _train(stage_map: StageMap, optimizer: str, schedule: str) -> tuple[Result, 
     results += engine.drain()
     losses = [engine.objective.report(result.sums)["loss"] for result in results]
     back = engine.execution.transport.gradients_out
-    _, scalars = engine.boundary.state_by_name(STEPS)
-    run = Result(losses, [result.grad_norm for result in results], weights(engine))
+    tensors, scalars = engine.boundary.state_by_name(STEPS)
+    stored = {name: tensor.numpy() for name, tensor in tensors["weights"].items()}
+    run = Result(losses, [result.grad_norm for result in results], stored)
     return run, back.bytes_sent if back else 0, scalars
 
 
 @cache
-def _runs(stages: int, replicas: int, optimizer: str, schedule: str = "1f1b") -> list[tuple[Result, int, dict]]:
-    return run_on_ranks(_train, stages * replicas, toy_map(stages, replicas), optimizer, schedule, timeout=90)
+def _runs(
+    stages: int, replicas: int, optimizer: str, schedule: str = "1f1b", precision: str = "fp32"
+) -> list[tuple[Result, int, dict]]:
+    stage_map = toy_map(stages, replicas)
+    return run_on_ranks(_train, stages * replicas, stage_map, optimizer, schedule, precision, timeout=90)
 
 
 @cache
@@ -94,6 +99,13 @@ def test_the_others_train_as_on_one_process(stages: int, replicas: int) -> None:
     for name, value in expected.weights.items():
         if not is_trained(name):
             assert np.array_equal(found.weights[name], value), name
+
+
+def test_in_16_bits_the_others_keep_the_bits_they_are_stored_with() -> None:
+    """The layers compute with a rounded copy; a checkpoint has the weights as they came."""
+    found = merge([run for run, _, _ in _runs(2, 1, "adamw", precision="bf16")]).weights
+    for name, value in _reference("sgd").weights.items():
+        assert np.array_equal(found[name], value) != is_trained(name), name
 
 
 def _trained_part(run: Trajectory) -> Trajectory:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ds_bert.files import write_json
 
@@ -35,6 +35,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     flags.add_argument("--max_eval_samples", type=int, help="only this many of the first examples to evaluate")
     flags.add_argument("--padding", choices=["longest", "max_length"], default="longest", help="of a batch, or always")
     flags.add_argument("--attn_implementation", choices=["sdpa", "eager"], default="sdpa")
+    flags.add_argument("--bf16", action="store_true", help="autocast to bfloat16; weights stay in fp32")
     return flags
 
 
@@ -65,7 +66,8 @@ def train(
         folder: an empty one that the Trainer wants.
 
     Returns:
-        The Trainer, and what is to be recorded: steps, seconds, samples a second, training loss.
+        The Trainer, and what is to be recorded: steps, seconds and samples a second of all steps but the first (it
+        warms up, and ds_bert does not count it either), training loss.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch_size % processes:
@@ -81,6 +83,7 @@ def train(
         weight_decay=settings.weight_decay,
         adam_epsilon=1e-8,
         max_grad_norm=1.0,
+        bf16=settings.bf16,
         per_device_train_batch_size=settings.batch_size // processes,
         per_device_eval_batch_size=32,
         save_strategy="no",
@@ -94,18 +97,28 @@ def train(
         ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
     )
     transformers.set_seed(settings.seed)
-    trainer = Trainer(model=model(), args=arguments, train_dataset=examples, data_collator=collator)
-    start = time.perf_counter()
+    clock = _Clock()
+    trainer = Trainer(model=model(), args=arguments, train_dataset=examples, data_collator=collator, callbacks=[clock])
     output = trainer.train()
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - clock.start
     return trainer, {
         "train_samples": len(examples),
         "steps": output.global_step,
         "train_seconds": round(seconds, 1),
-        "train_samples_per_second": round(len(examples) * settings.epochs / seconds, 2),
+        "train_samples_per_second": round((len(examples) * settings.epochs - settings.batch_size) / seconds, 2),
         "train_loss": output.training_loss,
         "losses": [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry],
     }
+
+
+class _Clock(TrainerCallback):
+    """Begins to count when the first step is done."""
+
+    start = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer."""
+        self.start = self.start or time.perf_counter()
 
 
 def record(result: Path, settings: argparse.Namespace, task: str, measures: dict[str, float], run: dict) -> None:
