@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from ds_bert.errors import UserError
-from ds_bert.files import read_json, write_atomically
+from ds_bert.files import read_json
 from ds_bert.stage_map_faults import DEPTHS, MODULES, RANKS, StageMapFaults
 
 # BERT-24 was published cut in two as 11 + 13: {(encoder layers, modules): encoder layers of each module}
@@ -243,14 +243,3 @@ def to_json(stage_map: StageMap) -> str:
         depths = {str(stage): depth for stage, depth in enumerate(stage_map.stage_to_depth)}
         entries.append(f'  "{DEPTHS}": {json.dumps(depths)}')
     return "{\n" + ",\n".join(entries) + "\n}\n"
-
-
-def save_stage_map(stage_map: StageMap, path: Path) -> None:
-    """Write the map to a new file.
-
-    Raises:
-        UserError: the file exists.
-    """
-    if path.exists():
-        raise UserError(f"{path}: exists and is not overwritten, name a new file")
-    write_atomically(path, to_json(stage_map))

@@ -55,17 +55,12 @@ class Reading(NamedTuple):
 DEFAULT_READING = Reading()
 
 
-def iterate_documents(files: Iterable[Path], reading: Reading = DEFAULT_READING) -> Iterator[list[str]]:
-    """Yield every document of the files as a list of sentences.
+def read_documents(files: Iterable[Path], reading: Reading = DEFAULT_READING) -> Iterator[RawDocument]:
+    """Yield every document of the files, not yet split into sentences.
 
     Raises:
         UserError: a file is empty, binary, not UTF-8, or a line of it is not a JSON object with the text key.
     """
-    return (document.sentences() for document in read_documents(files, reading))
-
-
-def read_documents(files: Iterable[Path], reading: Reading = DEFAULT_READING) -> Iterator[RawDocument]:
-    """Yield every document of the files, not yet split into sentences; raises as `iterate_documents`."""
     for path in files:
         is_empty = True
         for document in _read_file(path, reading):

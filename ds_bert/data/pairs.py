@@ -57,12 +57,6 @@ class PairPlan:
     def __len__(self) -> int:
         return len(self.label)
 
-    @property
-    def padded_share(self) -> float:
-        """The share of all places that hold padding, special tokens left out."""
-        lengths = self.len_a.astype(np.int64) + self.len_b
-        return 1.0 - float(lengths.mean()) / max(int(lengths.max()), 1)
-
 
 def plan_pairs(
     corpus: ShardedCorpus, max_seq_length: int, seed: int, epoch: int, sentence_order: bool = False

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule
@@ -15,19 +15,12 @@ from ds_bert.engine.process_group import Grid, quiet
 Carry = Mapping[str, torch.Tensor]
 
 
-class PipelineLayer(Protocol):
-    """What the engine asks of a layer besides being a ``torch.nn.Module``."""
-
-    def hugging_face_name(self, local_name: str) -> str:
-        """Name of a parameter in checkpoints; a name on several stages is one tied parameter."""
-        ...
-
-
 class StageModule(PipelineModule):
     """The layers ``cuts[stage]`` up to ``cuts[stage + 1]`` of a pipeline.
 
     Args:
-        layers: builders of all layers, in order; only this stage's are called.
+        layers: builders of all layers, in order; only this stage's are called. A layer's ``hugging_face_name`` gives
+            the name of a parameter in checkpoints; a name that layers share is one tied parameter.
         cuts: first layer of every stage, and the number of layers: (stages + 1,).
         grid: this process's place.
         seed: of dropout, see `layer_seed`.

@@ -79,7 +79,9 @@ class FewShotArguments:
         default_factory=lambda: [4], metadata={"help": "Examples of each class; several with task_dir."}
     )
     splits: int = argument(10, "Splits of task_dir to use, the first ones.")
-    max_test_samples: int = argument(0, "Judge by the first so many test examples only; 0 uses all.")
+    max_test_samples: int = argument(
+        0, "Judge by so many test examples only: the first of test_file, or a fixed draw from task_dir's; 0 uses all."
+    )
     max_seq_length: int = argument(128, "Most tokens of a sequence; longer ones are cut.")
     pooling: str = argument(
         "cls",

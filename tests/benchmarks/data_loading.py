@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ds_bert.data.arrays import shard_name
+from ds_bert.data.pairs import NUM_SPECIAL
 from ds_bert.data.pretraining import PretrainingDataset
 from ds_bert.data.sampler import GlobalBatchSampler
 from ds_bert.data.shards import write_manifest, write_shard
@@ -59,7 +60,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     plan = dataset.plan(0)
     seconds = time.perf_counter() - start
     print(f"plan: {len(plan):,} examples in {seconds:.2f} s, {len(plan) / seconds:,.0f} examples/s")
-    print(f"      NotNext {plan.label.mean():.2%}, padding {plan.padded_share:.3%}")
+    padding = 1 - (plan.len_a.astype(int) + plan.len_b).mean() / (arguments.max_seq_length - NUM_SPECIAL)
+    print(f"      NotNext {plan.label.mean():.2%}, padding {padding:.3%}")
 
     sampler = GlobalBatchSampler(len(dataset), arguments.micro_batch_size, seed=0)
     dataset.batch(*sampler.samples(0))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ds_bert.data.corpus import Reading, detect_format, find_files, iterate_documents
+from ds_bert.data.corpus import Reading, detect_format, find_files, read_documents
 from ds_bert.data.python_docs import prose_of_docstring, python_docs
 from ds_bert.errors import UserError
 
@@ -15,7 +15,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def documents(path: Path, **reading: str) -> list[list[str]]:
-    return list(iterate_documents([path], Reading(**reading)))
+    return [document.sentences() for document in read_documents([path], Reading(**reading))]
 
 
 def test_lines_keep_a_sentence_a_line(tmp_path: Path) -> None:

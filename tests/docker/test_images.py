@@ -77,6 +77,10 @@ def test_what_is_copied_exists_and_is_let_in(dockerfile: Path) -> None:
                 assert (ROOT / source).exists() and f"!{source.split('/')[0]}" in admitted, source
 
 
+def test_jobs_find_what_documents_name_beside_them(dockerfile: Path) -> None:
+    assert {"pipelines /app/pipelines", "ds_configs /app/ds_configs"} <= set(texts(dockerfile, "COPY"))
+
+
 def test_the_torch_of_the_images_is_the_one_tested() -> None:
     pins = (ROOT / "constraints.txt").read_text()
     assert all(re.search(rf"^{name}==\d", pins, re.M) for name in ("torch", "deepspeed", "transformers", "numpy"))
@@ -141,7 +145,7 @@ def test_install_steps_in_a_clean_environment(dockerfile: Path, tmp_path: Path) 
             target = tmp_path / "src" / source
             target.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
             else:
                 shutil.copy(ROOT / source, target)
     venv.create(tmp_path / "venv", with_pip=True)

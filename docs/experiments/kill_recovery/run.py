@@ -224,7 +224,7 @@ def summarize(done: list[Kill]) -> dict[str, Any]:
         "kills": len(done),
         "inside saving": sum(kill.inside for kill in done),
         "of one rank": len(of_one),
-        "runs": max(kill.run for kill in done) + 1,
+        "runs that were killed": len({kill.run for kill in done}),
         "before the first checkpoint": sum(kill.newest == 0 for kill in done),
         "slowest end of survivors, seconds": max((kill.seconds_to_end for kill in of_one), default=0.0),
     }
