@@ -17,7 +17,8 @@ def main() -> int:
     arguments, given = parse_arguments(MultitaskArguments)
     arguments = settle(arguments, given)
 
-    from ds_bert.multitask.model import check_same_tasks, conditional_fields, freeze, names_of_tasks
+    from ds_bert.multitask.checks import check_training
+    from ds_bert.multitask.model import conditional_fields, for_tasks, freeze, names_of_tasks
     from ds_bert.multitask.run import MultitaskRun
     from ds_bert.multitask.task_list import read_tasks
     from ds_bert.multitask.tasks import build_tasks, combine
@@ -31,7 +32,8 @@ def main() -> int:
     model = conditional_fields(arguments, given, source.fields)
     tasks = build_tasks(entries, path_of(arguments.data_dir), source.tokenizer, data_options(arguments))
     task = combine(tasks, model, arguments.percent_of_max_data_size)
-    check_same_tasks(task, source, arguments.drop_classifier)
+    check_training(task, entries, arguments.task_sampling)
+    source = for_tasks(source, task, arguments.drop_classifier)
     return fine_tune(task, arguments, source, stage_map, settings, MultitaskRun)
 
 

@@ -40,6 +40,8 @@ def test_recipes_are_the_published_ones(path: Path) -> None:
     arguments = settle(arguments, given)
     size = "large" if "large" in path.stem else "base"
     assert (arguments.conditional, arguments.model_name_or_path) == (size, f"bert-{size}-uncased")
+    elsewhere = settle(*parse_arguments(MultitaskArguments, [str(path), "--model_name_or_path", "x/"]))
+    assert (elsewhere.conditional, elsewhere.model_name_or_path) == (size, "x/")
     assert arguments.freeze_encoder_layers == {"base": "0-5", "large": "0-11"}[size]
     assert arguments.task_sampling == "uncertainty" and arguments.tasks == []
     assert (arguments.num_train_epochs, arguments.learning_rate, arguments.seed) == (5, 2e-5, 12)

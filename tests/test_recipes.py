@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AlbertConfig, AlbertForMultipleChoice
 
+from ds_bert.cli import main
 from ds_bert.files import shipped_configs
+from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.model import build_config, model_layers
+from ds_bert.training.checks import total_steps
 from ds_bert.training.finetune_arguments import (
     FinetuneArguments,
     GlueArguments,
@@ -18,20 +24,23 @@ from ds_bert.training.parser import parse_arguments
 
 RECIPES = sorted((shipped_configs() / "recipes").glob("*.json"))
 
-# Peak learning rate, steps of warm-up, steps, global batch.
+# Peak learning rate, steps of warm-up, steps, global batch, dropout in the encoder.
 PUBLISHED = {
-    "cola": (1e-5, 320, 5336, 16),
-    "sst2": (1e-5, 1256, 20935, 32),
-    "mrpc": (2e-5, 200, 800, 32),
-    "stsb": (2e-5, 214, 3598, 16),
-    "qqp": (5e-5, 1000, 14000, 128),
-    "mnli": (3e-5, 1000, 10000, 128),
-    "qnli": (1e-5, 1986, 33112, 32),
-    "rte": (3e-5, 200, 800, 32),
-    "wnli": (2e-5, 250, 2000, 16),
-    "squad1": (5e-5, 365, 3649, 48),
-    "squad2": (3e-5, 814, 8144, 48),
-    "race": (1e-5, 1000, 12000, 32),
+    "cola": (1e-5, 320, 5336, 16, 0.0),
+    "sst2": (1e-5, 1256, 20935, 32, 0.0),
+    "mrpc": (2e-5, 200, 800, 32, 0.0),
+    "stsb": (2e-5, 214, 3598, 16, 0.0),
+    "qqp": (5e-5, 1000, 14000, 128, 0.1),
+    "mnli": (3e-5, 1000, 10000, 128, 0.0),
+    "qnli": (1e-5, 1986, 33112, 32, 0.0),
+    "rte": (3e-5, 200, 800, 32, 0.1),
+    "wnli": (2e-5, 250, 2000, 16, 0.1),
+    "race": (1e-5, 1000, 12000, 32, 0.0),
+}
+# Peak learning rate, questions, epochs, warm-up as a share of the steps, global batch, steps as published.
+PUBLISHED_SQUAD = {
+    "squad1": (5e-5, 87599, 2.0, 0.1, 48, 3649),
+    "squad2": (3e-5, 130319, 3.0, 0.1, 48, 8144),
 }
 
 
@@ -51,7 +60,7 @@ def parsed(recipe: Path) -> FinetuneArguments:
 
 def test_recipes_are_shipped_for_every_published_setting() -> None:
     names = {recipe.stem for recipe in RECIPES}
-    assert {f"albert_base_v2_{task}" for task in PUBLISHED} <= names
+    assert {f"albert_base_v2_{task}" for task in (*PUBLISHED, *PUBLISHED_SQUAD)} <= names
     assert {f"albert_xxlarge_v2_{task}" for task in ("squad1", "squad2", "race")} <= names
     assert {"bert_base_squad", "bert_base_squad_pp2"} <= names
 
@@ -67,11 +76,21 @@ def test_a_recipe_trains_as_published(recipe: Path) -> None:
     assert (arguments.optim, arguments.weight_decay, arguments.max_grad_norm) == ("adamw", 0.01, 1.0)
     if model == "bert_base":
         assert (arguments.learning_rate, arguments.num_train_epochs, global_batch) == (3e-5, 2.0, 12)
+        assert (arguments.warmup_ratio, arguments.adam_epsilon) == (0.1, 1e-6)
+        assert not arguments.adam_bias_correction, "BERT's own optimizer has none"
         return
-    schedule = (arguments.learning_rate, arguments.warmup_steps, arguments.max_steps, global_batch)
-    assert schedule == PUBLISHED[task]
     assert (arguments.adam_epsilon, arguments.adam_bias_correction) == (1e-6, False)
-    assert arguments.hidden_dropout_prob == arguments.attention_probs_dropout_prob == 0.0
+    dropout = 0.0
+    if task in PUBLISHED_SQUAD:
+        rate, questions, epochs, warmup, batch, steps = PUBLISHED_SQUAD[task]
+        assert (arguments.learning_rate, arguments.warmup_ratio, global_batch) == (rate, warmup, batch)
+        assert (arguments.num_train_epochs, arguments.max_steps) == (epochs, -1), "so that replicas share the work"
+        assert abs(total_steps(arguments, questions / global_batch) - steps) <= 1
+    else:
+        *schedule, dropout = PUBLISHED[task]
+        found = [arguments.learning_rate, arguments.warmup_steps, arguments.max_steps, global_batch]
+        assert found == schedule
+    assert arguments.hidden_dropout_prob == arguments.attention_probs_dropout_prob == dropout
     assert arguments.classifier_dropout == 0.1
 
 
@@ -101,3 +120,17 @@ def test_variants_differ_from_their_recipe_in_placement_only() -> None:
     assert variants
     for variant in variants:
         assert rest(variant) == rest(variant.with_stem(re.sub(r"(_(pp|dp)\d+)+$", "", variant.stem))), variant.name
+
+
+def test_the_largest_model_can_be_built_and_cut_as_its_recipes_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    stages = max(parts(recipe)[2] for recipe in RECIPES if "xxlarge" in recipe.stem)
+    fields, head = load_model_config("albert-xxlarge-v2") | {"num_choices": 4}, "multiple-choice"
+    with torch.device("meta"):
+        ours = [make_layer() for make_layer in model_layers(build_config(fields, head), head)]
+        theirs = AlbertForMultipleChoice(AlbertConfig(**fields))
+    names = {layer.hugging_face_name(name): p.shape for layer in ours for name, p in layer.named_parameters()}
+    assert names == {name: parameter.shape for name, parameter in theirs.named_parameters()}
+    words = ["--config_name", "albert-xxlarge-v2", "--stages", str(stages), "--head", head]
+    assert main(["stage-map", "make", *words]) == 0
+    owners = json.loads(capsys.readouterr().out)["module_to_stage_map"]
+    assert stages == 4 and len(owners) == len(ours) and sorted(set(owners)) == list(range(stages))

@@ -1,14 +1,15 @@
 """A task of one's own: tag every word. Start it as any job: deepspeed --num_accelerators 2 FILE --num_stages 2 …"""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ds_bert.data.features import IGNORED, Features, make_features
+from ds_bert.data.tables import open_table
 from ds_bert.data.vocabulary import Tokenizer
-from ds_bert.errors import exit_on_user_error, leave
+from ds_bert.errors import UserError, exit_on_user_error, leave
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.task import Outputs, Split, Task
 from ds_bert.training.finetune_arguments import FinetuneArguments
@@ -26,33 +27,32 @@ class TaggingArguments(FinetuneArguments):
 
 def encode(arguments: TaggingArguments, split: str, tags: dict[str, int], tokenizer: Tokenizer) -> Features:
     """[CLS] words [SEP]; the first token of each word carries its tag."""
-    rows, labels, longest = [], [], arguments.max_seq_length
-    with open(f"{arguments.data_dir}/{split}.jsonl", encoding="utf-8") as lines:
-        for sentence in map(json.loads, lines):
-            pieces, lengths = tokenizer.encode(sentence["words"])
-            spread = np.full(len(pieces), IGNORED)
-            spread[np.cumsum(lengths) - lengths] = [tags.setdefault(tag, len(tags)) for tag in sentence["tags"]]
-            rows.append([tokenizer.cls_id, *pieces[: longest - 2], tokenizer.sep_id])
-            labels += [IGNORED, *spread[: longest - 2], IGNORED]
+    rows, labels, table = [], [], open_table(Path(arguments.data_dir, f"{split}.jsonl"))
+    for line, (words, named) in table.read(["words", "tags"]):
+        pieces, lengths = tokenizer.encode([*map(str, words or ())])
+        if not 0 < len(named or ()) == len(lengths) == np.count_nonzero(lengths):
+            raise UserError(f"{table.where(line)}: {len(named or ())} tags, needed: one for each word, no word blank")
+        spread = np.full(len(pieces), IGNORED)
+        spread[np.cumsum(lengths) - lengths] = [tags.setdefault(tag, len(tags)) for tag in named]
+        rows.append([tokenizer.cls_id, *pieces[: arguments.max_seq_length - 2], tokenizer.sep_id])
+        labels += [IGNORED, *spread[: arguments.max_seq_length - 2], IGNORED]
     return make_features(rows, [*map(len, rows)], tokenizer.pad_id, token_columns={"labels": np.array(labels)})
-
-
-def accuracy(gold: Features, outputs: Sequence[Outputs]) -> dict[str, float]:
-    """Share of words with the right tag; an example's logits are (T, tags)."""
-    found = np.concatenate([output["logits"][:n].argmax(-1) for output, n in zip(outputs, gold.lengths, strict=True)])
-    wanted = gold.token_columns["labels"]
-    return {"accuracy": float((found == wanted)[wanted != IGNORED].mean())}
 
 
 def main() -> int:
     """Train and measure; return the exit status."""
     arguments, given = parse_arguments(TaggingArguments)
-    source, tags = load_source(arguments), dict[str, int]()
-    arguments, settings, stage_map = place(arguments, given, source.fields, "token-classification")
+    source, head, tags = load_source(arguments), "token-classification", dict[str, int]()
+    arguments, settings, stage_map = place(arguments, given, source.fields, head)
     train, gold = (encode(arguments, split, tags, source.tokenizer) for split in ("train", "validation"))
+    wanted = gold.token_columns["labels"]
+
+    def accuracy(outputs: Sequence[Outputs]) -> dict[str, float]:  # an example's logits are (T, tags)
+        found = [output["logits"][:n].argmax(-1) for output, n in zip(outputs, gold.lengths, strict=True)]
+        return {"accuracy": float((np.concatenate(found) == wanted)[wanted != IGNORED].mean())}
+
     config = {"num_labels": len(tags), "id2label": dict(enumerate(tags)), "label2id": {**tags}}
-    evaluation = {"validation": Split(gold, lambda outputs: accuracy(gold, outputs))}
-    task = Task("tagging", "token-classification", config, ClassificationObjective(len(tags)), train, evaluation)
+    task = Task("tagging", head, config, ClassificationObjective(len(tags)), train, {"dev": Split(gold, accuracy)})
     return fine_tune(task, arguments, source, stage_map, settings)
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ds_bert.data.multiple_choice import Question, QuestionList, texts_of, value_of, whole_text
+from ds_bert.data.multiple_choice import Question, QuestionList, texts_of, value_of
+from ds_bert.data.tables import whole_text
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
 

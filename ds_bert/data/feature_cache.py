@@ -2,7 +2,7 @@
 
 One folder per key holds::
 
-    features.json       what there is: sizes, options, checksums; written last
+    features.json       what there is: sizes, options, checksums, notes; written last
     tokens.npy, starts.npy, first_segments.npy, column-<name>.npy, tokens-<name>.npy
 
 It is written beside its place and then renamed, so it is there whole or not at all. Several processes may build the
@@ -12,8 +12,10 @@ same one at once: the first to rename wins, and all use the winner's.
 import errno
 import hashlib
 import json
+import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from ds_bert.data.features import Features
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _DESCRIPTION = "features.json"
 _ARRAYS = ("tokens", "starts", "first_segments")
 _ATTEMPTS = 10
@@ -38,7 +40,7 @@ def key_fingerprint(key: Mapping[str, Any]) -> str:
 def cached_features(
     folder: Path | None, key: Mapping[str, Any], build: Callable[[], Features], overwrite: bool = False
 ) -> Features:
-    """Return the features that ``build`` makes, from the cache where they are there.
+    """Return the features that ``build`` makes, from the cache where they are there; show their notes on rank 0.
 
     Args:
         folder: where caches lie, one folder per key; None keeps none.
@@ -52,8 +54,14 @@ def cached_features(
     Raises:
         UserError: the folder cannot be written.
     """
-    if folder is None:
-        return build()
+    features = build() if folder is None else _load_or_build(folder, key, build, overwrite)
+    if os.environ.get("RANK", "0") == "0":
+        for note in features.notes:
+            print(f"warning: {note}", file=sys.stderr, flush=True)
+    return features
+
+
+def _load_or_build(folder: Path, key: Mapping[str, Any], build: Callable[[], Features], overwrite: bool) -> Features:
     place = folder / key_fingerprint({"format": FORMAT_VERSION, **key})[:32]
     features = None if overwrite else _load(place)
     if features is not None:
@@ -105,7 +113,7 @@ def _write(folder: Path, features: Features, key: Mapping[str, Any]) -> dict[str
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     checksums = {name: _checksum(array) for name, array in arrays.items()}
     description = {"pad_id": features.pad_id, "per_example": features.per_example, "checksums": checksums}
-    write_json(folder / _DESCRIPTION, {**description, "key": dict(key)})
+    write_json(folder / _DESCRIPTION, {**description, "notes": features.notes, "key": dict(key)})
     return checksums
 
 
@@ -135,7 +143,10 @@ def _load(place: Path) -> Features | None:
         parts = {name: arrays.pop(name) for name in _ARRAYS}
         pad_id, per_example = int(description["pad_id"]), int(description["per_example"])
         columns, token_columns = _with_prefix("column-", arrays), _with_prefix("tokens-", arrays)
-        return Features(**parts, pad_id=pad_id, columns=columns, per_example=per_example, token_columns=token_columns)
+        notes = tuple(map(str, description["notes"]))
+        return Features(
+            **parts, pad_id=pad_id, columns=columns, per_example=per_example, token_columns=token_columns, notes=notes
+        )
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
 

@@ -27,6 +27,7 @@ class Features:
         per_example: sequences of an example.
         token_columns: what is known of every token, such as ``labels`` to tag it with: int64 arrays as long as
             ``tokens``.
+        notes: sentences to be shown to people, on what was left out.
     """
 
     tokens: np.ndarray
@@ -36,6 +37,7 @@ class Features:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     per_example: int = 1
     token_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of examples."""

@@ -1,7 +1,7 @@
 """From rows of texts and labels to encoded examples."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -128,7 +128,7 @@ class Encoder:
             if source.label:
                 labels += [_label(table, number, cells[-1], ids) for number, cells in chunk]
         columns = {"labels": np.array(labels, dtype=np.int64 if ids else np.float32)} if source.label else {}
-        return _concatenate(parts, columns, self.tokenizer.pad_id)
+        return replace(_concatenate(parts, columns, self.tokenizer.pad_id), notes=tuple(table.notes))
 
     def _encode(self, texts: Sequence[Sequence[str]]) -> Features:
         """Encode one or two lists of texts."""

@@ -34,12 +34,29 @@ class Columns:
     label: str | None = None
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the user knows the settings as, for messages that ask for one.
+
+    Args:
+        train_file, text, label: of the file of training examples, and of the columns.
+    """
+
+    train_file: str = "--train_file"
+    text: str = "--text_column, and --text_pair_column for pairs"
+    label: str = "--label_column"
+
+
+FLAGS = Settings()
+
+
 def own_data(
     tables: Mapping[str, Table],
     splits: Collection[str],
     columns: Columns,
     label_names: Sequence[str] | None = None,
     regression: bool | None = None,
+    settings: Settings = FLAGS,
 ) -> TextData:
     """Find texts and labels in a user's own tables.
 
@@ -54,6 +71,7 @@ def own_data(
         label_names: in the order of their ids, where a trained model has fixed it. Where they are LABEL_0, LABEL_1, …,
             training examples name them if there are any.
         regression: whether the label is a number; None: guess.
+        settings: what messages call them.
 
     Raises:
         UserError: a table that is needed is missing, a column is missing or cannot be guessed, or labels are unknown.
@@ -62,16 +80,16 @@ def own_data(
     for split in splits:
         if split not in tables:
             raise UserError(f"{flags[split]} is not given, but {split} is asked for; needs a .csv, .tsv or .jsonl file")
-    texts = _texts(next(iter(tables.values())), columns)
+    texts = _texts(next(iter(tables.values())), columns, settings.text)
     label = None
     if "train" in tables or "eval" in splits:
-        label = _label(tables["train"] if "train" in tables else tables["eval"], columns.label)
+        label = _label(tables["train"] if "train" in tables else tables["eval"], columns.label, settings.label)
     sources = {
         split: Source(tables[split], texts, None if split == "predict" else label, _index(tables[split], texts))
         for split in splits
     }
     training = (tables["train"], label) if "train" in tables and label is not None else None
-    names = _names(training, label_names, regression)
+    names = _names(training, label_names, regression, settings.train_file)
     evaluation = {"validation": sources["eval"]} if "eval" in sources else {}
     prediction = {"test": sources["predict"]} if "predict" in sources else {}
     return TextData(None, names, sources.get("train"), evaluation, prediction)
@@ -83,7 +101,7 @@ def are_numbered(names: Sequence[str]) -> bool:
 
 
 def _names(
-    training: tuple[Table, str] | None, label_names: Sequence[str] | None, regression: bool | None
+    training: tuple[Table, str] | None, label_names: Sequence[str] | None, regression: bool | None, setting: str
 ) -> tuple[str, ...]:
     """Return the labels in the order of their ids; none in regression.
 
@@ -91,17 +109,18 @@ def _names(
         training: training examples and the column of their labels.
         label_names: those of a trained model; one that predicts a number has a single one.
         regression: what the user says.
+        setting: what a message calls the training file.
     """
     if regression or (regression is None and label_names is not None and len(label_names) == 1):
         return ()
     if label_names is not None and not (training and are_numbered(label_names)):
         return tuple(label_names)
     if training is None:
-        raise UserError("the labels and their order are not known without training examples; needs --train_file too")
+        raise UserError(f"the labels and their order are not known without training examples; needs {setting} too")
     return _label_names(*training, regression)
 
 
-def _texts(table: Table, columns: Columns) -> tuple[str, ...]:
+def _texts(table: Table, columns: Columns, setting: str) -> tuple[str, ...]:
     if columns.text is not None:
         return (columns.text,) if columns.pair is None else (columns.text, columns.pair)
     if columns.pair is not None:
@@ -115,17 +134,17 @@ def _texts(table: Table, columns: Columns) -> tuple[str, ...]:
     if len(found) != 1:
         raise UserError(
             f"{table.where(1)}: which of the columns {', '.join(map(repr, table.columns))} is the text is not clear; "
-            "needs --text_column, and --text_pair_column for pairs"
+            f"needs {setting}"
         )
     return found[0]
 
 
-def _label(table: Table, said: str | None) -> str:
+def _label(table: Table, said: str | None, setting: str) -> str:
     found = [said] if said is not None else [name for name in _LABELS if name in table.columns]
     if len(found) != 1:
         raise UserError(
             f"{table.where(1)}: which of the columns {', '.join(map(repr, table.columns))} is the label is not clear; "
-            "needs --label_column"
+            f"needs {setting}"
         )
     return found[0]
 

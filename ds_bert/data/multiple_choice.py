@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ds_bert.data.features import Features
+from ds_bert.data.tables import whole_text
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 
@@ -104,11 +105,6 @@ def texts_of(values: Any, where: str) -> tuple[str, ...]:
         if type(value) is not str:
             raise UserError(f"{where}[{place}] is a {_kind_of(value)}, needed is a string")
     return tuple(map(whole_text, values))
-
-
-def whole_text(text: str) -> str:
-    """Replace halves of surrogate pairs, which JSON's escapes may hold and which are no text."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _kind_of(value: Any) -> str:

@@ -25,9 +25,9 @@ class GlobalBatchSampler:
         self._orders: dict[int, np.ndarray] = {}
 
     @property
-    def steps_per_epoch(self) -> int:
-        """The optimizer steps that it takes to see every example once, rounded up."""
-        return -(-self.num_examples // self.global_batch_size)
+    def steps_per_epoch(self) -> float:
+        """The optimizer steps that it takes to see every example once."""
+        return self.num_examples / self.global_batch_size
 
     def samples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (epochs, numbers) of step ``step`` (from 0), each int64 of shape (global_batch_size,), in order."""
@@ -81,8 +81,8 @@ class LengthGroupedSampler:
         self._sorted: tuple[int, np.ndarray, np.ndarray] | None = None
 
     @property
-    def steps_per_epoch(self) -> int:
-        """The optimizer steps that it takes to see every example once, rounded up."""
+    def steps_per_epoch(self) -> float:
+        """The optimizer steps that it takes to see every example once."""
         return self._drawn.steps_per_epoch
 
     def samples(self, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,14 @@
 """Reading questions on paragraphs in the layouts of SQuAD v1.1 and v2.0."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
+
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON's escapes may hold it, and it is no text
 
 
 class Answer(NamedTuple):
@@ -57,8 +60,8 @@ def read_squad(path: Path, version_2: bool, with_answers: bool = True) -> SquadF
         with_answers: whether answers are needed; where not, those that are there are not read.
 
     Raises:
-        UserError: the file is not of this layout, an id stands there twice, it has no question, or a question has no
-            answer where it needs one.
+        UserError: the file is not of this layout, an id stands there twice, a text holds half a surrogate pair, it has
+            no question, or a question has no answer where it needs one.
     """
     reader = _Reader(path, version_2, with_answers)
     reader.read(read_json(path))
@@ -113,6 +116,10 @@ class _Reader:
         value = entry[key]
         if type(value) is not kind:
             raise UserError(f"{self.path}: {where}.{key}: {_KINDS[type(value)]}, but SQuAD has {_KINDS[kind]} here")
+        if isinstance(value, str) and (half := _HALF.search(value)):
+            raise UserError(
+                f"{self.path}: {where}.{key}: holds {half[0]!r}, half a surrogate pair; both halves are needed"
+            )
         return value
 
 

@@ -1,7 +1,5 @@
 """Questions and contexts as token sequences: contexts too long for one are cut into overlapping windows."""
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -92,15 +90,16 @@ def encode_squad(file: SquadFile, tokenizer: Tokenizer, sizes: WindowSizes, trai
         is_impossible: (in training) 1 where the positions are 0.
 
     Questions that cannot be trained on, as their answer is not at its place or their context has no tokens, are left
-    out; a line on standard error counts them.
+    out; a note counts them.
 
     Raises:
         UserError: no question is left.
     """
     contexts = tokenise_contexts(tokenizer, file.contexts)
     spans: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
     if training:
-        file, spans = _with_spans(file, contexts)
+        file, spans, notes = _with_spans(file, contexts)
     query_ids = [ids[: sizes.max_query_length] for ids in _encode(tokenizer, [each.text for each in file.questions])]
     query_lengths = np.array([len(ids) for ids in query_ids], dtype=np.int64)
     context_numbers = np.array([question.context for question in file.questions])
@@ -122,7 +121,7 @@ def encode_squad(file: SquadFile, tokenizer: Tokenizer, sizes: WindowSizes, trai
         source = int(context_starts[window])
         tokens[start + 1 : start + begin - 1] = query_ids[question]
         tokens[start + begin : start + end] = contexts.ids[source : source + end - begin]
-    return Features(tokens, starts, first_segments.astype(np.int32), tokenizer.pad_id, columns)
+    return Features(tokens, starts, first_segments.astype(np.int32), tokenizer.pad_id, columns, notes=notes)
 
 
 def tokenise_contexts(tokenizer: Tokenizer, texts: Sequence[str]) -> Contexts:
@@ -167,8 +166,11 @@ def best_windows(first_tokens: np.ndarray, lengths: np.ndarray) -> list[np.ndarr
     ]
 
 
-def _with_spans(file: SquadFile, contexts: Contexts) -> tuple[SquadFile, np.ndarray]:
-    """The questions that can be trained on, and the (first, last) token of each one's answer: -1 where it has none."""
+def _with_spans(file: SquadFile, contexts: Contexts) -> tuple[SquadFile, np.ndarray, tuple[str, ...]]:
+    """The questions that can be trained on, the (first, last) token of each one's answer, and a note on the others.
+
+    Tokens are -1 where there is no answer.
+    """
     kept, spans, left_out = [], [], Counter[str]()
     for question in file.questions:
         span: tuple[int, int] | None = (-1, -1)
@@ -189,9 +191,8 @@ def _with_spans(file: SquadFile, contexts: Contexts) -> tuple[SquadFile, np.ndar
     message = f"{file.path}: {left_out.total()} of {len(file.questions)} questions cannot be trained on: {counts}"
     if not kept:
         raise UserError(f"{message}; at least one is needed that can")
-    if left_out and os.environ.get("RANK", "0") == "0":
-        print(f"warning: {message}; they are left out", file=sys.stderr, flush=True)
-    return SquadFile(file.path, file.contexts, kept), np.array(spans, dtype=np.int64)
+    notes = (f"{message}; they are left out",) if left_out else ()
+    return SquadFile(file.path, file.contexts, kept), np.array(spans, dtype=np.int64), notes
 
 
 def _cut(query_lengths: np.ndarray, context_lengths: np.ndarray, sizes: WindowSizes) -> _Windows:

@@ -4,9 +4,8 @@ import codecs
 import csv
 import io
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from ds_bert.data.feature_cache import key_fingerprint
 from ds_bert.errors import UserError
 from ds_bert.files import file_fingerprint
 
-_LOG = logging.getLogger(__name__)
 _SUFFIXES = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 
 Row = tuple[int, Sequence[Any]]
@@ -32,6 +30,7 @@ class Table:
         fingerprint: of the content and of how it is read.
         rows: starts reading.
         unit: what rows are counted in.
+        notes: sentences to be shown to people, on what was left out; there once all rows have been read.
     """
 
     origin: str
@@ -39,6 +38,7 @@ class Table:
     fingerprint: str
     rows: Callable[[], Iterator[Row]]
     unit: str = "line"
+    notes: list[str] = field(default_factory=list)
 
     def where(self, number: int) -> str:
         """Name a row in a message."""
@@ -99,7 +99,7 @@ def open_table(path: Path, columns: Sequence[str] | None = None, incomplete: flo
     Args:
         path: UTF-8 text, with or without a byte order mark.
         columns: names of the columns of a file that has no header; None: the first line (the first object) names them.
-        incomplete: share of a TSV's lines that may have too few or too many fields; they are left out, with a warning.
+        incomplete: share of a TSV's lines that may have too few or too many fields; they are left out, with a note.
 
     Raises:
         UserError: the file is missing, is not text, is empty, has a column twice or is of another kind. `Table.read`
@@ -109,30 +109,47 @@ def open_table(path: Path, columns: Sequence[str] | None = None, incomplete: flo
     if kind is None:
         raise UserError(f"{path}: the name ends in {path.suffix!r}; needs one of {', '.join(_SUFFIXES)}")
     fingerprint = file_fingerprint(path)
+    notes: list[str] = []
     if kind == "json":
         names = tuple(next((record for _, record in _json_records(path)), {}))
         rows = partial(_json_rows, path, names)
     else:
         records = _tsv_records if kind == "tsv" else _csv_records
         names = tuple(next(records(path), (1, []))[1] if columns is None else columns)
-        rows = partial(_delimited_rows, path, names, records, columns is None, incomplete)
+        rows = partial(_delimited_rows, path, names, records, columns is None, incomplete, notes)
     if not names:
         raise UserError(f"{path}: is empty; needs rows with named columns")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{path}: line 1: the column {twice[0]!r} stands there twice; needs a name for each")
     layout = {"content": fingerprint, "kind": kind, "columns": names, "header": columns is None, "share": incomplete}
-    return Table(str(path), names, key_fingerprint(layout), rows)
+    return Table(str(path), names, key_fingerprint(layout), rows, notes=notes)
 
 
 def _json_rows(path: Path, names: Sequence[str]) -> Iterator[Row]:
-    return ((number, [record.get(name) for name in names]) for number, record in _json_records(path))
+    return ((number, [_whole(record.get(name)) for name in names]) for number, record in _json_records(path))
+
+
+def _whole(cell: Any) -> Any:
+    if isinstance(cell, list):
+        return [_whole(value) for value in cell]
+    return whole_text(cell) if isinstance(cell, str) else cell
+
+
+def whole_text(text: str) -> str:
+    """Replace halves of surrogate pairs, which JSON's escapes may hold and which are no text."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _delimited_rows(
-    path: Path, names: Sequence[str], records: Callable[[Path], Iterator[Row]], has_header: bool, incomplete: float
+    path: Path,
+    names: Sequence[str],
+    records: Callable[[Path], Iterator[Row]],
+    has_header: bool,
+    incomplete: float,
+    notes: list[str],
 ) -> Iterator[Row]:
-    """Yield the rows below the header that have a cell for each name."""
+    """Yield the rows below the header that have a cell for each name; then note how many had not."""
     left_out: list[int] = []
     number = 0
     for place, (number, cells) in enumerate(records(path)):
@@ -149,8 +166,9 @@ def _delimited_rows(
             f"{path}: line {left_out[0]}: not {len(names)} fields ({', '.join(names)}), and {len(left_out)} of "
             f"{number} lines are like it; needs at most {int(incomplete * number)}"
         )
-    if left_out:
-        _LOG.warning("%s: left out %d incomplete lines, the first is line %d", path, len(left_out), left_out[0])
+    notes[:] = (
+        [f"{path}: left out {len(left_out)} incomplete lines, the first is line {left_out[0]}"] if left_out else []
+    )
 
 
 def _wrong_fields(path: Path, number: int, names: Sequence[str], found: int) -> UserError:

@@ -37,7 +37,7 @@ _FIXED = (
 )  # fmt: skip
 _LOWEST = {"inner_epochs": 1, "num_batches": 2, "average_query_every": 0, "min_layer_with_grad": 0,
            "num_supervised_shards": 0, "meta_batchsz": 2, "tasks_in_flight": 1, "adapter_hidden_size": 1,
-           "head_hidden_size": 1, "encoding_size": 1}  # fmt: skip
+           "head_hidden_size": 1, "encoding_size": 1, "save_steps": 0}  # fmt: skip
 
 
 def place(
@@ -148,7 +148,7 @@ def meta_train(
         keep_settings(engine, arguments, stage_map)
         sampler = TaskSampler(count * grid.num_replicas)
         steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
-        output_dir = Path(arguments.output_dir or "")
+        output_dir = Path(arguments.output_dir) if arguments.output_dir else None
         log = RunLog(output_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
         state = {"arguments": asdict(arguments), "global_batch": sampler.global_batch_size}
         training = Training(

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
+from ds_bert.modeling.conditional.layers import TASK_EMBEDDING
 from ds_bert.multitask.arguments import MultitaskArguments
 from ds_bert.multitask.tasks import MultitaskTask
 from ds_bert.training.model_source import Source
@@ -22,9 +24,15 @@ def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: M
         fields: of the model to start from.
 
     Raises:
-        UserError: the model is no BERT, or its attention matrices are for shorter sequences.
+        UserError: the model is no BERT, has other modules, or its attention matrices are for shorter sequences.
     """
+    trained = fields.get("conditional", "none") if arguments.model_name_or_path else "none"
     kind = arguments.conditional if "conditional" in given else fields.get("conditional", arguments.conditional)
+    if trained not in ("none", kind):
+        raise UserError(
+            f"--conditional is {kind}, but the model was trained with the modules of {trained}, which would be lost; "
+            f"needed is --conditional {trained}, or no --conditional at all"
+        )
     if kind == "none":
         return {"conditional": kind}
     if fields["model_type"] != "bert":
@@ -44,20 +52,34 @@ def names_of_tasks(fields: Mapping[str, Any]) -> list[str]:
     return [task["name"] for task in fields.get("tasks") or ()]
 
 
-def check_same_tasks(task: MultitaskTask, source: Source, drop_classifier: bool) -> None:
-    """Refuse to go on from a model of other tasks: its embeddings and decoders would be of the wrong ones.
+def for_tasks(source: Source, task: MultitaskTask, drop_classifier: bool) -> Source:
+    """Return what to start from, without what a model of other tasks has learned of them.
+
+    Args:
+        source: the model.
+        task: to train.
+        drop_classifier: whether to begin with fresh decoders, and with fresh embeddings where the tasks are others.
 
     Raises:
-        UserError: tasks or labels differ.
+        UserError: tasks or labels differ, and nothing is to be dropped.
     """
     stored, wanted = source.fields.get("tasks"), task.config["tasks"]
-    if not stored or stored == wanted or drop_classifier:
-        return
+    if not stored or stored == wanted or source.weights is None:
+        return source
+    if drop_classifier:
+        return replace(source, weights=_WithoutTasks(source.weights.folder, source.fields["model_type"]))
     shown = [" ".join(found["name"] for found in tasks) for tasks in (stored, wanted)]
     raise UserError(
         f"--tasks: the model was trained on {shown[0]}, found {shown[1]}; needed are the same tasks, with the same "
-        "labels, in the same order"
+        "labels, in the same order, or --drop_classifier to begin with fresh decoders and task embeddings"
     )
+
+
+class _WithoutTasks(PretrainedWeights):
+    """Weights but for the tasks' embeddings, which then start fresh."""
+
+    def __contains__(self, name: str) -> bool:
+        return not name.startswith(TASK_EMBEDDING) and super().__contains__(name)
 
 
 @dataclass(frozen=True)

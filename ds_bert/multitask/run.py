@@ -18,7 +18,8 @@ from ds_bert.multitask.sampling import (
     UniformSampler,
 )
 from ds_bert.multitask.scoring import Chooser
-from ds_bert.multitask.tasks import AVERAGE, DIAGNOSTIC, SPREAD, MultitaskTask
+from ds_bert.multitask.task_list import ALL, AVERAGE, SPREAD
+from ds_bert.multitask.tasks import DIAGNOSTIC, MultitaskTask
 from ds_bert.tasks.task import Examples
 from ds_bert.training.feed import Feed, Tensors, split_features
 from ds_bert.training.finetune_run import FinetuneRun
@@ -82,7 +83,7 @@ class MultitaskRun(FinetuneRun):
     def _report_seen(self) -> None:
         """Write and print which share of each task's examples was trained on at least once."""
         names = [member.name for member in self.task.members]
-        seen = dict(zip(names, self.sampler.shares_seen(), strict=True)) | {"all": float(self.sampler.seen.mean())}
+        seen = dict(zip(names, self.sampler.shares_seen(), strict=True)) | {ALL: float(self.sampler.seen.mean())}
         print("seen:   " + ", ".join(f"{name} {share:.1%}" for name, share in seen.items()), flush=True)
         if self.arguments.output_dir:
             write_json(self.output_dir / SEEN, seen)

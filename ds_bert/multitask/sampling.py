@@ -62,6 +62,11 @@ class TaskSampler:
         self.seen = np.zeros(len(lengths), dtype=bool)
         self._dealt: tuple[int, np.ndarray] | None = None
 
+    @property
+    def steps_per_epoch(self) -> float:
+        """The optimizer steps that all tasks' examples fill."""
+        return self.num_examples / self.global_batch_size
+
     def draw(self, step: int) -> np.ndarray:
         """Choose the examples of a step, int64 (global_batch_size,)."""
         raise NotImplementedError
@@ -146,6 +151,11 @@ class SequentialSampler(TaskSampler):
         pairs = [np.stack([np.arange(count), np.full(count, task)]) for task, count in enumerate(self.turns)]
         turns = np.concatenate(pairs, axis=1)
         self.schedule = turns[:, np.lexsort((turns[1], turns[0]))].T
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """The optimizer steps that all tasks' examples fill, each task by itself."""
+        return len(self.schedule)
 
     def draw(self, step: int) -> np.ndarray:
         """Choose the examples of a step."""

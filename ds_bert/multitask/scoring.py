@@ -4,7 +4,7 @@ import numpy as np
 
 from ds_bert.engine.engine import Engine
 from ds_bert.multitask.tasks import MultitaskTask
-from ds_bert.multitask.uncertainty import entropies, most_uncertain, scores, stand_in
+from ds_bert.multitask.uncertainty import entropies, most_uncertain, scores
 from ds_bert.training.feed import Feed
 from ds_bert.training.run import share
 
@@ -27,7 +27,7 @@ class Chooser:
         self.engine: Engine = feed.engine
         self.feed, self.form, self.size = feed, form, size
         self.lengths, self.labels = task.train.lengths, task.label_counts
-        self.stand_in = stand_in([member.name for member in task.members], self.labels, task.sizes)
+        self.stand_in = task.stand_in()
 
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
         """Return the places of as many candidates as one task has, the most uncertain first; a collective call.

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_bert.data.glue import OTHER_TASKS, TASKS, find_task
+from ds_bert.data.glue import OTHER_TASKS, find_task
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
 
 PAPER = ("cola", "mnli", "rte", "wnli", "qqp", "stsb", "sst2", "qnli", "mrpc")
 """GLUE's tasks in the order of the paper's task ids."""
+AVERAGE, SPREAD, ALL = "average", "spread", "all"
+"""What results call the tasks as a whole; no task has such a name."""
 _KNOWN = (*PAPER, *OTHER_TASKS)
 _FILES = ("train_file", "validation_file", "test_file")
 _KEYS = ("name", *_FILES, "text_columns", "label_column", "labels", "regression", "metric")
@@ -55,10 +57,17 @@ def read_tasks(words: Sequence[str], of_checkpoint: Sequence[str] = ()) -> list[
         of_checkpoint: names of the tasks that the model was trained on.
 
     Raises:
-        UserError: no such task or file, a declaration with wrong keys or types, or a task that stands there twice.
+        UserError: no such task or file, a declaration with wrong keys or types, a task that stands there twice, or a
+            checkpoint of tasks of one's own, whose files are not known.
     """
     if not words:
         words = of_checkpoint or PAPER
+        own = [name for name in of_checkpoint if name not in _KNOWN]
+        if own:
+            raise UserError(
+                f"--tasks is not given, but the model was trained on {', '.join(own)}, which no official task is; "
+                "needed is --tasks with the file that it was trained with"
+            )
     if len(words) == 1 and (Path(words[0]).suffix or Path(words[0]).is_file()):
         entries = _read_file(Path(words[0]))
     else:
@@ -72,12 +81,16 @@ def read_tasks(words: Sequence[str], of_checkpoint: Sequence[str] = ()) -> list[
     return entries
 
 
-def _official(name: str, where: str) -> TaskEntry:
+def _official_name(name: str) -> str | None:
     try:
-        found = find_task(name).name
+        return find_task(name).name
     except UserError:
-        found = ""
-    if found not in _KNOWN:
+        return None
+
+
+def _official(name: str, where: str) -> TaskEntry:
+    found = _official_name(name)
+    if found is None or found not in _KNOWN:
         raise UserError(
             f"{where}: no task {name!r} is known; needed are names among {', '.join(_KNOWN)}, or a JSON file that "
             "declares it"
@@ -113,16 +126,10 @@ def _declared(item: Mapping[str, Any], where: str, folder: Path) -> TaskEntry:
     unknown = sorted(item.keys() - set(_KEYS))
     if unknown:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(_KEYS)}")
-    name = _typed(item, "name", str, where)
-    if not name or not re.fullmatch(r"[\w-]+", name) or name in (*TASKS, *OTHER_TASKS):
-        raise UserError(
-            f'{where}: "name" is {name!r}, needed are letters, digits, "_" and "-" that are no official task\'s name'
-        )
-    labels, regression = _texts(item, "labels", where), _typed(item, "regression", bool, where)
+    name, regression = _name(item, where), _typed(item, "regression", bool, where)
+    labels = _labels(item, where)
     if labels is not None and regression:
         raise UserError(f'{where}: has both "labels" and "regression", needed is one: classes, or numbers')
-    if labels is not None and len(set(labels)) < 2:
-        raise UserError(f'{where}: "labels" is {list(labels)}, needed are at least two to tell apart')
     texts = _texts(item, "text_columns", where) or ()
     if len(texts) > 2:
         raise UserError(f'{where}: "text_columns" names {len(texts)} columns, needed are one or two')
@@ -136,6 +143,28 @@ def _declared(item: Mapping[str, Any], where: str, folder: Path) -> TaskEntry:
         regression=False if labels is not None else regression,
         metric=_typed(item, "metric", str, where),
     )
+
+
+def _name(item: Mapping[str, Any], where: str) -> str:
+    name = _typed(item, "name", str, where)
+    if not name or not re.fullmatch(r"[\w-]+", name) or _official_name(name):
+        raise UserError(
+            f'{where}: "name" is {name!r}, needed are letters, digits, "_" and "-" that are no official task\'s name'
+        )
+    if name in (AVERAGE, SPREAD, ALL):
+        raise UserError(f'{where}: "name" is {name!r}, which results call all tasks together; needed is another')
+    return name
+
+
+def _labels(item: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
+    labels = _texts(item, "labels", where)
+    if labels is None:
+        return None
+    if len(set(labels)) < 2:
+        raise UserError(f'{where}: "labels" is {list(labels)}, needed are at least two to tell apart')
+    if len(set(labels)) < len(labels):
+        raise UserError(f'{where}: "labels" is {list(labels)}, needed is each once')
+    return labels
 
 
 def _typed(item: Mapping[str, Any], key: str, kind: type, where: str) -> Any:

@@ -10,16 +10,18 @@ import numpy as np
 from ds_bert.data.feature_cache import key_fingerprint
 from ds_bert.data.features import Features
 from ds_bert.data.glue import find_task
+from ds_bert.data.glue_own import Settings
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.modeling.conditional.layers import MultitaskHead
 from ds_bert.multitask.objective import objective_of
-from ds_bert.multitask.task_list import TaskEntry
+from ds_bert.multitask.task_list import AVERAGE, TaskEntry
+from ds_bert.multitask.uncertainty import stand_in
 from ds_bert.tasks.glue import glue_task
 from ds_bert.tasks.task import Outputs, Split, Task
 
-AVERAGE, SPREAD = "average", "spread"
 DIAGNOSTIC = "diagnostic"
+_LOWER_IS_BETTER = ("mse",)  # no score: of scores the average is taken, and the highest chosen
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class MultitaskTask(Task):
         """Labels of each task; 0 in regression."""
         return [len(described["labels"]) for described in self.config["tasks"]]
 
+    def stand_in(self) -> int:
+        """Choose the task whose uncertainty regressions have; raises `UserError` where all are regressions."""
+        return stand_in([member.name for member in self.members], self.label_counts, self.sizes)
+
 
 def build_tasks(
     entries: Sequence[TaskEntry], data_dir: Path | None, tokenizer: Tokenizer, options: Mapping[str, Any]
@@ -55,18 +61,14 @@ def build_tasks(
         options: what `ds_bert.tasks.glue.glue_task` takes besides.
 
     Raises:
-        UserError: files are missing or not as they should be, or a training file has examples of one label only.
+        UserError: files are missing or not as they should be.
     """
-    tasks = []
-    for entry in entries:
-        if entry.is_own:
-            task, where = _own_task(entry, tokenizer, options), str(entry.train_file)
-        else:
-            folder = _folder(entry.name, data_dir)
-            task, where = glue_task(entry.name, folder, tokenizer, **options), f"{folder or 'hub'}: {entry.name}"
-        _refuse_one_label(task, where)
-        tasks.append(task)
-    return tasks
+    return [
+        _own_task(entry, tokenizer, options)
+        if entry.is_own
+        else glue_task(entry.name, _folder(entry.name, data_dir), tokenizer, **options)
+        for entry in entries
+    ]
 
 
 def _folder(name: str, data_dir: Path | None) -> Path | None:
@@ -79,12 +81,13 @@ def _folder(name: str, data_dir: Path | None) -> Path | None:
 
 
 def _own_task(entry: TaskEntry, tokenizer: Tokenizer, options: Mapping[str, Any]) -> Task:
-    wanted = {"train": entry.train_file, "eval": entry.validation_file, "predict": entry.test_file}
+    files = {"train": entry.train_file, "eval": entry.validation_file, "predict": entry.test_file}
     keys = {"train": "train_file", "eval": "validation_file", "predict": "test_file"}
-    for split in ("train", "eval"):
-        if split in options["splits"] and wanted[split] is None:
+    needed = ("train", "eval") if any(files.values()) else tuple(keys)  # not every task need have predictions
+    for split in needed:
+        if split in options["splits"] and files[split] is None:
             raise UserError(f'--tasks: the task {entry.name} has no "{keys[split]}", but {split} is asked for')
-    splits = {split for split in options["splits"] if wanted[split] is not None}
+    splits = {split for split in options["splits"] if files[split] is not None}
     text, pair = (*entry.text_columns, None, None)[:2]
     task = glue_task(
         None,
@@ -99,10 +102,15 @@ def _own_task(entry: TaskEntry, tokenizer: Tokenizer, options: Mapping[str, Any]
         label_column=entry.label_column,
         label_names=entry.labels,
         regression=entry.regression,
+        settings=Settings(
+            train_file=f'"train_file" or "labels" of {entry.name}',
+            text=f'"text_columns" of {entry.name}',
+            label=f'"label_column" of {entry.name}',
+        ),
     )
-    if entry.metric and entry.metric not in task.measures:
-        known = ", ".join(task.measures)
-        raise UserError(f'--tasks: "metric" of {entry.name} is {entry.metric!r}, needed is one of {known}')
+    scores = [measure for measure in task.measures if measure not in _LOWER_IS_BETTER]
+    if entry.metric and entry.metric not in scores:
+        raise UserError(f'--tasks: "metric" of {entry.name} is {entry.metric!r}, needed is one of {", ".join(scores)}')
     prediction = {name: _in_folder(split, entry.name) for name, split in task.prediction.items()}
     return replace(task, name=entry.name, best_metric=entry.metric or task.best_metric, prediction=prediction)
 
@@ -115,19 +123,6 @@ def _in_folder(split: Split, name: str) -> Split:
         return split.write(outputs, folder / name)
 
     return replace(split, write=write)
-
-
-def _refuse_one_label(task: Task, where: str) -> None:
-    if task.train is None or task.config["problem_type"] == "regression":
-        return
-    assert isinstance(task.train, Features)
-    found = np.unique(task.train.columns["labels"])
-    if len(found) < 2:
-        name = task.config["id2label"][int(found[0])]
-        raise UserError(
-            f"{where}: all {len(task.train)} training examples of {task.name} have the label {name!r}, needed are "
-            "examples of at least two"
-        )
 
 
 def combine(tasks: Sequence[Task], model: Mapping[str, Any], share_of_largest: float = 1.0) -> MultitaskTask:

@@ -14,7 +14,7 @@ from ds_bert.data.features import Features
 from ds_bert.data.glue import SPLITS, find_task, glue_data
 from ds_bert.data.glue_features import Encoder, Source, TextData
 from ds_bert.data.glue_hub import hub_table
-from ds_bert.data.glue_own import Columns, are_numbered, own_data
+from ds_bert.data.glue_own import FLAGS, Columns, Settings, are_numbered, own_data
 from ds_bert.data.tables import Table, open_table
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
@@ -48,6 +48,7 @@ def glue_task(
     label_column: str | None = None,
     label_names: Sequence[str] | None = None,
     regression: bool | None = None,
+    settings: Settings = FLAGS,
 ) -> Task:
     """Build a task of text classification or regression: a GLUE task, or the same with a user's own data.
 
@@ -66,6 +67,7 @@ def glue_task(
         text_column, text_pair_column, label_column: of own data; None: guessed where only one guess is possible.
         label_names: labels in the order of their ids, where a trained model has fixed it.
         regression: whether own labels are numbers; None: guessed.
+        settings: what messages call those of own data.
 
     Raises:
         UserError: something is missing, contradicts itself, or is not as it should be in a file.
@@ -80,7 +82,7 @@ def glue_task(
     else:
         tables = _own_tables(own_files, dataset_name, dataset_config_name, wanted, label_names is None)
         columns = Columns(text_column, text_pair_column, label_column)
-        data = own_data(tables, wanted, columns, label_names, regression)
+        data = own_data(tables, wanted, columns, label_names, regression, settings)
     return _assemble(data, Encoder(tokenizer, max_seq_length, data.labels, cache_dir, overwrite_cache), limits)
 
 

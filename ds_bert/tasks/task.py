@@ -54,7 +54,8 @@ class Task:
         train: examples to train on; None where nothing is to be trained.
         evaluation: splits with known answers, by name ("validation", "validation_mismatched", …).
         prediction: splits to predict ("test", …).
-        best_metric: measure of the first evaluation split by which the best checkpoint is chosen; higher is better.
+        best_metric: measure of the first evaluation split by which the best checkpoint is chosen; "": the first one
+            returned. Higher is better, but for errors, see `ds_bert.training.best.ERRORS`.
         measures: names of all that could choose it; not checked where there are none.
         fingerprint: of the data, the tokenizer and the options that the training examples follow from.
     """
@@ -66,6 +67,6 @@ class Task:
     train: Examples | None
     evaluation: Mapping[str, Split] = field(default_factory=dict)
     prediction: Mapping[str, Split] = field(default_factory=dict)
-    best_metric: str = "accuracy"
+    best_metric: str = ""
     measures: tuple[str, ...] = ()
     fingerprint: str = ""

@@ -3,34 +3,50 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ds_bert.errors import UserError
+
 BEST = "best.json"
+ERRORS = ("loss", "mse", "rmse", "mae")
+"""Measures whose names are or end in one of these (`mlm_loss`) are the better the lower they are."""
 
 
 class Best:
     """Remembers the best evaluation of a run.
 
     Args:
-        metric: measure to compare by; higher is better, but for "loss".
+        metric: measure to compare by; "": the first one of the first evaluation. Higher is better, but for `ERRORS`.
         patience: evaluations without a better one after which training ends; 0 never ends it.
         known: what `known` said when the checkpoint that the run goes on from was written.
     """
 
     def __init__(self, metric: str, patience: int, known: Mapping[str, Any] | None = None) -> None:
-        self.metric, self.patience = metric, patience
         known = known or {}
-        self.step: int | None = known.get("step") if known.get("metric") == metric else None
+        self.metric, self.patience = metric or known.get("metric", ""), patience
+        self.step: int | None = known.get("step") if known.get("metric") == self.metric else None
         self.value: float | None = known.get("value") if self.step is not None else None
         self.worse = known.get("evaluations_since", 0) if self.step is not None else 0
 
     def note(self, step: int, measures: dict[str, float]) -> bool:
-        """Take note of an evaluation; return whether it is the best so far."""
+        """Take note of an evaluation; return whether it is the best so far.
+
+        Raises:
+            UserError: it did not measure what is to be compared.
+        """
+        self.metric = self.metric or next(iter(measures), "")
+        if self.metric not in measures:
+            raise UserError(
+                f"the best checkpoint is to be chosen by {self.metric!r}, but the evaluation gave "
+                f"{', '.join(measures) or 'no measure'}; name one of its measures with --metric_for_best_model, or as "
+                "the task's best_metric"
+            )
         value = measures[self.metric]
         if value != value:  # not a number: no better than anything
             better = False
         elif self.value is None:
             better = True
         else:
-            better = value < self.value if self.metric.endswith("loss") else value > self.value
+            is_error = self.metric.rpartition("_")[2] in ERRORS
+            better = value < self.value if is_error else value > self.value
         if better:
             self.step, self.value, self.worse = step, value, 0
         else:

@@ -13,7 +13,9 @@ class FinetuneArguments(TrainingArguments):
         None, "Folder (Hugging Face's or a checkpoint), or a hub name, to start from."
     )
     config_name: str | None = argument(None, "Model to start from scratch: shipped name, config.json or its folder.")
-    tokenizer_name: str | None = argument(None, "Tokenizer's folder or file; default: the model's own.")
+    tokenizer_name: str | None = argument(
+        None, "Tokenizer's folder or file, with the model's vocabulary; default: the model's own."
+    )
     drop_classifier: bool = argument(False, "Begin with a fresh head, even if model_name_or_path has a fitting one.")
     hidden_dropout_prob: float | None = argument(None, "Overrides the model's dropout of hidden states.")
     attention_probs_dropout_prob: float | None = argument(None, "Overrides the model's dropout of attention.")

@@ -10,8 +10,9 @@ from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, l
 from ds_bert.data.sampler import LengthGroupedSampler
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
+from ds_bert.errors import UserError
 from ds_bert.files import write_json
-from ds_bert.tasks.task import Examples, Split, Task
+from ds_bert.tasks.task import Examples, Outputs, Split, Task
 from ds_bert.training.best import Best
 from ds_bert.training.build import build_engine, load_weights
 from ds_bert.training.checks import total_steps
@@ -52,28 +53,51 @@ class FinetuneRun:
         if source.weights:
             load_weights(self.engine, source.weights, fresh)
         self.global_batch = size * micro_batches * grid.num_replicas
-        self.output_dir = Path(arguments.output_dir or "")
-        self.evaluation_dir = self.output_dir / "evaluation"
         self.resumed: dict[str, Any] = {}  # state of the run in the checkpoint that it goes on from
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the run is kept; not to be asked for where it is not."""
+        assert self.arguments.output_dir
+        return Path(self.arguments.output_dir)
 
     def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; return the exit status and the measures."""
         with failing_by_name(self.engine):
             if checkpoint:
-                self.resumed = read_state(load_newest(checkpoint.parent, self.engine))
+                self._go_on()
             keep_settings(self.engine, self.arguments, self.grid.stage_map)
             measured: dict[str, float] | None = None
             if self.arguments.do_train:
                 status, measured = self._train()
                 if status:
                     return status, {}
-            measures = (measured or self._measure(self.evaluation_dir)) if self.arguments.do_eval else {}
+            measures = (measured or self._measure(self._folder("evaluation"))) if self.arguments.do_eval else {}
+            self._write(RESULTS, measures)
             if self.grid.rank == 0 and measures:
-                write_json(self.output_dir / RESULTS, measures)
                 print("\n".join(f"{name:<32} {value:.4f}" for name, value in measures.items()), flush=True)
             if self.arguments.do_predict:
                 self._predict()
             return 0, measures
+
+    def _go_on(self) -> None:
+        """Load the newest checkpoint, or, where nothing is to be trained, the best one."""
+        newest = load_newest(self.output_dir, self.engine)
+        self.resumed = read_state(newest)
+        step = (self.resumed.get("best") or {}).get("step")
+        if self.arguments.do_train or step is None:
+            return
+        best = checkpoint_folder(self.output_dir, step)
+        if share(self.engine, best != newest and best.is_dir()):
+            load_checkpoint(best, self.engine)
+
+    def _folder(self, name: str) -> Path | None:
+        """A folder of ``output_dir``; None where nothing is kept."""
+        return self.output_dir / name if self.arguments.output_dir else None
+
+    def _write(self, name: str, measures: dict[str, float]) -> None:
+        if self.grid.rank == 0 and measures and self.arguments.output_dir:
+            write_json(self.output_dir / name, measures)
 
     def _train(self) -> tuple[int, dict[str, float] | None]:
         """Train; go back to the best checkpoint; return the exit status, and that checkpoint's measures if known."""
@@ -81,15 +105,16 @@ class FinetuneRun:
         assert task.train is not None
         lengths = task.train.lengths
         sampler = self.make_sampler(task.train)
-        steps = total_steps(arguments, len(lengths) / self.global_batch)
-        log = RunLog(self.output_dir, self.grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+        steps = total_steps(arguments, sampler.steps_per_epoch)
+        output_dir = self.output_dir if arguments.output_dir else None
+        log = RunLog(output_dir, self.grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
         best = None
-        if arguments.do_eval:
+        if arguments.do_eval and output_dir:
             metric = arguments.metric_for_best_model or task.best_metric
             best = Best(metric, arguments.early_stopping_patience, self.resumed.get("best"))
 
         def measure() -> dict[str, float]:
-            return self._measure(self.evaluation_dir if engine.steps_done == steps else None)
+            return self._measure(self._folder("evaluation") if engine.steps_done == steps else None)
 
         training = Training(
             engine,
@@ -139,20 +164,35 @@ class FinetuneRun:
         return measures
 
     def _outputs_of(self, split: Split, folder: Path | None) -> dict[str, float]:
-        """Compute a split's outputs; return its measures on all processes; write its files."""
+        """Compute a split's outputs; return its measures on all processes; write its files.
+
+        Raises:
+            UserError: on all processes, where measuring or writing raised it.
+        """
         outputs = self.feed(split.examples).predict(split.examples.lengths, self.arguments.per_device_eval_batch_size)
         measures: dict[str, float] = {}
+        refusal: UserError | None = None
         if self.grid.rank == 0:
-            said = split.decode(outputs) if split.decode else outputs
-            measures = split.measure(said) if split.measure else {}
-            if folder and split.write:
-                folder.mkdir(parents=True, exist_ok=True)
-                for path in split.write(said, folder):
-                    print(f"wrote:  {path}", flush=True)
-        return share(self.engine, measures)
+            try:
+                measures = _interpret(split, outputs, folder)
+            except UserError as error:
+                refusal = error
+        measures, refusal = share(self.engine, (measures, refusal))
+        if refusal:
+            raise refusal
+        return measures
 
     def _predict(self) -> None:
         for name, split in self.task.prediction.items():
-            measures = self._outputs_of(split, self.output_dir / "predictions")
-            if self.grid.rank == 0 and measures:
-                write_json(self.output_dir / f"{name}_results.json", measures)
+            self._write(f"{name}_results.json", self._outputs_of(split, self._folder("predictions")))
+
+
+def _interpret(split: Split, outputs: Sequence[Outputs], folder: Path | None) -> dict[str, float]:
+    """Write a split's files, if there is a folder for them; return its measures."""
+    said = split.decode(outputs) if split.decode else outputs
+    measures = split.measure(said) if split.measure else {}
+    if folder and split.write:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in split.write(said, folder):
+            print(f"wrote:  {path}", flush=True)
+    return measures

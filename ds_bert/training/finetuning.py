@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ds_bert.engine.process_group import start_process_group
+from ds_bert.checkpoint.folders import claim_output_dir
+from ds_bert.engine.process_group import launcher_world, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
@@ -21,6 +22,8 @@ from ds_bert.training.parameter_groups import with_layerwise_decay
 from ds_bert.training.placement import check_schedule, choose_stage_map
 from ds_bert.training.run import claim_run
 from ds_bert.training.weights import check_weights
+
+_SEED = "seed-"  # a seed's folder is named so, and its number
 
 Arguments = TypeVar("Arguments", bound=FinetuneArguments)
 
@@ -96,7 +99,8 @@ def fine_tune(
         fresh = check_weights(source.weights, config, task.head, arguments.drop_classifier)
     settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, config)
     runs = _runs(arguments)
-    checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint) for run in runs]
+    _claim_seeds(arguments)
+    checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint or None) for run in runs]
     grid = start_process_group(stage_map, arguments.ddp_timeout)
     results = []
     for run, checkpoint in zip(runs, checkpoints, strict=True):
@@ -128,10 +132,31 @@ def _runs(arguments: FinetuneArguments) -> list[FinetuneArguments]:
         return [arguments]
     if len(set(arguments.seeds)) < len(arguments.seeds):
         raise UserError(f"--seeds {' '.join(map(str, arguments.seeds))}: a seed stands there twice")
-    folder = Path(arguments.output_dir or "")
-    return [
-        replace(arguments, seed=seed, seeds=[], output_dir=str(folder / f"seed-{seed}")) for seed in arguments.seeds
-    ]
+    runs = [replace(arguments, seed=seed, seeds=[]) for seed in arguments.seeds]
+    if not arguments.output_dir:
+        return runs
+    return [replace(run, output_dir=str(Path(arguments.output_dir, f"{_SEED}{run.seed}"))) for run in runs]
+
+
+def _claim_seeds(arguments: FinetuneArguments) -> None:
+    """Make sure that ``output_dir`` is that of runs with several seeds, or free.
+
+    Raises:
+        UserError: it holds something else, and ``overwrite_output_dir`` does not say to move it aside.
+    """
+    if not (arguments.seeds and arguments.output_dir) or launcher_world()[0] != 0:
+        return
+    folder = Path(arguments.output_dir)
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in found if name != RESULTS and not name.startswith(_SEED)]
+    if not others:
+        return
+    if arguments.resume or not arguments.overwrite_output_dir:
+        raise UserError(
+            f"{folder}: --output_dir holds {others[0]}, which no run with --seeds wrote; name another folder, or start "
+            "anew with --overwrite_output_dir (which moves it aside)"
+        )
+    claim_output_dir(folder, resume=False, overwrite=True)
 
 
 def _report_seeds(output_dir: Path, seeds: Sequence[int], results: Sequence[Mapping[str, float]]) -> None:

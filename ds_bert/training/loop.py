@@ -11,6 +11,7 @@ from typing import Any
 from ds_bert.checkpoint.saving import CheckpointSaver
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.optimizer import StepResult
+from ds_bert.errors import UserError
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.best import BEST, Best
 from ds_bert.training.feed import Feed
@@ -48,7 +49,8 @@ class Training:
         feed: training examples.
         sampler: says which examples make up step t.
         total_steps: at which training ends.
-        evaluate: returns measures on held-out data; None where there are none.
+        evaluate: returns measures on held-out data, or raises `UserError`, on all processes alike; None where there are
+            none.
         describe: writes the model's configuration and tokenizer into a checkpoint.
         state: what else a checkpoint keeps of the run.
         log: what rank 0 shows.
@@ -73,7 +75,7 @@ class Training:
         self.engine, self.arguments, self.feed, self.sampler = engine, arguments, feed, sampler
         self.total_steps, self.evaluate = total_steps, evaluate
         self.log, self.best, self.state_now = log, best, state_now
-        self.stopped_early = False
+        self.stopped_early = best is not None and best.is_hopeless
         self.saver = None
         if arguments.output_dir:
             keep, later = arguments.save_total_limit, arguments.save_async
@@ -167,12 +169,24 @@ class Training:
         saves = self._is_due(arguments.save_steps)
         if evaluates or saves:
             self._drain()
-        better = evaluates and self._evaluate()
-        if self.saver and (saves or better or self.stopped_early):
-            kept = self.best.step if self.best else None
-            known = self.best.known() if self.best else None
-            notes = {BEST: known} if known and evaluates else {}
-            self.outcome.checkpoint = self.saver.save({"best": known, **self.state_now()}, kept, notes)
+        better = False
+        try:
+            better = evaluates and self._evaluate()
+        except UserError:
+            self._save()  # what was trained is not lost
+            if self.saver:
+                self.saver.finish()
+            raise
+        if saves or better or self.stopped_early:
+            self._save(noting_best=evaluates)
+
+    def _save(self, noting_best: bool = False) -> None:
+        if self.saver is None:
+            return
+        kept = self.best.step if self.best else None
+        known = self.best.known() if self.best else None
+        notes = {BEST: known} if noting_best and kept is not None else {}
+        self.outcome.checkpoint = self.saver.save({"best": known, **self.state_now()}, kept, notes)
 
     def _evaluate(self) -> bool:
         """Measure; return whether this is the best checkpoint so far."""
@@ -194,7 +208,7 @@ class Training:
         if step == self.total_steps or self.outcome.signal:
             return True
         if every < 0:
-            per_epoch = self.sampler.num_examples / self.sampler.global_batch_size
+            per_epoch = self.sampler.steps_per_epoch
             return round(step / per_epoch) > 0 and round(round(step / per_epoch) * per_epoch) == step
         return every > 0 and step % every == 0
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def load_source(arguments: FinetuneArguments) -> Source:
     """Read configuration, tokenizer and the names of weights.
 
     Raises:
-        UserError: none or two models were named, one cannot be read, or tokenizer and model do not fit each other.
+        UserError: none or two models were named, one cannot be read or is for another job, or tokenizer and model do
+            not fit each other.
     """
     names = [name for name in (arguments.config_name, arguments.model_name_or_path) if name]
     if len(names) != 1:
@@ -55,6 +57,8 @@ def load_source(arguments: FinetuneArguments) -> Source:
         )
     folder = local_folder(arguments.model_name_or_path) if arguments.model_name_or_path else None
     fields = load_model_config(folder or names[0])
+    if not hasattr(arguments, "conditional"):
+        refuse_conditional(fields, names[0])
     length, positions = arguments.max_seq_length, fields["max_position_embeddings"]
     if not 8 <= length <= positions:
         raise UserError(f"--max_seq_length is {length}, needed is 8 to {positions}, the positions that {names[0]} has")
@@ -64,8 +68,44 @@ def load_source(arguments: FinetuneArguments) -> Source:
         raise UserError("--tokenizer_name is missing; a model from scratch (--config_name) needs one")
     tokenizer = load_tokenizer(tokenizer_name)
     check_fits(tokenizer, fields["vocab_size"])
+    if folder and arguments.tokenizer_name:
+        _check_same_vocabulary(arguments.tokenizer_name, tokenizer, folder)
     weights = PretrainedWeights(folder, fields["model_type"]) if folder else None
     return Source(fields, tokenizer, weights)
+
+
+def refuse_conditional(fields: Mapping[str, Any], name: str) -> None:
+    """Refuse a model that needs to be told each example's task.
+
+    Args:
+        fields: of its configuration.
+        name: what the user called it.
+
+    Raises:
+        UserError: it does.
+    """
+    kind = fields.get("conditional", "none")
+    if kind != "none":
+        raise UserError(
+            f'{name}: its config.json has "conditional": {kind!r}, a model of many tasks (CA-MTL), which '
+            "pipelines/multitask.py alone can run; needed here is a model without it"
+        )
+
+
+def _check_same_vocabulary(name: str, tokenizer: Tokenizer, folder: Path) -> None:
+    """Refuse a tokenizer whose tokens have other ids than the tokenizer's in the model's folder, if there is one."""
+    try:
+        own = load_tokenizer(folder)
+    except UserError:  # there is none, or none that can be read
+        return
+    pairs = enumerate(zip_longest(tokenizer.tokens, own.tokens))
+    found = next(((token_id, given, known) for token_id, (given, known) in pairs if given != known), None)
+    if found:
+        token_id, given, known = found
+        raise UserError(
+            f"--tokenizer_name {name}: its vocabulary is not that of the model's own tokenizer in {folder} (token "
+            f"{token_id} is {given!r} there, {known!r} in the model); leave --tokenizer_name out"
+        )
 
 
 def _override(arguments: FinetuneArguments, fields: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import PretrainArguments
+from ds_bert.training.model_source import refuse_conditional
 from ds_bert.training.weights import check_weights
 
 
@@ -34,7 +35,8 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
     """Read the configuration of the model to train.
 
     Raises:
-        UserError: none or two were named, or it cannot be read, or sequences are longer than its positions.
+        UserError: none or two were named, or it cannot be read or is for another job, or sequences are longer than its
+            positions.
     """
     names = [name for name in (arguments.config_name, arguments.model_name_or_path) if name]
     if len(names) != 1:
@@ -43,6 +45,7 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
             f"found {'both' if names else 'neither'}"
         )
     model = load_model_config(names[0])
+    refuse_conditional(model, names[0])
     length = arguments.max_seq_length
     if not 8 <= length <= model["max_position_embeddings"]:
         raise UserError(

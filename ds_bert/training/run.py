@@ -87,7 +87,7 @@ def _check_same_run(
     state, now = read_state(checkpoint, ("arguments", "global_batch", "model", "data")), asdict(arguments)
     if data not in (None, state["data"]):
         raise UserError(
-            f"{checkpoint}: was written on other training data than --train_path is now; go on with the data it began "
+            f"{checkpoint}: was written on other training data than those given now; go on with the data it began "
             "with, or start from its weights with --model_name_or_path in another --output_dir"
         )
     for name in sorted(state["model"].keys() | model.keys()):

@@ -70,6 +70,15 @@ def test_other_layouts_are_refused_by_place_and_key(tmp_path: Path, content: Any
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["context", "question", "id"])
+def test_half_a_surrogate_pair_is_refused_by_place_and_key(tmp_path: Path, key: str) -> None:
+    texts = {"context": TEXT, "question": "What?", "id": "1"} | {key: "a \ud83d"}
+    entry = qa(texts["id"], texts["question"], [("red", 13)])
+    path = write_squad(tmp_path / "a.json", [(texts["context"], [entry])])
+    with pytest.raises(UserError, match=rf"a\.json: data\[0\]\.paragraphs\[0\]\S*\.{key}: holds '.ud83d', half"):
+        read_squad(path, version_2=False)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

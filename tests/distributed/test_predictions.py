@@ -7,52 +7,67 @@ from ds_bert.data.features import Features, make_features
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.stage_map import StageMap
-from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.training.build import build_engine
 from ds_bert.training.feed import Feed
-from tests.support.models import toy_model
+from tests.support.fine_tuning import BEAM, objective
+from tests.support.models import CHOICES, toy_model
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map
 
-HEADS = ("sequence-classification", "question-answering")
+MODELS = (
+    ("bert", "sequence-classification"),
+    ("bert", "question-answering"),
+    ("bert", BEAM),
+    ("bert", "multiple-choice"),
+    ("bert", "token-classification"),
+    ("albert", "token-classification"),
+)
 EXAMPLES = 131  # more than 64 micro-batches of one: several pieces
+Outputs = list[dict[str, np.ndarray]]
 
 
-def examples() -> Features:
-    chance = np.random.default_rng(5)
-    sequences = [chance.integers(5, 40, length).tolist() for length in chance.integers(3, 30, EXAMPLES)]
-    return make_features(sequences, [*map(len, sequences)], pad_id=0)
+def examples(head: str) -> Features:
+    """Sequences long enough for five starts of an answer and five ends."""
+    chance, per_example = np.random.default_rng(5), CHOICES if head == "multiple-choice" else 1
+    lengths = chance.integers(9, 31, EXAMPLES * per_example)
+    sequences = [chance.integers(5, 40, length).tolist() for length in lengths]
+    columns = {"context_begin": np.full(EXAMPLES, 2), "context_end": lengths - 1} if head == BEAM else {}
+    return make_features(sequences, lengths, 0, columns, per_example)
 
 
-def predict(stage_map: StageMap, size: int) -> list[dict[str, np.ndarray]]:
-    """All examples' outputs of both heads, on rank 0."""
-    grid = start_process_group(stage_map, timeout_seconds=60)
-    found: list[dict[str, np.ndarray]] = [{} for _ in range(EXAMPLES if grid.rank == 0 else 0)]
-    for head in HEADS:
-        objective, settings = ClassificationObjective(3), EngineSettings(seed=3)
-        engine = build_engine(toy_model("bert", head), head, objective, grid, settings, size, 1)
-        outputs = Feed(examples(), engine).predict(examples().lengths, size)
-        assert len(outputs) == len(found)
-        for place, output in zip(found, outputs, strict=True):
-            place.update(output)
+def predict(stage_map: StageMap, size: int) -> dict[tuple[str, str], Outputs]:
+    """All examples' outputs of every model, on rank 0."""
+    grid, found = start_process_group(stage_map, timeout_seconds=60), {}
+    for family, head in MODELS:
+        config = toy_model(family, head)
+        engine = build_engine(config, head, objective(head), grid, EngineSettings(seed=3), size, 1)
+        found[family, head] = Feed(examples(head), engine).predict(examples(head).lengths, size)
+        assert len(found[family, head]) == (EXAMPLES if grid.rank == 0 else 0)
     return found
 
 
-def predict_on(stages: int, replicas: int, size: int) -> list[dict[str, np.ndarray]]:
+def predict_on(stages: int, replicas: int, size: int) -> dict[tuple[str, str], Outputs]:
     stage_map = toy_map(stages, replicas)
-    return next(part for part in run_on_ranks(predict, stage_map.world_size, stage_map, size) if part)
+    ranks = run_on_ranks(predict, stage_map.world_size, stage_map, size)
+    return next(found for found in ranks if found[MODELS[0]])
 
 
 @pytest.fixture(scope="module")
-def alone() -> list[dict[str, np.ndarray]]:
+def alone() -> dict[tuple[str, str], Outputs]:
     return predict_on(1, 1, 1)
 
 
-@pytest.mark.parametrize(("stages", "replicas", "size"), [(1, 1, 7), (2, 1, 16), (2, 2, 3), (4, 1, 200), (1, 2, 1)])
-def test_predictions_are_the_same(alone: list[dict[str, np.ndarray]], stages: int, replicas: int, size: int) -> None:
-    lengths = examples().lengths
-    for place, (wanted, found) in enumerate(zip(alone, predict_on(stages, replicas, size), strict=True)):
-        assert np.abs(wanted["logits"] - found["logits"]).max() < 1e-5
-        for name in ("start_logits", "end_logits"):
-            tokens = slice(int(lengths[place]))
-            assert np.abs(wanted[name][tokens] - found[name][tokens]).max() < 1e-5
+@pytest.mark.parametrize(
+    ("stages", "replicas", "size"), [(1, 1, 7), (2, 1, 16), (2, 2, 3), (2, 2, 200), (4, 1, 200), (1, 2, 1)]
+)
+def test_predictions_are_the_same(alone: dict[tuple[str, str], Outputs], stages: int, replicas: int, size: int) -> None:
+    elsewhere = predict_on(stages, replicas, size)
+    for (family, head), outputs in alone.items():
+        of_tokens = head in ("token-classification", "question-answering")
+        for length, wanted, found in zip(examples(head).lengths, outputs, elsewhere[family, head], strict=True):
+            assert wanted.keys() == found.keys()
+            for name in wanted:
+                one, other = wanted[name], found[name]
+                if of_tokens:
+                    one, other = one[:length], other[:length]  # behind them there is padding
+                assert np.abs(one - other).max() < 1e-5, (family, head, name)

@@ -63,3 +63,15 @@ def test_conditional_modules_are_those_asked_for_or_the_checkpoint_s() -> None:
         conditional_fields(MultitaskArguments(max_seq_length=200), set(), stored)
     with pytest.raises(UserError, match="needs a BERT"):
         conditional_fields(arguments, {"conditional"}, {**BERT, "model_type": "albert"})
+
+
+@pytest.mark.parametrize(("asked", "trained"), [("base", "large"), ("none", "base")])
+def test_trained_modules_are_not_dropped_in_silence(asked: str, trained: str) -> None:
+    stored = {**BERT, "conditional": trained, "conditional_length": 128}
+    arguments = MultitaskArguments(model_name_or_path="checkpoint-9/", conditional=asked)
+    with pytest.raises(UserError, match=f"--conditional is {asked}, .* with the modules of {trained}"):
+        conditional_fields(arguments, {"conditional"}, stored)
+    scratch = MultitaskArguments(config_name="config.json", conditional=asked)
+    assert conditional_fields(scratch, {"conditional"}, stored)["conditional"] == asked
+    plain = {**BERT, "conditional": "none"}
+    assert conditional_fields(arguments, {"conditional"}, plain)["conditional"] == asked

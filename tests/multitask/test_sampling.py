@@ -85,6 +85,14 @@ def test_sequential_takes_turns_until_data_run_out() -> None:
     assert set(np.concatenate([sampler.samples(step) for step in range(8)]).tolist()) == set(range(47))
 
 
+def test_an_epoch_has_the_steps_that_its_examples_fill() -> None:
+    assert {make(kind).steps_per_epoch for kind in KINDS if kind is not SequentialSampler} == {47 / BATCH}
+    assert make(SequentialSampler).steps_per_epoch == 8
+    short = SequentialSampler(np.full(40, 5), [10] * 4, 32, SEED)
+    assert short.steps_per_epoch == 4
+    assert [set((short.samples(step) // 10).tolist()) for step in range(4)] == [{0}, {1}, {2}, {3}]
+
+
 def test_uncertainty_picks_among_a_batch_of_every_task() -> None:
     asked = []
 

@@ -37,6 +37,7 @@ def test_declarations(tmp_path: Path) -> None:
         ([{"name": "x", "labels": 5}], 'task 1: "labels" is 5 (a int), needed is a list of texts'),
         ([{"name": "x", "labels": ["a", 1]}], '"labels" is'),
         ([{"name": "x", "labels": ["a", "a"]}], "at least two to tell apart"),
+        ([{"name": "x", "labels": ["a", "a", "b"]}], "\"labels\" is ['a', 'a', 'b'], needed is each once"),
         ([{"name": "x", "regression": "yes"}], "\"regression\" is 'yes' (a str), needed is true or false"),
         ([{"name": "x", "regression": True, "labels": ["a", "b"]}], "needed is one"),
         ([{"name": "x", "colour": "red"}], "unknown key 'colour'"),
@@ -44,6 +45,10 @@ def test_declarations(tmp_path: Path) -> None:
         ([{"name": "x", "text_columns": ["a", "b", "c"]}], "names 3 columns"),
         ([{"name": "../x"}], "\"name\" is '../x'"),
         ([{"name": "cola"}], "no official task's name"),
+        ([{"name": "s-s_t2"}], "no official task's name"),
+        ([{"name": "average"}], "\"name\" is 'average', which results call all tasks together"),
+        ([{"name": "spread"}], "needed is another"),
+        ([{"name": "all"}], "needed is another"),
         ([{}], '"name" is None'),
         (["SST-2", 5], "task 2 is 5"),
         (["SST-2", "sst2"], "the task sst2 stands there twice"),
@@ -59,6 +64,14 @@ def test_mistakes(tmp_path: Path, content: Any, expected: str) -> None:
     with pytest.raises(UserError) as error:
         read_tasks([str(path)])
     assert expected in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_checkpoint_of_own_tasks_needs_their_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trained on reviews, .* needed is --tasks with the file"):
+        read_tasks([], ["cola", "reviews"])
+    (tmp_path / "own.json").write_text(json.dumps(["CoLA", {"name": "reviews"}]))
+    entries = read_tasks([str(tmp_path / "own.json")], ["cola", "reviews"])
+    assert [entry.name for entry in entries] == ["cola", "reviews"]
 
 
 @pytest.mark.parametrize("words", [["nowhere.json"], ["nowhere.txt"]])

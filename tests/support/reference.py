@@ -95,5 +95,5 @@ def deviation(found: Trajectory, expected: Trajectory) -> Deviation:
         weights=float(
             max(differences[name] / np.abs(expected.weights[name]).max() for name in differences.keys() - key_bias)
         ),
-        key_bias=float(max(differences[name] for name in key_bias)),
+        key_bias=float(max((differences[name] for name in key_bias), default=0.0)),
     )

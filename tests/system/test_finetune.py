@@ -9,8 +9,10 @@ import pytest
 from transformers import BertForSequenceClassification
 
 from ds_bert.checkpoint.folders import checkpoints
+from ds_bert.training.log import read_log
 from tests.support.jobs import Ended, run_job
 from tests.support.model_folder import write_bert_folder
+from tests.support.refusal import contents
 
 JOB = "pipelines/finetune_glue.py"
 GOOD, BAD = ["good", "great", "fine", "nice"], ["bad", "awful", "poor", "sad"]
@@ -88,26 +90,55 @@ def test_what_was_trained_can_be_measured_and_predicted_elsewhere(folder: Path, 
 
 def test_resumed_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    flags = {"save_steps": 10, "eval_steps": 7}
+    flags = {"save_steps": 10, "eval_steps": 7, "lr_scheduler_type": "constant"}
     run(tmp_path, words(folder, whole, "--do_train", "--do_eval", **flags))
-    run(tmp_path, words(folder, parts, "--do_train", "--do_eval", **flags, max_steps=10, lr_scheduler_type="constant"))
-    last = checkpoints(parts)[-1].name
-    assert last == "checkpoint-10"
-    run(tmp_path / "again", words(folder, tmp_path / "w", "--do_train", **flags, lr_scheduler_type="constant"))
-    run(tmp_path, words(folder, parts, "--do_train", "--resume", **flags, lr_scheduler_type="constant"))
-    for file in checkpoints(tmp_path / "w")[-1].glob("*.safetensors"):
-        assert (checkpoints(parts)[-1] / file.name).read_bytes() == file.read_bytes()
+    run(tmp_path, words(folder, parts, "--do_train", "--do_eval", **flags, max_steps=10))
+    assert checkpoints(parts)[-1].name == "checkpoint-10"
+    run(tmp_path, words(folder, parts, "--do_train", "--resume", **flags))  # evaluating changes nothing, either
+    files = sorted(file.name for file in checkpoints(whole)[-1].glob("*.safetensors"))
+    assert files and checkpoints(whole)[-1].name == checkpoints(parts)[-1].name == "checkpoint-24"
+    for name in files:
+        assert (checkpoints(parts)[-1] / name).read_bytes() == (checkpoints(whole)[-1] / name).read_bytes(), name
+
+
+def test_replicas_share_the_epochs(folder: Path, tmp_path: Path) -> None:
+    seen = []
+    for replicas in (1, 2):
+        out = tmp_path / str(replicas)
+        run(tmp_path, words(folder, out, "--do_train", max_steps=-1, num_train_epochs=2), ranks=replicas)
+        (checkpoint,) = checkpoints(out)
+        assert checkpoint.name == f"checkpoint-{16 // replicas}"
+        seen.append(json.loads((checkpoint / "trainer_state.json").read_text())["examples_seen"])
+    assert seen == [2 * 64] * 2
 
 
 def test_the_best_checkpoint_is_kept_and_training_ends_when_nothing_gets_better(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = {"eval_steps": 4, "early_stopping_patience": 2, "max_steps": 200, "save_total_limit": 1}
     run(tmp_path, words(folder, out, "--do_train", "--do_eval", **flags))
-    best = json.loads((out / "best.json").read_text())
+    best, found = json.loads((out / "best.json").read_text()), results(out)
     steps = [int(path.name.partition("-")[2]) for path in checkpoints(out)]
     assert best["step"] in steps and best["evaluations_since"] == 2
     assert max(steps) == best["step"] + 8 < 200
-    assert results(out)["accuracy"] == best["value"]
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", "--resume", **flags))
+    assert [int(path.name.partition("-")[2]) for path in checkpoints(out)] == steps, "it had ended"
+    assert results(out) == found
+
+
+def test_the_best_checkpoint_is_measured_and_predicted_with(folder: Path, tmp_path: Path) -> None:
+    out, flags = tmp_path / "out", {"eval_steps": 20, "lr_scheduler_type": "constant"}
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", **flags, max_steps=60))
+    before = json.loads((out / "best.json").read_text())
+    ruin = {**flags, "max_steps": 80, "learning_rate": 1}
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", "--do_predict", "--resume", **ruin))
+    last = [entry["eval/accuracy"] for entry in read_log(out) if "eval/accuracy" in entry][-1]
+    assert last < before["value"] == results(out)["accuracy"] == 1.0
+    right = [f"{number}\t{number % 2}" for number in range(13)]
+    submission = out / "predictions" / "SST-2.tsv"
+    assert submission.read_text().splitlines()[1:] == right
+    submission.unlink()
+    run(tmp_path, words(folder, out, "--do_predict", "--resume", **ruin))
+    assert submission.read_text().splitlines()[1:] == right
 
 
 def test_seeds_are_trained_one_after_the_other(folder: Path, tmp_path: Path) -> None:
@@ -117,6 +148,42 @@ def test_seeds_are_trained_one_after_the_other(folder: Path, tmp_path: Path) -> 
     found = [results(out / f"seed-{seed}")["accuracy"] for seed in (1, 2)]
     assert results(out)["accuracy"]["values"] == found
     assert results(out)["accuracy"]["mean"] == pytest.approx(sum(found) / 2)
+
+
+def test_seeds_that_had_ended_are_not_trained_again(folder: Path, tmp_path: Path) -> None:
+    out, flags = tmp_path / "out", {"eval_steps": 2, "early_stopping_patience": 1, "learning_rate": 0, "max_steps": 40}
+    job = ("--do_train", "--do_eval", "--seeds")
+    run(tmp_path, words(folder, out, *job, 1, **flags))
+    ended = [path.name for path in checkpoints(out / "seed-1")]
+    run(tmp_path, words(folder, out, *job, 1, 2, "--resume", **flags))
+    assert [path.name for path in checkpoints(out / "seed-1")] == ended == ["checkpoint-2", "checkpoint-4"]
+    assert [path.name for path in checkpoints(out / "seed-2")] == ended
+    assert results(out)["seeds"] == [1, 2]
+
+
+def test_seeds_do_not_overwrite_a_single_run(folder: Path, tmp_path: Path) -> None:
+    out, seeds = tmp_path / "out", ("--do_train", "--seeds", 1, 2)
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", max_steps=1))
+    before = contents(out)
+    printed = run(tmp_path, words(folder, out, *seeds, max_steps=1), status=2)
+    assert f"error: {out}: --output_dir holds arguments.json" in printed and contents(out) == before
+    run(tmp_path, words(folder, out, *seeds, "--overwrite_output_dir", max_steps=1))
+    assert contents(tmp_path / "out.old-1") == before and (out / "seed-2" / "checkpoint-1").is_dir()
+
+
+def test_a_throughput_run_without_a_folder_writes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "log.jsonl").write_text('{"step": 1}\n')
+    monkeypatch.chdir(here)
+    arguments = words(folder, here, "--do_train", "--do_eval", "--do_predict", num_minibatches=4, eval_steps=2)
+    place = arguments.index("--output_dir")
+    del arguments[place : place + 2]
+    before = contents(here)
+    assert "held-out accuracy" in run(tmp_path, arguments)
+    assert contents(here) == before
 
 
 def test_a_classifier_of_another_task(folder: Path, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def results(tmp_path: Path) -> dict[str, float]:
 def test_squad(model: Path, tmp_path: Path, head: str, version_2: bool) -> None:
     write_squad(tmp_path / "train.json", 64, 1, version_2)
     ids = write_squad(tmp_path / "dev.json", 15, 2, version_2)
+    test_ids = write_squad(tmp_path / "test.json", 7, 3, version_2)
     words = ["--model_name_or_path", model, "--train_file", tmp_path / "train.json", "--head", head]
     words += [
         "--predict_file",
@@ -67,11 +68,15 @@ def test_squad(model: Path, tmp_path: Path, head: str, version_2: bool) -> None:
         8,
     ]
     words += ["--max_steps", 80, "--learning_rate", 5e-3, "--gradient_accumulation_steps", 2]
+    words += ["--do_predict", "--test_file", tmp_path / "test.json"]
     run("pipelines/finetune_squad.py", tmp_path, [*words, *(["--version_2"] if version_2 else [])])
-    files = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out" / "evaluation").iterdir()}
     kinds = {"predictions.json", "nbest_predictions.json"} | ({"null_odds.json"} if version_2 else set())
-    assert files.keys() == kinds and all(list(content) == ids for content in files.values())
+    for folder, prefix, asked in (("evaluation", "", ids), ("predictions", "test_", test_ids)):
+        files = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out" / folder).iterdir()}
+        assert files.keys() == {f"{prefix}{kind}" for kind in kinds}
+        assert all(list(content) == asked for content in files.values())
     assert results(tmp_path)["f1"] > 60
+    assert not (tmp_path / "out" / "test_results.json").exists()  # answers of test questions are not looked at
 
 
 def test_squad_refuses_v2_without_its_flag(model: Path, tmp_path: Path) -> None:
@@ -84,7 +89,8 @@ def test_squad_refuses_v2_without_its_flag(model: Path, tmp_path: Path) -> None:
     assert "--version_2" in error and "train.json" in error
 
 
-def write_choices(path: Path, count: int, seed: int) -> None:
+def write_choices(path: Path, count: int, seed: int) -> list[int]:
+    """Return the right options."""
     chance, rows = random.Random(seed), []
     for _ in range(count):
         thing, colour = chance.choice(THINGS), COLOURS[0]  # one colour is always right: to be learned in a few steps
@@ -92,12 +98,18 @@ def write_choices(path: Path, count: int, seed: int) -> None:
         row = {"context": f"the {thing} is {colour} .", "question": f"the {thing} is _", "options": options}
         rows.append(row | {"label": options.index(colour)})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [row["label"] for row in rows]
 
 
 def test_multiple_choice(model: Path, tmp_path: Path) -> None:
     write_choices(tmp_path / "train.jsonl", 64, 1)
     write_choices(tmp_path / "validation.jsonl", 12, 2)
+    right = write_choices(tmp_path / "test.jsonl", 9, 3)
     words = ["--model_name_or_path", model, "--train_file", tmp_path / "train.jsonl", "--max_seq_length", 32]
     words += ["--validation_file", tmp_path / "validation.jsonl", "--max_qa_length", 10, "--max_steps", 60]
+    words += ["--do_predict", "--test_file", tmp_path / "test.jsonl"]
     run("pipelines/finetune_multiple_choice.py", tmp_path, [*words, "--learning_rate", 3e-3])
     assert results(tmp_path)["accuracy"] == 1.0
+    predictions = json.loads((tmp_path / "out" / "predictions" / "predictions.json").read_text())
+    assert predictions == {str(line): option for line, option in enumerate(right, 1)}
+    assert json.loads((tmp_path / "out" / "test_results.json").read_text()) == {"accuracy": 1.0}

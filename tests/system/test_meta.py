@@ -10,7 +10,7 @@ import torch
 from ds_bert.checkpoint.tensors import TensorFolder
 from tests.support.jobs import run_job
 from tests.support.model_folder import write_bert_folder
-from tests.support.refusal import the_sentence
+from tests.support.refusal import contents, the_sentence
 from tests.support.task_folder import write_tasks
 
 JOB = "pipelines/meta_train.py"
@@ -75,6 +75,21 @@ def test_a_resumed_run_on_two_stages_ends_with_the_same_bits(folder: Path, tmp_p
         assert file.read_bytes() == (again / "checkpoint-4" / file.name).read_bytes(), file.name
 
 
+def test_a_throughput_run_without_a_folder_writes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "log.jsonl").write_text('{"step": 1}\n')
+    monkeypatch.chdir(here)
+    arguments = words(folder, here, *ADAPTERS, num_minibatches=4)
+    place = arguments.index("--output_dir")
+    del arguments[place : place + 2]
+    before = contents(here)
+    assert "samples/s" in run(tmp_path, arguments)
+    assert contents(here) == before
+
+
 def test_adapters_leave_the_encoder_as_it_was(folder: Path, tmp_path: Path) -> None:
     run(tmp_path, words(folder, tmp_path / "out", *ADAPTERS, num_supervised_shards=0))
     before, after = weights(tmp_path / "out" / "checkpoint-2"), weights(tmp_path / "out" / "checkpoint-4")
@@ -96,6 +111,7 @@ MISTAKES = {
     "--train_lr": {"train_lr": 0},
     "--bf16": {"bf16": "true"},
     "--num_supervised_shards": {"num_supervised_shards": 1},
+    "--save_steps": {"save_steps": -1},
 }
 
 

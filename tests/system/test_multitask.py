@@ -10,10 +10,11 @@ import torch
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.checkpoint.tensors import TensorFolder
 from tests.support.jobs import run_job
-from tests.support.many_tasks import write_tasks
+from tests.support.many_tasks import RELATIONS, write_tasks
 
 JOB = "pipelines/multitask.py"
-SUBMISSIONS = ["MRPC.tsv", "SST-2.tsv", "STS-B.tsv"]
+SUBMISSIONS = {"MRPC.tsv": 9, "SST-2.tsv": 9, "STS-B.tsv": 9, "MNLI-m.tsv": 9, "MNLI-mm.tsv": 7, "AX.tsv": 4}
+"""Every file for the GLUE server, and its examples."""
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +63,15 @@ def test_many_tasks_on_two_stages(folder: Path, tmp_path: Path) -> None:
     printed = run(tmp_path, words(folder, out, *every, **flags), ranks=2)
     assert "seen:   sst2 " in printed
     results = json.loads((out / "eval_results.json").read_text())
-    names = ["sst2", "stsb", "mrpc", "reviews"]
-    assert results["average"] == pytest.approx(sum(results[name] for name in names) / 4)
+    names = ["sst2", "stsb", "mrpc", "mnli", "reviews"]
+    assert results["average"] == pytest.approx(sum(results[name] for name in names) / 5)
     assert results["reviews"] == results["reviews_macro_f1"] and results["sst2"] == results["sst2_accuracy"]
-    for name in SUBMISSIONS:
-        assert len((out / "predictions" / name).read_text().splitlines()) == 10
+    genres = [results["mnli_matched_accuracy"], results["mnli_mismatched_accuracy"]]
+    assert results["mnli"] == pytest.approx(sum(genres) / 2) and "mnli_diagnostic_matthews_correlation" in results
+    for name, count in SUBMISSIONS.items():
+        header, *rows = (out / "predictions" / name).read_text().splitlines()
+        assert header == "index\tprediction" and len(rows) == count
+        assert name[:2] not in ("MN", "AX") or {row.split("\t")[1] for row in rows} <= set(RELATIONS)
     own = (out / "predictions" / "reviews" / "predictions.tsv").read_text().splitlines()
     assert {line.split("\t")[1] for line in own[1:]} <= {"positive", "negative"}
     assert (out / "scores.png").read_bytes()[:4] == b"\x89PNG"
@@ -96,6 +101,18 @@ def test_a_checkpoint_is_measured_elsewhere(folder: Path, tmp_path: Path) -> Non
     assert found == pytest.approx(expected, abs=1e-6)
     fewer = words(folder, tmp_path / "three", "--do_eval", model_name_or_path=checkpoint, tasks="SST-2")
     assert "needed are the same tasks" in run(tmp_path, fewer, status=2)
+
+
+def test_other_tasks_begin_afresh(folder: Path, tmp_path: Path) -> None:
+    """And an epoch of tasks in turn is as many steps as each one's 24 examples fill."""
+    run(tmp_path, words(folder, tmp_path / "out", "--do_train", conditional="base", max_steps=1))
+    (checkpoint,) = checkpoints(tmp_path / "out")
+    (tmp_path / "two.txt").write_text("SST-2\nMRPC\n")
+    flags = {"model_name_or_path": checkpoint, "tasks": tmp_path / "two.txt", "per_device_train_batch_size": 16}
+    epoch = {"max_steps": -1, "num_train_epochs": 1, "output_dir": tmp_path / "two"}
+    printed = run(tmp_path, words(folder, tmp_path, "--do_train", "--drop_classifier", **flags, **epoch))
+    assert "has no conditional.task_embedding.weight; these start with fresh weights" in printed
+    assert [path.name for path in checkpoints(tmp_path / "two")] == ["checkpoint-4"]
 
 
 def test_resumed_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
@@ -135,6 +152,7 @@ OWN = {"name": "x", "train_file": "own_train.csv", "validation_file": "own_dev.c
         ({"tasks": "CoLA"}, "has no folder CoLA"),
         ({"freeze_encoder_layers": "0-4"}, "needed is 0-N with N from 0 to 3"),
         ({"metric_for_best_model": "beauty"}, "beauty"),
+        ({"tasks": "STS-B", "task_sampling": "uncertainty"}, "only regressions (stsb)"),
         ([{**OWN, "labels": ["positive", "neutral"]}], "line 2: the label is 'negative'; needs one of 'positive', "),
         ([{**OWN, "train_file": "one_label.csv", "labels": ["positive", "negative"]}], "have the label 'positive'"),
     ],
@@ -147,4 +165,4 @@ def test_a_mistake_ends_it_with_one_sentence(folder: Path, tmp_path: Path, flags
     printed = run(tmp_path, words(folder, tmp_path / "out", "--do_train", "--do_eval", **flags), status=2)
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and expected in errors[0], printed
-    assert "Traceback" not in printed and not (tmp_path / "out" / "log.jsonl").exists()
+    assert "Traceback" not in printed and not (tmp_path / "out").exists()

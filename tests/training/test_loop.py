@@ -7,22 +7,42 @@ import pytest
 import torch
 
 from ds_bert.engine.optimizer import StepResult
+from ds_bert.engine.timeline import Timeline
+from ds_bert.errors import UserError
 from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.best import Best
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Training
 
 
 class _Engine:
     objective = PretrainingObjective()
-    steps_done = 0
+
+    def __init__(self) -> None:
+        self.steps_done, self.timeline = 0, Timeline(torch.device("cpu"), keep=False)
+
+    def drain(self) -> list[StepResult]:
+        return []
 
 
-def _training(folder: Path | None = None, **changes: Any) -> Training:
+class _Saver:
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def save(self, state: dict[str, Any], best: int | None, notes: dict[str, Any]) -> Path:
+        self.events.append(f"saved with {notes}" if notes else "saved without notes")
+        return Path("checkpoint")
+
+    def finish(self) -> None:
+        self.events.append("finished")
+
+
+def _training(folder: Path | None = None, best: Best | None = None, **changes: Any) -> Training:
     log = RunLog(folder, is_main=folder is not None, first_step=0, total_steps=10, show_bar=False)
     arguments = TrainingArguments(**changes)
     nothing = cast(Any, None)
-    return Training(cast(Any, _Engine()), arguments, nothing, nothing, 10, None, nothing, {}, log)
+    return Training(cast(Any, _Engine()), arguments, nothing, nothing, 10, None, nothing, {}, log, best)
 
 
 def _result(loss: float, norm: float, skipped: bool = False, step: int = 3) -> StepResult:
@@ -55,3 +75,19 @@ def test_the_log_has_means_over_the_steps_since_its_last_entry(tmp_path: Path) -
     training._report([_result(loss, 1.0, loss != loss, step) for step, loss in enumerate(losses)])
     logged = [(entry["step"], entry["train/mlm_loss"]) for entry in read_log(tmp_path)]
     assert logged == [(1, 2.0), (6, 4.0)]  # step 3 has no loss to be shown; its place is taken by the next entry
+
+
+def test_a_run_that_nothing_made_better_does_not_train_on() -> None:
+    best = Best("f1", 2, {"step": 1, "metric": "f1", "value": 0.5, "evaluations_since": 2})
+    training = _training(best=best)
+    assert training.run().samples == 0 and training.engine.steps_done == 0
+
+
+def test_an_evaluation_that_is_refused_costs_no_training() -> None:
+    training, events = _training(best=Best("accuracy", 0)), []
+    training.evaluate = lambda: {"f1": 0.5}
+    training.saver = cast(Any, _Saver(events))
+    training.engine.steps_done = training.total_steps
+    with pytest.raises(UserError, match="f1"):
+        training._evaluate_and_save()
+    assert events == ["saved without notes", "finished"]

@@ -25,6 +25,9 @@ from ds_bert.modeling.families import family_of
 from ds_bert.modeling.families.bert import Embeddings, EncoderLayer
 from ds_bert.modeling.layer import Carry, Layer
 
+TASK_EMBEDDING = "conditional.task_embedding."
+"""What the names of the parameters begin with that belong to the tasks one by one, beside the decoders."""
+
 
 class ConditionalEmbeddings(Layer):
     """BERT's embeddings, aligned with the task; here the task's vectors begin, too.
@@ -35,7 +38,7 @@ class ConditionalEmbeddings(Layer):
 
     prefixes = {
         "plain.embeddings.": "bert.embeddings.",
-        "task_embedding.": "conditional.task_embedding.",
+        "task_embedding.": TASK_EMBEDDING,
         "transform.": "conditional.transform.",
         "alignment.": "conditional.alignment.",
     }
