@@ -49,7 +49,7 @@ def measures(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     """Return the task's own measures and, but for STS-B, accuracy."""
     if task == "STS-B":
         scores = logits[:, 0]
-        return {"pearson": float(pearsonr(scores, labels)[0]), "spearman": float(spearmanr(scores, labels)[0])}
+        return {"pearson": float(pearsonr(scores, labels)[0]), "spearmanr": float(spearmanr(scores, labels)[0])}
     answers = logits.argmax(axis=1)
     result = {"accuracy": float(accuracy_score(labels, answers))}
     if task in ("MRPC", "QQP"):
