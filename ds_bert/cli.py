@@ -20,7 +20,7 @@ COMMANDS = {
     "import": "turn another system's checkpoint into a Hugging Face folder",
     "export": "write a checkpoint as a Hugging Face folder",
     "inspect": "show what a checkpoint, a run or a Hugging Face folder holds",
-    "verify": "compare every file of a checkpoint with its checksum",
+    "verify": "compare every file of a checkpoint, or of prepared data, with its checksum",
     "timeline": "draw the schedule of a run as it ran",
 }
 

@@ -1,10 +1,14 @@
 """How a process ends: with a sentence and exit status 2 for a user's own mistake, and without delay."""
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
+
+USER_ERROR_NOTE = "DS_BERT_USER_ERROR_NOTE"  # of the environment; names a file that a user's mistake leaves behind
 
 
 class UserError(Exception):
@@ -26,16 +30,26 @@ def exit_on_user_error(job: Callable[[], int | None]) -> int:
 
     Under a launcher every rank meets the same mistake. The first to leave makes the launcher end the others, so all
     ranks but the first of each machine hold back a moment: the sentence is printed once, and a mistake that only one
-    rank meets is still printed.
+    rank meets is still printed. Where the environment names a file by `USER_ERROR_NOTE`, a `UserError` makes that
+    file: torchrun turns all statuses into 1.
     """
     try:
         return job() or 0
     except (UserError, StartError) as error:
+        if isinstance(error, UserError):
+            _leave_note()
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if local_rank:
             time.sleep(5)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, UserError) else 1
+
+
+def _leave_note() -> None:
+    """Make the file that a supervisor on this machine looks for; on another its folder does not exist."""
+    if path := os.environ.get(USER_ERROR_NOTE):
+        with contextlib.suppress(OSError):
+            Path(path).touch()
 
 
 def leave(status: int) -> NoReturn:

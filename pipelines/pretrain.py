@@ -25,9 +25,11 @@ def main() -> int:
     arguments, given = parse_arguments(PretrainArguments)
 
     # What can be wrong is found before any process waits for another.
+    from ds_bert.modeling.model import build_config
     from ds_bert.training import pretraining
     from ds_bert.training.checks import check_numbers
     from ds_bert.training.deepspeed_config import apply_deepspeed_config
+    from ds_bert.training.parameter_groups import with_layerwise_decay
     from ds_bert.training.placement import check_schedule, choose_stage_map
     from ds_bert.training.run import claim_run
 
@@ -38,6 +40,7 @@ def main() -> int:
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
     check_numbers(arguments)
     check_schedule(arguments, stage_map)
+    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, build_config(model))
     data = pretraining.open_data(arguments, model, stage_map)
     checkpoint = claim_run(arguments, stage_map, model, data.fingerprint)
 
@@ -54,30 +57,29 @@ def train(
 ) -> int:
     """Build the engine, train, and return the exit status; nothing of what was handed in is wrong any more."""
     from ds_bert.checkpoint.pretrained import PretrainedWeights
-    from ds_bert.checkpoint.training_state import describe_model, load_newest
+    from ds_bert.checkpoint.training_state import describe_model, go_on
     from ds_bert.data.sampler import GlobalBatchSampler
     from ds_bert.engine.process_group import start_process_group
     from ds_bert.modeling.model import build_config
     from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
+    from ds_bert.training.agreement import check_agreement
     from ds_bert.training.build import build_engine, load_weights
     from ds_bert.training.checks import total_steps
     from ds_bert.training.feed import Feed
     from ds_bert.training.log import RunLog
     from ds_bert.training.loop import Training
-    from ds_bert.training.parameter_groups import with_layerwise_decay
     from ds_bert.training.run import conclude, failing_by_name, keep_settings, share
 
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     config = build_config(model)
-    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, config)
     grid = start_process_group(stage_map, arguments.ddp_timeout)
     objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
     engine = build_engine(config, "pretraining", objective, grid, settings, size, micro_batches)
-    with failing_by_name(engine):
+    with failing_by_name(grid, lambda: engine.steps_done):
         if arguments.model_name_or_path:
             load_weights(engine, PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"]))
-        if checkpoint:
-            load_newest(checkpoint.parent, engine)
+        check_agreement(engine, arguments, stage_map, data.fingerprint)
+        go_on(engine, arguments.output_dir, checkpoint)
         keep_settings(engine, arguments, stage_map)
 
         num_train, num_held_out = share(engine, [len(part) if part else 0 for part in (data.train, data.held_out)])

@@ -4,6 +4,7 @@ A checkpoint is written to a hidden folder; once all its files and then its mani
 then `latest` names it. A crash at any moment leaves the checkpoints before it as they were.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -35,7 +36,7 @@ def partial_folder(output_dir: Path, step: int) -> Path:
 def clean(output_dir: Path) -> None:
     """Remove what interrupted attempts left."""
     for leftover in output_dir.glob(_HIDDEN.format("*")):
-        leftover.unlink() if leftover.is_symlink() else shutil.rmtree(leftover, ignore_errors=True)
+        _remove_hidden(leftover)
     for leftover in output_dir.glob(f".{LATEST}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -181,13 +182,18 @@ def remove_oldest(output_dir: Path, keep: int, best: int | None = None) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint so that, if interrupted, no part of it passes for one."""
+    """Remove a checkpoint so that, if interrupted, no part of it passes for one.
+
+    What cannot be removed is tried again with the next checkpoint: this one is written.
+    """
     hidden = checkpoint.with_name(f".{checkpoint.name}.old.partial")
-    os.rename(checkpoint, hidden)
-    if hidden.is_symlink():
-        hidden.unlink()
-    else:
-        shutil.rmtree(hidden)
+    with contextlib.suppress(OSError):
+        os.rename(checkpoint, hidden)
+        _remove_hidden(hidden)
+
+
+def _remove_hidden(folder: Path) -> None:
+    folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
 
 
 def claim_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
@@ -202,12 +208,18 @@ def claim_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
         if Path.cwd().is_relative_to(output_dir):
             raise UserError(f"{output_dir}: --output_dir holds the current folder and cannot be moved aside")
         output_dir.rename(_free_name(output_dir))
-    elif occupied and not resume:
+    elif not resume:
+        refuse_occupied(output_dir)
+    _make(output_dir)
+
+
+def refuse_occupied(output_dir: Path) -> None:
+    """Raise `UserError` if the folder of a job that neither resumes nor overwrites holds something."""
+    if _is_occupied(output_dir):
         raise UserError(
             f"{output_dir}: --output_dir is not empty; go on from its newest checkpoint with --resume, or start anew "
             "with --overwrite_output_dir (which moves it aside)"
         )
-    _make(output_dir)
 
 
 def claim_empty(output_dir: Path) -> None:

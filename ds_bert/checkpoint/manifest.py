@@ -15,6 +15,8 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 THREADS = 4  # files read or written at once: while some wait for the disk, others are hashed
 _BLOCK = 2**20  # bytes read and hashed at once: they stay in the processor's cache
+_OF_THE_RUN = ("optimizer", "trainer_state.json", "arguments.json", "stage_map.json")  # beginnings of names
+_FOREIGN = f"not of this checkpoint: {MANIFEST} does not list it; move it away"
 _REPAIR = "restore it or remove this checkpoint"
 
 
@@ -89,8 +91,7 @@ def faults(folder: Path, tensors: bool = True, share: tuple[int, int] = (0, 1)) 
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     missing = f"missing, but {MANIFEST} lists it; {_REPAIR}"
     found = [f"{folder / name}: {missing}" for name in entries.keys() - present]
-    foreign = f"not of this checkpoint: {MANIFEST} does not list it; move it away"
-    found += [f"{folder / name}: {foreign}" for name in present - entries.keys() if _counts(Path(name))]
+    found += [f"{folder / name}: {_FOREIGN}" for name in present - entries.keys() if _counts(Path(name))]
     number, of_how_many = share
     mine = sorted(entries.keys() & present, key=lambda name: (entries[name].size, name))[number::of_how_many]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -108,6 +109,31 @@ def check_files(folder: Path, tensors: bool = True) -> None:
     """
     for fault in faults(folder, tensors):
         raise UserError(fault)
+
+
+def check_model(folder: Path) -> None:
+    """Compare what a checkpoint holds of its model with the manifest: what the run alone needs may be gone.
+
+    A folder that is no checkpoint passes.
+
+    Raises:
+        UserError: a file differs, or there are weights that the manifest does not list.
+    """
+    if not ((folder / MANIFEST).is_file() and (folder / _OF_THE_RUN[1]).is_file()):
+        return
+    entries = read_manifest(folder)
+    found = {path.name for path in folder.glob("*.safetensors")} | {name for name in entries if _is_read(folder / name)}
+    names = sorted(name for name in found if not name.startswith(_OF_THE_RUN))
+    with ThreadPoolExecutor(THREADS) as pool:
+        read = pool.map(lambda name: _fault(folder / name, entries[name], True) if name in entries else _FOREIGN, names)
+        for name, fault in zip(names, read, strict=True):
+            if fault:
+                raise UserError(f"{folder / name}: {fault}")
+
+
+def _is_read(path: Path) -> bool:
+    """Whether a listed file matters to who starts from a model: all of its weights, what there is of the rest."""
+    return path.suffix == ".safetensors" or path.exists()
 
 
 def _counts(relative: Path) -> bool:

@@ -1,9 +1,11 @@
 """Weights to start from: a folder's tensors under the names that Hugging Face's task models have today."""
 
+import os
 from pathlib import Path
 
 import torch
 
+from ds_bert.checkpoint.manifest import check_model
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.errors import UserError
 
@@ -13,16 +15,20 @@ _OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNor
 class PretrainedWeights:
     """Tensors of a folder by name; the encoder may lie there bare, and norms may have TensorFlow's names.
 
+    One process of each machine compares a checkpoint's files with its manifest.
+
     Args:
         folder: of Hugging Face, or one of our checkpoints.
         model_type: "bert" or "albert": the prefix that a bare encoder's names lack.
 
     Raises:
-        UserError: there are no weights.
+        UserError: there are no weights, or they are damaged.
     """
 
     def __init__(self, folder: Path, model_type: str) -> None:
         self.folder = folder
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            check_model(folder)
         self._tensors = TensorFolder(folder)
         self._prefix = f"{model_type}."
 

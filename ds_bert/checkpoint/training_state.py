@@ -6,6 +6,7 @@ generator's state is kept, and the data's position is the step, too.
 """
 
 import json
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,32 @@ def read_state(checkpoint: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     if missing:
         raise UserError(f"{checkpoint / STATE}: has no {' and no '.join(sorted(missing))}: damaged; restore the file")
     return state
+
+
+def go_on(engine: TrainedStage, output_dir: str | Path | None, found: Path | None) -> Path | None:
+    """Go on from a run's newest whole checkpoint, if the processes have found one; all processes call this.
+
+    Args:
+        engine: with first weights.
+        output_dir: where each process has looked; None where nothing is kept.
+        found: the checkpoint that this process has found there; None for none.
+
+    Returns:
+        The checkpoint that was loaded; None where all have found none.
+
+    Raises:
+        UserError: on all processes, where they have not found the same; or as `load_newest` does.
+    """
+    place = engine.place
+    seen = gather(engine.control, (found.name if found else None, socket.gethostname()), place.world_size)
+    for rank, (name, host) in enumerate(seen):
+        if name != seen[0][0]:
+            raise UserError(
+                f"{output_dir}: {place.describe(rank)} on {host} finds {name or 'no checkpoint'} to go on from, "
+                f"{place.describe(0)} on {seen[0][1]} finds {seen[0][0] or 'none'}; needed is an --output_dir that "
+                "all processes see"
+            )
+    return load_newest(found.parent, engine) if found else None
 
 
 def load_newest(output_dir: Path, engine: TrainedStage) -> Path:

@@ -56,10 +56,13 @@ def _files(names: Sequence[str], reports: Sequence[Report], files: Mapping[str, 
 
 
 def _devices(hostfile: Hostfile, reports: Sequence[Report]) -> list[str]:
+    """A node has fewer GPUs than slots; where no node has any, the job is one for processors."""
+    if not any(report.gpus for report in reports):
+        return []
     return [
         f"{name} has {slots} slots in {hostfile.path} but {report.gpus} GPUs, needed are no more slots than GPUs"
         for name, slots, report in zip(hostfile.names, hostfile.slots, reports, strict=True)
-        if 0 < report.gpus < slots
+        if report.gpus < slots
     ]
 
 

@@ -22,8 +22,14 @@ from ds_bert.stage_map_faults import MODULES
 from ds_bert.training.arguments import TrainingArguments
 
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "ds_bert")
-DATA = ("train_path", "eval_path", "train_file", "validation_file", "predict_file", "test_file", "data_dir")
-NAMED = ("model_name_or_path", "config_name", "tokenizer_name", "deepspeed_config", "stage_map")  # or shipped, or hub's
+DATA = (
+    "train_path", "eval_path", "train_file", "validation_file", "predict_file", "test_file", "data_dir",
+    "task_train_files", "supervised_train_files", "task_dir", "support_file",
+)  # fmt: skip
+# Paths, or names of what is shipped, on the hub or built in.
+NAMED = (
+    "model_name_or_path", "checkpoint", "config_name", "tokenizer_name", "deepspeed_config", "stage_map", "tasks",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +144,8 @@ def _look(arguments: argparse.Namespace, hostfile: Hostfile, values: dict[str, A
     Raises:
         UserError: naming every fault.
     """
-    files = {values[name]: name for name in (*DATA, *NAMED) if isinstance(values.get(name), str)}
+    files = {path: name for name in (*DATA, *NAMED) for path in _paths(values.get(name))}
+    needed = {path for name in DATA for path in _paths(values.get(name))}
     with _mark(values.get("output_dir")) as mark:
         files |= {mark: "output_dir"} if mark else {}
         answers = ask_nodes(hostfile.names, PACKAGES, list(files), arguments.connect_timeout, arguments.ssh_port)
@@ -146,11 +153,16 @@ def _look(arguments: argparse.Namespace, hostfile: Hostfile, values: dict[str, A
     silent = [f"{name}: {answer}" for name, answer in named if isinstance(answer, Unanswered)]
     _refuse(hostfile, silent)
     reports = [answer for answer in answers if isinstance(answer, Report)]
-    _refuse(hostfile, differences(hostfile, reports, files, {values[name] for name in DATA if values.get(name)}))
+    _refuse(hostfile, differences(hostfile, reports, files, needed))
     alike = ", ".join(f"{package} {version}" for package, version in reports[0].packages.items() if version)
     here = [path for path, digest in reports[0].files.items() if digest and path != mark]
     print(f"alike on all nodes: Python {reports[0].python}, {alike}; {len(here)} files and folders of the run")
     return reports
+
+
+def _paths(value: Any) -> list[str]:
+    """The paths that an argument names: one, several or none."""
+    return [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, str) and path]
 
 
 def _refuse(hostfile: Hostfile, faults: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
-"""`ds-bert verify`: compare every file of a checkpoint with its checksum."""
+"""`ds-bert verify`: compare every file of a checkpoint, or of prepared data, with its checksum."""
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ds_bert.errors import UserError
@@ -10,34 +11,82 @@ from ds_bert.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "path", type=Path, nargs="+", help="a checkpoint-<step> folder, or a run's output_dir (all of its checkpoints)"
+        "path",
+        type=Path,
+        nargs="+",
+        help="a checkpoint-<step> folder, a run's output_dir (all of its checkpoints), or what `ds-bert prepare` or "
+        "`ds-bert tasks` made",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Say which checkpoints are whole, and which files of the others are not; return 2 if there is any such file."""
-    from ds_bert.checkpoint.manifest import faults, read_manifest
-
+    """Say which folders are whole, and which files of the others are not; return 2 if there is any such file."""
     status = 0
-    for checkpoint in [checkpoint for path in arguments.path for checkpoint in _checkpoints(path)]:
-        found = faults(checkpoint)
+    for compare, folder in [part for path in arguments.path for part in _parts(path)]:
+        found, content = compare(folder)
         if found:
             status = 2
             print("\n".join(f"error: {fault}" for fault in found), file=sys.stderr)
         else:
-            entries = read_manifest(checkpoint).values()
-            print(f"{checkpoint}: {len(entries)} files are whole, {sum(entry.size for entry in entries):,} bytes")
+            print(f"{folder}: {content}")
     return status
 
 
-def _checkpoints(path: Path) -> list[Path]:
+Compare = Callable[[Path], tuple[list[str], str]]
+"""Reads a folder; returns what is wrong with it and, if that is nothing, what it holds."""
+
+
+def _parts(path: Path) -> Iterator[tuple[Compare, Path]]:
+    """The folders that a path stands for, each with what compares it."""
     from ds_bert.checkpoint import folders
+    from ds_bert.data import shards
+    from ds_bert.data.prepare_state import VALIDATION
+    from ds_bert.data.tasks import task_set
 
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; needed is a checkpoint, or a run's output_dir")
+        raise UserError(f"{path}: no such folder; needed is a checkpoint, a run's output_dir, or prepared data")
+    prepared = [
+        kind for kind in ((shards.MANIFEST, _corpus), (task_set.MANIFEST, _tasks)) if (path / kind[0]).is_file()
+    ]
     if (path / folders.MANIFEST).is_file():
-        return [path]
-    found = folders.candidates(path)
-    if not found:
-        raise UserError(f"{path}: neither a checkpoint nor a folder with checkpoints in it")
-    return found[::-1]
+        yield _checkpoint, path
+    elif prepared:
+        compare = prepared[0][1]
+        yield from ((compare, folder) for folder in (path, path / VALIDATION) if folder.is_dir())
+    else:
+        found = folders.candidates(path)
+        if not found:
+            raise UserError(f"{path}: no checkpoint, no folder with checkpoints in it, and no prepared data")
+        yield from ((_checkpoint, checkpoint) for checkpoint in found[::-1])
+
+
+def _checkpoint(folder: Path) -> tuple[list[str], str]:
+    from ds_bert.checkpoint.manifest import faults, read_manifest
+
+    found = faults(folder)
+    if found:
+        return found, ""
+    entries = read_manifest(folder).values()
+    return [], f"{len(entries)} files are whole, {sum(entry.size for entry in entries):,} bytes"
+
+
+def _corpus(folder: Path) -> tuple[list[str], str]:
+    from ds_bert.data.shards import ShardedCorpus
+
+    try:
+        corpus = ShardedCorpus.open(folder)
+        corpus.verify()
+    except UserError as error:
+        return [str(error)], ""
+    return [], f"{len(corpus.shards)} shards are whole, {corpus.num_tokens:,} tokens"
+
+
+def _tasks(folder: Path) -> tuple[list[str], str]:
+    from ds_bert.data.tasks.task_set import TaskSet
+
+    try:
+        tasks = TaskSet.open(folder)
+        tasks.verify()
+    except UserError as error:
+        return [str(error)], ""
+    return [], f"{len(tasks):,} tasks are whole, {tasks.num_examples:,} examples"

@@ -141,7 +141,7 @@ def _read_json_lines(path: Path, text_key: str) -> Iterator[RawDocument]:
 def _text_of(line: str, text_key: str, where: str) -> str:
     try:
         record: Any = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error}); JSON lines need one object a line") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: a JSON {type(record).__name__}, but JSON lines need one object a line")
@@ -184,7 +184,7 @@ def _is_json_object(line: str) -> bool:
         return False
     try:
         return isinstance(json.loads(line), dict)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return False
 
 

@@ -142,9 +142,9 @@ def _saved_tokenizer(settings: PrepareSettings, corpus: _Corpus, given: Tokenize
     if given is None:
         assert settings.train_vocab is not None
         given = train_vocabulary(lambda: _with_progress(corpus, "vocabulary"), settings.train_vocab)
-    given.save(folder)
     if settings.validation_share:
         given.save(settings.output_dir / VALIDATION / "tokenizer")
+    given.save(folder)  # last: with it, all tokenizers are there
     return load_tokenizer(folder)
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ds_bert.data.arrays import shard_name
 from ds_bert.data.masking import Masker
 from ds_bert.data.pairs import PairPlan, count_examples, plan_pairs
 from ds_bert.data.randomness import random_bits
 from ds_bert.data.shards import ShardedCorpus
+from ds_bert.errors import UserError
 
 _PLANS_KEPT = 2  # a batch that ends an epoch is completed from the next
 _TRAINING, _EVALUATION = range(2)
@@ -88,11 +90,16 @@ class PretrainingDataset:
         Args:
             epochs: of each example, int64 (B,), or one for all.
             numbers: int64 (B,), each in [0, len(self)).
+
+        Raises:
+            UserError: a shard holds an id that the tokenizer has not.
         """
         numbers = np.asarray(numbers, dtype=np.int64)
         epochs = np.broadcast_to(np.asarray(epochs, dtype=np.int64), numbers.shape)
         pairs = self._pairs(epochs, numbers)
         input_ids = self._fill(pairs)
+        if input_ids.max(initial=0) >= self.tokenizer.size:
+            self._refuse_unknown_ids(pairs)
         columns = np.arange(self.max_seq_length)[None, :]
         end_a = 1 + pairs.len_a[:, None]
         end_b = end_a + 1 + pairs.len_b[:, None]
@@ -136,8 +143,24 @@ class PretrainingDataset:
 
     def _copy(self, input_ids: np.ndarray, columns: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
         """Copy tokens [start, start + length) of the corpus to each row, from its column on."""
-        shards = np.searchsorted(self._first_tokens, starts, side="right") - 1
+        shards = self._shards_of(starts)
         begins = starts - self._first_tokens[shards]
         copies = zip(shards.tolist(), begins.tolist(), lengths.tolist(), columns.tolist(), strict=True)
         for row, (shard, begin, length, column) in enumerate(copies):
             input_ids[row, column : column + length] = self.corpus.shards[shard].tokens[begin : begin + length]
+
+    def _shards_of(self, starts: np.ndarray) -> np.ndarray:
+        """The numbers of the shards that tokens of the corpus lie in."""
+        return np.searchsorted(self._first_tokens, starts, side="right") - 1
+
+    def _refuse_unknown_ids(self, pairs: PairPlan) -> None:
+        """Name the first shard of these pairs that holds an id outside the vocabulary."""
+        for number in np.unique(self._shards_of(np.concatenate([pairs.start_a, pairs.start_b]))).tolist():
+            tokens = self.corpus.shards[number].tokens
+            largest = int(tokens.argmax())
+            if tokens[largest] >= self.tokenizer.size:
+                folder = self.corpus.folder
+                raise UserError(
+                    f"{folder / shard_name(number) / 'tokens.npy'}: token {largest} is {tokens[largest]}, but the "
+                    f"vocabulary has ids below {self.tokenizer.size}; `ds-bert verify {folder}` names the damaged files"
+                )

@@ -97,6 +97,7 @@ class ShardedCorpus:
 
     def verify(self) -> None:
         """Read everything and compare checksums. Raises `UserError` naming the first file that differs."""
+        tokenizer_of(self.folder, self._manifest["tokenizer_sha256"], MANIFEST)
         verify_arrays(self.folder, self._manifest["shards"], MANIFEST)
         for index, shard in enumerate(self.shards):
             for name in ("sentences", "documents"):

@@ -144,6 +144,8 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
         return Tokenizer(_read_tokenizer_json(path), str(path), model.read_bytes() if model.is_file() else None)
     config_path = path.parent / "tokenizer_config.json"
     config = read_json(config_path) if config_path.is_file() else {}
+    if not isinstance(config, dict):
+        raise UserError(f"{config_path}: holds a {type(config).__name__}, a tokenizer's configuration is a JSON object")
     if path.suffix == ".model":
         lower_case, keep_accents = bool(config.get("do_lower_case", True)), bool(config.get("keep_accents", False))
         return Tokenizer(sentencepiece.read_model(path, lower_case, keep_accents), str(path), path.read_bytes())

@@ -102,12 +102,13 @@ class Engine(PipelineEngine):
         self.steps_done += 1
         if not self._never_drains:
             self._finish(up_to=step)
-        self.timeline.end_step()
+        self.timeline.collect(wait=not self._never_drains)  # 2BW's queue must not run empty
+        self.timeline.step = self.steps_done
         return self._take_finished(step - 2 if self._never_drains else step)
 
     def resume_at(self, step: int) -> None:
         """Number the next global batch ``step``; its weights come from `boundary`'s ``load_state_by_name``."""
-        self.steps_done = self._drained_at = step
+        self.steps_done = self._drained_at = self.timeline.step = step
 
     def drain(self) -> list[StepResult]:
         """Let 2BW's open backwards and steps be done, to evaluate, save or end; what follows is what would have been.
@@ -124,6 +125,7 @@ class Engine(PipelineEngine):
             self._finish(up_to=self.steps_done - 1)
         self._drained_at = self.steps_done
         self.execution.transport.flush()
+        self.timeline.collect()
         self.boundary.bind(self.steps_done, self.steps_done)
         return self._take_finished(self.steps_done)
 

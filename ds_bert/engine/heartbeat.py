@@ -1,7 +1,8 @@
 """Who of a job's processes is still there: what a collective that fails, or never ends, cannot say.
 
 Every process counts its beats and steps in a store beside the groups. The launcher's first rank looks at all counters,
-the others at its one, so that traffic grows with the number of processes, not with its square. Who first knows why the
+the others at its one, so that traffic grows with the number of processes, not with its square. Each also says there at
+which line its own work is: if one that is waited for in vain still has a beat, it hangs there. Who first knows why the
 job must end writes it down there, and all end for the same reason.
 """
 
@@ -13,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
-from threading import Event, Thread
+from threading import Event, Thread, get_ident
 
 import psutil
 import torch.distributed as dist
 
 from ds_bert.engine.meeting import connect
+from ds_bert.engine.occupation import occupation, was_waiting
 from ds_bert.engine.process_group import Grid
 
 INTERVAL = 1.0  # seconds between two beats
@@ -32,13 +34,15 @@ _LAST = 5.0  # seconds that the process which serves the store stays for those t
 class Heartbeat:
     """Tells the others that this process lives; ends it when one of them has been silent for the grid's timeout.
 
+    It is to be made by the thread that works: that one's occupation is told.
+
     Args:
         grid: this process's place; alone in the world, it needs no heartbeat.
         steps_done: says how many optimizer steps this process has done.
     """
 
     def __init__(self, grid: Grid, steps_done: Callable[[], int]) -> None:
-        self._grid, self._steps_done = grid, steps_done
+        self._grid, self._steps_done, self._worker = grid, steps_done, get_ident()
         self._interval = min(INTERVAL, grid.timeout_seconds / 8)
         self._first = grid.stage_map.grid_rank(0)
         self._others = [rank for rank in range(grid.world_size) if rank != grid.rank]
@@ -55,7 +59,7 @@ class Heartbeat:
                 Thread(target=work, daemon=True).start()
 
     def cause_of(self, error: Exception) -> str:
-        """Say why this process failed, and tell the others: who died, or whose failure came first, or the error."""
+        """Say why this process failed, and tell the others: who died or hangs, who failed first, or the error."""
         if not self._others:
             return str(error)
         begin = time.monotonic()
@@ -76,7 +80,10 @@ class Heartbeat:
         if self._first in dead:
             dead = [self._first]  # without the store that it serves, nothing is known of the others
         self._dead = dead
-        reason = f"{self._describe(dead)} died or hangs" if dead else f"{self._grid} failed: {error}"
+        reason = f"{self._describe(dead)} died or hangs" if dead else ""
+        if not (dead or self._verdict) and was_waiting(error):
+            reason = self._hanging()
+        reason = reason or f"{self._grid} failed: {error}"
         cause = self._verdict or self._announce(reason)
         if cause == reason:
             self._kill(dead)
@@ -107,6 +114,7 @@ class Heartbeat:
     def _exchange(self) -> None:
         """Count a beat, look at the others' counters, and end if one stands still or if there is a verdict."""
         steps, now = self._steps_done(), time.monotonic()
+        self._store.set(f"occupation/{self._grid.rank}", occupation(self._worker))
         self._store.add(f"beats/{self._grid.rank}", _BEAT + steps - self._steps_told)
         self._steps_told = steps
         for rank in self._watched:
@@ -145,6 +153,13 @@ class Heartbeat:
             f"{self._grid.describe(rank)}{self._elsewhere(rank)}, after step {self._heard[rank][0] % _BEAT},"
             for rank in ranks
         )
+
+    def _hanging(self) -> str:
+        """Name those that have a beat but do not wait for peers, as all others do by now; "" if there are none."""
+        with contextlib.suppress(RuntimeError):
+            found = {rank: self._store.get(f"occupation/{rank}").decode() for rank in self._others}
+            return " and ".join(f"{self._describe([rank])} hangs in {line}" for rank, line in found.items() if line)
+        return ""
 
     def _elsewhere(self, rank: int) -> str:
         """Name the machine of that rank if it is not this one."""

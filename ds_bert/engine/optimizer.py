@@ -32,6 +32,7 @@ class StepResult:
         grad_norm: of the whole global batch's gradient before clipping, over all stages; not finite on an overflow.
         skipped: whether the gradient or a sum was not finite (fp16 overflows) and the weights were left as they were.
         sums: what the processes contributed, added up; on the CPU.
+        scale_fell: whether the loss scale was lowered because of it, so that a later step may fit.
     """
 
     step: int
@@ -39,6 +40,7 @@ class StepResult:
     grad_norm: float
     skipped: bool
     sums: torch.Tensor
+    scale_fell: bool = False
 
 
 @dataclass
@@ -85,7 +87,8 @@ class Optimizer:
         self.grid = grid
         self.parameters = parameters
         # What is not trained is kept as it is stored: in 16 bits, the layers compute with a copy.
-        self.frozen = {name: item.data for name, item in parameters.items() if not settings.is_trained(name)}
+        frozen = {name: item.data for name, item in parameters.items() if not settings.is_trained(name)}
+        self.frozen = {name: data.to(settings.master_dtype) for name, data in frozen.items()}
         for name in self.frozen:
             parameters[name].requires_grad_(False)
             parameters[name].data = parameters[name].data.to(settings.dtype)
@@ -150,13 +153,13 @@ class Optimizer:
         """Wait for `poll`'s end, update, begin to publish version ``step + 1``, set the gradients to zero."""
         self.poll(reduction, wait=True)
         self._update(reduction)
+        before = self.loss_scale
         if self.scaler:
             self.scaler.update(reduction.skipped)
         for bucket in self.buckets:
             bucket.gradients[reduction.slot].zero_()
-        return StepResult(
-            reduction.step, reduction.learning_rate, reduction.grad_norm, reduction.skipped, reduction.sums
-        )
+        rate, fell = reduction.learning_rate, self.loss_scale < before
+        return StepResult(reduction.step, rate, reduction.grad_norm, reduction.skipped, reduction.sums, fell)
 
     def settle(self) -> None:
         """Wait until the newest weights have arrived from all processes."""

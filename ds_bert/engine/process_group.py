@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from ds_bert.engine.meeting import meet
+from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap
 
 
@@ -101,6 +102,7 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float) -> Grid:
 
     Raises:
         StartError: the processes have not met.
+        UserError: the launcher's variables are incomplete, or there are fewer GPUs than processes.
     """
     use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if use_cuda else "cpu")
@@ -108,6 +110,11 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float) -> Grid:
     local_rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local_rank} of this machine (counted from 0) finds {torch.cuda.device_count()} GPUs; needed "
+                "is one for each process"
+            )
         torch.cuda.set_device(device)
     else:
         _share_cores()
@@ -134,6 +141,12 @@ def _without_launcher() -> None:
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     os.environ.setdefault("LOCAL_RANK", "0")
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"the environment has WORLD_SIZE, but not {', '.join(missing)}; start with deepspeed or torchrun, which "
+            "set them all, or unset it"
+        )
 
 
 def _share_cores() -> None:

@@ -1,6 +1,7 @@
 """When a process computed, sent and waited: always summed up, kept in detail where asked for."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ class Timeline:
     """Measures spans of work on one device.
 
     On CUDA the queue's own clock is read, once per step, so that measuring makes nothing wait.
+
+    Args:
+        device: that computes.
+        keep: whether spans are kept; else they are summed up only.
     """
 
     def __init__(self, device: torch.device, keep: bool) -> None:
@@ -33,7 +38,7 @@ class Timeline:
         self.busy_seconds = 0.0
         self.step = 0
         self._offset = time.time() - time.perf_counter()
-        self._events: list[tuple[str, int, torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: deque[tuple[str, int, int, torch.cuda.Event, torch.cuda.Event]] = deque()
         self._origin: tuple[float, torch.cuda.Event] | None = None
 
     @contextmanager
@@ -42,11 +47,11 @@ class Timeline:
         if self.device.type == "cuda":
             begin_event = self._mark()
             yield
-            self._events.append((kind, micro_batch, begin_event, self._mark()))
+            self._events.append((kind, self.step, micro_batch, begin_event, self._mark()))
             return
         begin = time.perf_counter()
         yield
-        self._add(kind, micro_batch, begin + self._offset, time.perf_counter() + self._offset)
+        self._add(kind, self.step, micro_batch, begin + self._offset, time.perf_counter() + self._offset)
 
     def _mark(self) -> torch.cuda.Event:
         if self._origin is None:
@@ -58,20 +63,18 @@ class Timeline:
         event.record()
         return event
 
-    def _add(self, kind: str, micro_batch: int, begin: float, end: float) -> None:
+    def _add(self, kind: str, step: int, micro_batch: int, begin: float, end: float) -> None:
         if kind in COMPUTE:
             self.busy_seconds += end - begin
         if self.keep:
-            self.spans.append(Span(kind, self.step, micro_batch, begin, end))
+            self.spans.append(Span(kind, step, micro_batch, begin, end))
 
-    def end_step(self) -> None:
-        """Take in what the device measured; call it where the step has been waited for anyway."""
-        for kind, micro_batch, begin, end in self._events:
-            assert self._origin is not None
+    def collect(self, wait: bool = True) -> None:
+        """Take in what the device measured; without ``wait``, as far as it has come."""
+        while self._events and (wait or self._events[0][-1].query()):
+            kind, step, micro_batch, begin, end = self._events.popleft()
             end.synchronize()
+            assert self._origin is not None
             start, origin = self._origin
-            self._add(
-                kind, micro_batch, start + origin.elapsed_time(begin) / 1e3, start + origin.elapsed_time(end) / 1e3
-            )
-        self._events.clear()
-        self.step += 1
+            seconds = (start + origin.elapsed_time(event) / 1e3 for event in (begin, end))
+            self._add(kind, step, micro_batch, *seconds)

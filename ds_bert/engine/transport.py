@@ -50,9 +50,9 @@ def message_layout(fields: Sequence[Field]) -> tuple[list[tuple[int, int]], int]
 
 
 def pack(fields: Sequence[Field], tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Put ``tensors`` into one message of bytes; a single contiguous tensor is its own message, without a copy."""
-    if len(tensors) == 1 and tensors[0].is_contiguous():
-        return tensors[0].detach().reshape(-1).view(torch.uint8)
+    """Put ``tensors`` into one message of bytes; a single one is its own message, without a copy if contiguous."""
+    if len(tensors) == 1:
+        return tensors[0].detach().contiguous().view(-1).view(torch.uint8)
     places, size = message_layout(fields)
     message = torch.empty(size, dtype=torch.uint8, device=tensors[0].device)
     for (begin, end), tensor in zip(places, tensors, strict=True):

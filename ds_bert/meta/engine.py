@@ -81,7 +81,8 @@ class MetaEngine(Engine):
         self.boundary.settle()
         self._bound_step_sizes()
         self.steps_done += 1
-        self.timeline.end_step()
+        self.timeline.collect()
+        self.timeline.step = self.steps_done
         return [result]
 
     def _first_order(self, tasks: Sequence[TaskBatches], share: float) -> torch.Tensor:

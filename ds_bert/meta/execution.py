@@ -153,6 +153,8 @@ class TaskExecution:
             if self.grid.is_last:
                 unit.loss = task.measure(unit.kind, unit.outputs, to_device(device, unit.batch.labels), unit.scale)
                 unit.outputs = {}
+        if self.grid.is_first or not unit.has_backward:
+            unit.inputs = {}  # no gradient of theirs is sent on
 
     def _bind(self, unit: Unit) -> None:
         own = unit.kind in ("generate", "close")
@@ -164,6 +166,8 @@ class TaskExecution:
         assert channel is not None
         fields = self._fields(unit)
         channel.send(fields, [*(unit.outputs[field.name] for field in fields[:-1]), unit.task.squared_norm])
+        if not unit.has_backward:
+            unit.outputs = {}
 
     def _receive_gradient(self, unit: Unit) -> None:
         channel = self.transport.gradients_in

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,9 @@ from ds_bert.meta.feed import micro_batch
 from ds_bert.meta.fine_tuned import FineTunedLabels, FineTunedWeights
 from ds_bert.meta.task import Method, Task
 from ds_bert.training.learning_rate import learning_rate
+
+_FOR_EVER = timedelta(days=1000)
+_AHEAD = 16  # most batches of a test set that wait for a slower stage
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class FewShot:
         self.module, self.declare_carry, self.grid, self.course = module, declare_carry, grid, course
         self.transport, self.parameters = Transport(grid), module.parameters_by_name()
         self.timeline = Timeline(grid.device, keep=False)
-        self.control = grid.new_group(backend="gloo")
+        self.steps_done = 0  # of all tasks
         last, replicas = grid.num_stages - 1, grid.num_replicas
         groups = [
             grid.new_group([grid.rank_of(stage, replica) for stage in range(grid.num_stages)], backend="gloo")
@@ -121,7 +126,7 @@ class FewShot:
         found = self._train(execution, runs, recipe.rate) if recipe.rate else [(0, 0.0)] * len(runs)
         self.module.eval()
         correct = [self._measure(execution, run) for run in runs]
-        self.timeline.end_step()
+        self.timeline.collect()
         return [
             {"accuracy": accuracy, "steps": steps, "loss": loss}
             for accuracy, (steps, loss) in zip(correct, found, strict=True)
@@ -158,6 +163,7 @@ class FewShot:
                     units.append(Unit(run.task, "support", rows, rate=rate))
             execution.run(units, len(alive), epoch + 1)
             step, epoch = step + count, epoch + 1
+            self.steps_done += count * len(alive)
             losses = self._from_last([runs[place].task.mean_loss() for place in alive])
             for place, loss in zip(alive, losses, strict=True):
                 found[place] = step, loss
@@ -167,10 +173,10 @@ class FewShot:
     def _measure(self, execution: TaskExecution, run: _Run) -> float:
         """Share of the query examples that are classified right."""
         query, size = run.episode.query, self.course.eval_batch_size
-        batches = [
-            micro_batch(query, np.arange(first, min(first + size, len(query)))) for first in range(0, len(query), size)
-        ]
-        execution.run([Unit(run.task, "predict", _without_labels(batch)) for batch in batches], 1, None)
+        parts = [np.arange(first, min(first + size, len(query))) for first in range(0, len(query), size)]
+        for first in range(0, len(parts), _AHEAD):
+            batches = [_without_labels(micro_batch(query, part)) for part in parts[first : first + _AHEAD]]
+            execution.run([Unit(run.task, "predict", batch) for batch in batches], 1, None)
         right = 0.0
         if self.grid.is_last:
             found = torch.cat([scores.argmax(1).cpu() for scores in run.task.scores])
@@ -184,10 +190,15 @@ class FewShot:
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process knows, on all, by rank."""
+        """What each process knows, on all, by rank; one may be waited for as long as it lives, as heartbeats tell."""
         everyone: list[Any] = [None] * self.grid.world_size
-        dist.all_gather_object(everyone, value, group=self.control)
+        dist.all_gather_object(everyone, value, group=self._patient)
         return everyone
+
+    @cached_property
+    def _patient(self) -> dist.ProcessGroup:
+        """All processes, without a timeout: a replica may wait while another learns. Made when all have heartbeats."""
+        return dist.new_group(backend="gloo", timeout=_FOR_EVER)
 
 
 def _without_labels(batch: MicroBatch) -> MicroBatch:

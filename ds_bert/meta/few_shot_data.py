@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from ds_bert.data.features import Features
+from ds_bert.data.features import Features, join_pair, make_features
 from ds_bert.data.tasks.episodes import Episode
 from ds_bert.data.tasks.leopard import LeopardTask
 from ds_bert.data.tasks.sources import subset
@@ -65,13 +66,38 @@ def _one_split(arguments: FewShotArguments, tokenizer: Tokenizer, vocab_size: in
     if len(arguments.k) != 1:
         raise UserError(f"--k {' '.join(map(str, arguments.k))}: one --support_file has one k; several need --task_dir")
     classes, k = arguments.num_labels or num_classes_of(support_path), arguments.k[0]
-    support = read_examples(support_path, classes, vocab_size, tokenizer.pad_id)
+    support, test = (
+        shortened(read_examples(path, classes, vocab_size, tokenizer.pad_id), arguments.max_seq_length)
+        for path in (support_path, test_path)
+    )
     counts = np.bincount(np.asarray(support.columns["labels"]), minlength=classes)
     if (counts != k).any():
         wrong = int(np.flatnonzero(counts != k)[0])
         raise UserError(f"{support_path}: {counts[wrong]} examples of class {wrong}, but --k is {k}")
-    test = _first(read_examples(test_path, classes, vocab_size, tokenizer.pad_id), arguments.max_test_samples)
+    test = _first(test, arguments.max_test_samples)
     return FewShotTasks(support_path.stem, {(k, 0): Episode(support, test, classes, str(support_path))})
+
+
+def shortened(features: Features, max_length: int) -> Features:
+    """Cut encoded texts and pairs to so many tokens, as `join_pair` would have; those that fit stay as they are."""
+    if (features.lengths <= max_length).all():
+        return features
+    rows = [
+        _cut(features.tokens[begin:end].tolist(), first, max_length)
+        for (begin, end), first in zip(pairwise(features.starts), features.first_segments.tolist(), strict=True)
+    ]
+    ids, firsts = zip(*rows, strict=True)
+    return make_features(ids, firsts, features.pad_id, features.columns)
+
+
+def _cut(ids: list[int], first: int, max_length: int) -> tuple[list[int], int]:
+    """Cut one sequence, [CLS] … [SEP] or [CLS] … [SEP] … [SEP], whose ``first`` tokens are of type 0."""
+    if len(ids) <= max_length:
+        return ids, first
+    is_pair = 2 <= first < len(ids)
+    left, right = (ids[1 : first - 1], ids[first:-1]) if is_pair else (ids[1:-1], None)
+    cut, size = join_pair(left, right, ids[0], ids[-1], max_length)
+    return cut, size if is_pair else min(first, size)
 
 
 def _first(features: Features, limit: int) -> Features:

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
-from ds_bert.engine.process_group import Grid, launcher_world, start_process_group
+from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically, write_json
 from ds_bert.meta import report
@@ -26,6 +25,7 @@ from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.placement import choose_stage_map
+from ds_bert.training.run import claim_output_dir, failing_by_name
 
 METHODS = ("meta", "fine-tuning", "head-only", "prototypes")
 RESULTS = "results.json"
@@ -124,8 +124,7 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         UserError: the output folder holds something else.
     """
     output_dir = Path(arguments.output_dir or "")
-    if launcher_world()[0] == 0:
-        folders.claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
+    claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     done = _known(output_dir / RESULTS, arguments) if arguments.resume else {}
     grid = start_process_group(stage_map, arguments.ddp_timeout)
     course = Course(
@@ -144,20 +143,29 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         course,
         arguments.tasks_in_flight,
     )
+    with failing_by_name(grid, lambda: learner.steps_done):
+        _learn_all(learner, arguments, model, tasks, done)
+    return 0
+
+
+def _learn_all(
+    learner: FewShot, arguments: FewShotArguments, model: Model, tasks: FewShotTasks, done: dict[str, Any]
+) -> None:
+    """Learn what is not done yet, keeping every result, and print the table."""
+    is_first, output_dir = learner.grid.rank == 0, Path(arguments.output_dir or "")
     results = learner.gather(done)[0]  # all take rank 0's word
-    if grid.rank == 0:
+    if is_first:
         print("".join(f"left out: {reason}\n" for reason in tasks.left_out), end="")
     for k in dict.fromkeys(k for k, _ in tasks.episodes):
         for method in arguments.methods:
             splits = [split for found, split in tasks.episodes if found == k]
             for measured in _learn(learner, model.recipe(method, arguments), method, k, splits, tasks, results):
                 results |= measured
-                if grid.rank == 0:
+                if is_first:
                     _write(output_dir, arguments, tasks.name, results)
-    if grid.rank == 0:
+    if is_first:
         print("\n".join(report.table(tasks.name, report.summarize(results))), flush=True)
     learner.gather(None)
-    return 0
 
 
 def _learn(

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ds_bert.checkpoint.training_state import describe_model, load_newest
+from ds_bert.checkpoint.training_state import describe_model, go_on
 from ds_bert.data.tasks.episodes import EpisodeSource
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
@@ -16,10 +16,12 @@ from ds_bert.meta.learner import Learner
 from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
 from ds_bert.meta.plan import task_passes
 from ds_bert.meta.selection import Selection
+from ds_bert.meta.sources import processes_of_run
 from ds_bert.meta.task import Method
 from ds_bert.modeling.adapters.layers import MetaModel
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
+from ds_bert.training.agreement import check_agreement
 from ds_bert.training.build import load_weights
 from ds_bert.training.checks import check_numbers, total_steps
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
@@ -140,17 +142,21 @@ def meta_train(
     module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
     count = arguments.gradient_accumulation_steps
     engine = MetaEngine(module, carry_declaration(config, settings.dtype), learner, settings, grid, count)
-    with failing_by_name(engine):
+    with failing_by_name(grid, lambda: engine.steps_done):
         if source.weights:
             load_weights(engine, source.weights)
-        if checkpoint:
-            load_newest(checkpoint.parent, engine)
+        check_agreement(engine, arguments, stage_map, data)
+        go_on(engine, arguments.output_dir, checkpoint)
         keep_settings(engine, arguments, stage_map)
         sampler = TaskSampler(count * grid.num_replicas)
         steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
         output_dir = Path(arguments.output_dir) if arguments.output_dir else None
         log = RunLog(output_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
-        state = {"arguments": asdict(arguments), "global_batch": sampler.global_batch_size}
+        state = {
+            "arguments": asdict(arguments),
+            "global_batch": sampler.global_batch_size,
+            "processes": processes_of_run(arguments),
+        }
         training = Training(
             engine,
             arguments,

@@ -4,7 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ds_bert.data.tasks.episodes import EpisodeSource, support_batches
+import numpy as np
+
+from ds_bert.checkpoint import folders
+from ds_bert.checkpoint.training_state import read_state
+from ds_bert.data.tasks.episodes import EpisodeSource, TaskSource, fits_batches, misfit
 from ds_bert.data.tasks.opening import OpenedFile, TaskReader, mix
 from ds_bert.data.tasks.sources import Divided, SupervisedTasks
 from ds_bert.data.tasks.task_set import MANIFEST
@@ -29,9 +33,19 @@ def open_tasks(arguments: MetaTrainArguments, model: Source) -> tuple[EpisodeSou
     reader = TaskReader(model.tokenizer, arguments.meta_batchsz, query, cache_dir, data_dir)
     self_supervised = [file for path in unlabelled for file in reader.self_supervised(Path(path))]
     supervised = [file for path in labelled for file in _supervised(Path(path), reader, arguments.max_seq_length)]
-    tasks = _mixed(arguments, self_supervised, supervised)
-    _check_first(tasks, arguments, model)
-    return tasks, _fingerprint([*unlabelled, *labelled])
+    for file in (*self_supervised, *supervised):
+        _check(file.source, arguments, model.fields["max_position_embeddings"])
+    files = [file.path for path in (*unlabelled, *labelled) for file in reader.files(Path(path))]
+    return _mixed(arguments, self_supervised, supervised), _fingerprint(files)
+
+
+def processes_of_run(arguments: MetaTrainArguments) -> int:
+    """Return on how many processes the run began: those that there are, or what the checkpoint to go on from says."""
+    _, processes = launcher_world()
+    if not arguments.resume or not arguments.output_dir:
+        return processes
+    checkpoint = folders.newest_checkpoint(Path(arguments.output_dir))
+    return read_state(checkpoint).get("processes", processes) if checkpoint else processes
 
 
 def _supervised(path: Path, reader: TaskReader, max_seq_length: int) -> list[OpenedFile]:
@@ -49,28 +63,33 @@ def _supervised(path: Path, reader: TaskReader, max_seq_length: int) -> list[Ope
 def _mixed(
     arguments: MetaTrainArguments, self_supervised: list[OpenedFile], supervised: list[OpenedFile]
 ) -> EpisodeSource:
-    """With ``num_supervised_shards``, as if each process, whatever its stage, read one task after another."""
+    """With ``num_supervised_shards``, as if each process that the run began on read one task after another."""
     by_root, shards = arguments.data_sqrt_sampling, arguments.num_supervised_shards
     if not shards:
         return mix(self_supervised, supervised, arguments.pretrain_task_weight, by_root)
     if not self_supervised or not supervised:
         raise UserError("--num_supervised_shards needs both --task_train_files and --supervised_train_files")
-    _, processes = launcher_world()
     parts = mix([], supervised, square_root=by_root), mix(self_supervised, [], square_root=by_root)
-    return Divided(*parts, shards, processes)
+    return Divided(*parts, shards, processes_of_run(arguments))
 
 
-def _check_first(tasks: EpisodeSource, arguments: MetaTrainArguments, model: Source) -> None:
-    first = tasks.episode(0, arguments.seed)
-    support_batches(first, arguments.num_batches, arguments.seed, 0)
-    longest, positions = int(first.support.lengths.max()), model.fields["max_position_embeddings"]
-    if longest > positions:
-        raise UserError(f"{first.name}: a sequence has {longest} tokens, but the model has {positions} positions")
+def _check(tasks: TaskSource, arguments: MetaTrainArguments, positions: int) -> None:
+    """Refuse tasks that the model, or the cut of a support set into batches, is too small for."""
+    shapes, limit = tasks.shapes(), min(arguments.max_seq_length, positions)
+    too_long = np.flatnonzero(shapes.longest > limit)
+    if len(too_long):
+        row = int(too_long[0])
+        bound = f"--max_seq_length is {limit}" if limit < positions else f"the model has {positions} positions"
+        raise UserError(f"{tasks.title(row)}: a sequence has {shapes.longest[row]} tokens, but {bound}")
+    misfits = np.flatnonzero(~fits_batches(shapes.support, shapes.classes, arguments.num_batches))
+    if len(misfits):
+        row = int(misfits[0])
+        raise UserError(misfit(tasks.title(row), shapes.support[row], shapes.classes[row], arguments.num_batches))
 
 
-def _fingerprint(paths: Sequence[str]) -> str:
+def _fingerprint(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for path in map(Path, paths):
+    for path in paths:
         files = (
             [path / MANIFEST] if (path / MANIFEST).is_file() else sorted(path.glob("*")) if path.is_dir() else [path]
         )

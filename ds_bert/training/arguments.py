@@ -40,7 +40,7 @@ class TrainingArguments:
     )
     warmup_steps: int = argument(0, "Optimizer steps over which the learning rate rises from 0.")
     warmup_ratio: float = argument(0.0, "The same as a share of all steps; used where warmup_steps is 0.")
-    weight_decay: float = argument(0.01, "Decoupled weight decay of matrices; biases and norms have none.")
+    weight_decay: float = argument(0.01, "Weight decay of matrices, decoupled but with --optim adam and sgd.")
     adam_beta1: float = argument(0.9, "Decay of the first moment.")
     adam_beta2: float = argument(0.999, "Decay of the second moment.")
     adam_epsilon: float = argument(1e-8, "Added to the root of the second moment.")

@@ -1,6 +1,5 @@
 """DeepSpeed's JSON and the command line as one set of settings: "auto" is filled in, contradictions are refused."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -24,13 +23,13 @@ SHARED = {
     "optimizer.params.eps": "adam_epsilon",
     "optimizer.params.bias_correction": "adam_bias_correction",
 }
-# Numbers that only the file has, and what they are where it has them not.
+# Numbers that only the file has: what they are where it has them not, the lowest and the highest.
 _NUMBERS = {
-    "optimizer.params.momentum": 0.0,
-    "fp16.loss_scale": 0.0,
-    "fp16.initial_scale_power": 16.0,
-    "fp16.loss_scale_window": 1000.0,
-    "fp16.min_loss_scale": 1.0,
+    "optimizer.params.momentum": (0.0, 0.0, 1.0),
+    "fp16.loss_scale": (0.0, 0.0, 2.0**64),
+    "fp16.initial_scale_power": (16.0, 0.0, 64.0),
+    "fp16.loss_scale_window": (1000.0, 1.0, 2.0**31),
+    "fp16.min_loss_scale": (1.0, 2.0**-24, 2.0**64),
 }
 _KNOWN = {
     *SHARED,
@@ -151,13 +150,13 @@ def _check_global_batch(arguments: TrainingArguments, config: dict[str, Any], nu
         )
 
 
-def _number(config: dict[str, Any], key: str, default: float, source: str) -> float:
+def _number(config: dict[str, Any], key: str, source: str) -> float:
     """A number that only the file has; "auto" is the default."""
-    value = config.get(key, "auto")
+    value, (default, lowest, highest) = config.get(key, "auto"), _NUMBERS[key]
     if value == "auto":
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise UserError(f'{source}: {key} is {value!r}, needed is a number of at least 0 or "auto"')
+    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
+        raise UserError(f'{source}: {key} is {value!r}, needed is a number from {lowest:g} to {highest:g} or "auto"')
     return float(value)
 
 
@@ -165,7 +164,8 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
     if arguments.bf16 and arguments.fp16:
         raise UserError(f"{source or 'arguments'}: bf16 and fp16 are both on, needed is at most one")
     precision: Precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
-    numbers = {key: _number(config, key, default, source) for key, default in _NUMBERS.items()}
+    numbers = {key: _number(config, key, source) for key in _NUMBERS}
+    _refuse_options_of_others(arguments.optim, config, source)
     return EngineSettings(
         schedule=arguments.schedule,  # type: ignore[arg-type]
         optimizer=arguments.optim,  # type: ignore[arg-type]
@@ -184,6 +184,14 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
         seed=arguments.seed,
         trace=arguments.trace,
     )
+
+
+def _refuse_options_of_others(optimizer: str, config: dict[str, Any], source: str) -> None:
+    """Refuse an option that the optimizer does not have and would ignore."""
+    option = "betas" if optimizer == "sgd" else "momentum"
+    value = config.get(f"optimizer.params.{option}", "auto")
+    if value != "auto":
+        raise UserError(f"{source}: optimizer.params.{option} is {value!r}, but {optimizer} has none; leave it out")
 
 
 def _optimizer_options(arguments: TrainingArguments, momentum: float, source: str) -> dict[str, Any]:

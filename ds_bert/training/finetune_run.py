@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.checkpoint.folders import checkpoint_folder
-from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, load_newest, read_state
+from ds_bert.checkpoint.training_state import describe_model, go_on, load_checkpoint, read_state
 from ds_bert.data.sampler import LengthGroupedSampler
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
 from ds_bert.tasks.task import Examples, Outputs, Split, Task
+from ds_bert.training.agreement import check_agreement
 from ds_bert.training.best import Best
 from ds_bert.training.build import build_engine, load_weights
 from ds_bert.training.checks import total_steps
@@ -63,9 +64,9 @@ class FinetuneRun:
 
     def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; return the exit status and the measures."""
-        with failing_by_name(self.engine):
-            if checkpoint:
-                self._go_on()
+        with failing_by_name(self.grid, lambda: self.engine.steps_done):
+            check_agreement(self.engine, self.arguments, self.grid.stage_map, self.task.fingerprint)
+            self._go_on(checkpoint)
             keep_settings(self.engine, self.arguments, self.grid.stage_map)
             measured: dict[str, float] | None = None
             if self.arguments.do_train:
@@ -80,9 +81,11 @@ class FinetuneRun:
                 self._predict()
             return 0, measures
 
-    def _go_on(self) -> None:
-        """Load the newest checkpoint, or, where nothing is to be trained, the best one."""
-        newest = load_newest(self.output_dir, self.engine)
+    def _go_on(self, found: Path | None) -> None:
+        """Load the newest checkpoint, if there is one, or, where nothing is to be trained, the best one."""
+        newest = go_on(self.engine, self.arguments.output_dir, found)
+        if newest is None:
+            return
         self.resumed = read_state(newest)
         step = (self.resumed.get("best") or {}).get("step")
         if self.arguments.do_train or step is None:

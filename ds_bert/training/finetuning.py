@@ -144,7 +144,7 @@ def _claim_seeds(arguments: FinetuneArguments) -> None:
     Raises:
         UserError: it holds something else, and ``overwrite_output_dir`` does not say to move it aside.
     """
-    if not (arguments.seeds and arguments.output_dir) or launcher_world()[0] != 0:
+    if not (arguments.seeds and arguments.output_dir) or (arguments.overwrite_output_dir and launcher_world()[0]):
         return
     folder = Path(arguments.output_dir)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

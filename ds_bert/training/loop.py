@@ -40,6 +40,10 @@ class Outcome:
     checkpoint: Path | None = None
 
 
+class Diverged(RuntimeError):
+    """Too many steps without a finite loss and gradient; raised on all processes alike."""
+
+
 class Training:
     """Trains an engine on a feed, step by step, with evaluation and checkpoints in between.
 
@@ -87,14 +91,20 @@ class Training:
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Train to the end, or until a signal; evaluate and save at the end."""
+        """Train to the end, or until a signal; evaluate and save at the end.
+
+        Raises:
+            Diverged: see there; the checkpoint that was under way is whole.
+        """
         stop = StopSignal()
         try:
             while self.engine.steps_done < self.total_steps and not (self.outcome.signal or self.stopped_early):
                 self._step(stop)
                 self._evaluate_and_save()
-            if self.saver:
-                self.saver.finish()
+            self._finish_saving()
+        except Diverged:  # not for other failures: where a peer has died, it would be waited for
+            self._finish_saving()
+            raise
         finally:
             stop.release()
         return self.outcome
@@ -143,19 +153,19 @@ class Training:
     def _is_sound(self, result: StepResult, loss: float) -> bool:
         """Whether a step was taken, with a finite loss; end the run after too many that were not.
 
-        Overflows of fp16 do not count: the loss scale is looking for its place.
+        Overflows of fp16 do not count while the loss scale is looking for its place.
         """
         step = result.step + 1
         if math.isfinite(loss) and math.isfinite(result.grad_norm) and not result.skipped:
             return True
-        if result.skipped and self.arguments.fp16 and math.isfinite(loss):
-            self.log.say(f"step {step}: the gradient overflowed; the step is skipped and the loss scale halved")
+        if result.scale_fell and math.isfinite(loss):
+            self.log.say(f"step {step}: the gradient overflowed; the step is skipped and the loss scale lowered")
             return False
         self.unsound.append(result.step)
         found = f"step {step}: the loss is {loss}, the gradient's norm {result.grad_norm}"
         if len(self.unsound) > self.arguments.max_skipped_steps:
             batches = ", ".join(map(str, self.unsound))
-            raise RuntimeError(
+            raise Diverged(
                 f"{found}: training has diverged at global batch {batches} (counted from 0; --max_skipped_steps is "
                 f"{self.arguments.max_skipped_steps}); go on from an earlier checkpoint with a lower --learning_rate "
                 "or a longer warm-up, or look at what these batches hold"
@@ -164,21 +174,27 @@ class Training:
         return False
 
     def _evaluate_and_save(self) -> None:
-        arguments = self.arguments
-        evaluates = bool(self.evaluate) and self._is_due(arguments.eval_steps) and not self.outcome.signal
-        saves = self._is_due(arguments.save_steps)
-        if evaluates or saves:
+        if any(self._dues()):
             self._drain()
+        evaluates, saves = self._dues()  # under 2BW, draining brings the last steps' votes to stop
         better = False
         try:
             better = evaluates and self._evaluate()
         except UserError:
             self._save()  # what was trained is not lost
-            if self.saver:
-                self.saver.finish()
+            self._finish_saving()
             raise
         if saves or better or self.stopped_early:
             self._save(noting_best=evaluates)
+
+    def _dues(self) -> tuple[bool, bool]:
+        """Whether to evaluate now, and whether to save."""
+        evaluates = bool(self.evaluate) and self._is_due(self.arguments.eval_steps) and not self.outcome.signal
+        return evaluates, self._is_due(self.arguments.save_steps)
+
+    def _finish_saving(self) -> None:
+        if self.saver:
+            self.saver.finish()
 
     def _save(self, noting_best: bool = False) -> None:
         if self.saver is None:

@@ -1,7 +1,7 @@
 """The frame around a job: its output folder, its failures, and what it says at the end."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,7 +13,7 @@ from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.training_state import read_state
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.heartbeat import Heartbeat
-from ds_bert.engine.process_group import launcher_world
+from ds_bert.engine.process_group import Grid, launcher_world
 from ds_bert.engine.timeline import Span
 from ds_bert.errors import UserError
 from ds_bert.files import write_atomically, write_json
@@ -52,8 +52,6 @@ def claim_run(
 ) -> Path | None:
     """Take hold of ``output_dir`` and return the checkpoint to resume from, if any.
 
-    Only the launcher's first rank looks whether the folder is free, since it fills it while others still start.
-
     Args:
         arguments, stage_map, model: of the job.
         data: fingerprint of the training data; None on a process that reads none.
@@ -64,13 +62,26 @@ def claim_run(
     if not arguments.output_dir:
         return None
     output_dir = Path(arguments.output_dir)
-    rank, _ = launcher_world()
-    if rank == 0:
-        folders.claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
+    claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     checkpoint = folders.newest_checkpoint(output_dir) if arguments.resume else None
     if checkpoint:
         _check_same_run(checkpoint, arguments, stage_map, model, data)
     return checkpoint
+
+
+def claim_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
+    """Make sure, before the ranks meet, that a job may write into ``output_dir``.
+
+    The launcher's first rank makes the folder, or moves aside what is there. The others only look whether it is free,
+    so that none waits for a first rank that has refused it: nothing is written there before all have met.
+
+    Raises:
+        UserError: the folder holds something, and neither ``resume`` nor ``overwrite`` says what to do about it.
+    """
+    if launcher_world()[0] == 0:
+        folders.claim_output_dir(output_dir, resume, overwrite)
+    elif not (resume or overwrite):
+        folders.refuse_occupied(output_dir)
 
 
 def keep_settings(engine: Engine, arguments: TrainingArguments, stage_map: StageMap) -> None:
@@ -116,16 +127,21 @@ def share(engine: Engine, value: T) -> T:
 
 
 @contextmanager
-def failing_by_name(engine: Engine) -> Iterator[None]:
-    """Let a failure say which rank (the launcher's, as in the map), stage and step it met; end when a peer has died."""
-    heartbeat = Heartbeat(engine.place, lambda: engine.steps_done)
+def failing_by_name(place: Grid, steps_done: Callable[[], int]) -> Iterator[None]:
+    """Let a failure say which rank (the launcher's, as in the map), stage and step it met; end when a peer has died.
+
+    Args:
+        place: of this process.
+        steps_done: says how many steps it has done.
+    """
+    heartbeat = Heartbeat(place, steps_done)
     try:
         yield
     except UserError:
         raise
     except Exception as error:
         cause = heartbeat.cause_of(error)
-        print(f"error: {engine.place}: after step {engine.steps_done}: {cause}", file=sys.stderr, flush=True)
+        print(f"error: {place}: after step {steps_done()}: {cause}", file=sys.stderr, flush=True)
         raise
     finally:
         heartbeat.stop()

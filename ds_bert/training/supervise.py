@@ -6,16 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
 from ds_bert.checkpoint.folders import checkpoints
-from ds_bert.errors import UserError
+from ds_bert.errors import USER_ERROR_NOTE, UserError
 
 PATIENCE = 30.0  # seconds that a signalled job has for its checkpoint
 _MARK = "DS_BERT_SUPERVISOR"
@@ -48,7 +49,7 @@ class Supervisor:
         self._process: subprocess.Popen | None = None
 
     def run(self) -> int:
-        """Return the exit status of the last run: 128 + the signal where one ended it.
+        """Return the exit status of the last run: 2 for a user's mistake, 128 + the signal where one ended it.
 
         Raises:
             UserError: the program cannot be started.
@@ -79,8 +80,14 @@ class Supervisor:
             self.command = with_resume(self.command)
 
     def _run_once(self) -> int:
-        """Run the command to its end and return its exit status; none of its processes is left then."""
-        environment = {**os.environ, _MARK: self._mark}
+        """Run the command to its end and return its exit status; a launcher may hide that of a user's mistake."""
+        with tempfile.TemporaryDirectory(prefix="ds-bert-launch-") as folder:
+            note = Path(folder) / "user-error"
+            status = self._run_to_the_end({**os.environ, _MARK: self._mark, USER_ERROR_NOTE: str(note)})
+            return 2 if note.exists() and status not in _FINAL else status
+
+    def _run_to_the_end(self, environment: Mapping[str, str]) -> int:
+        """Run the command and return the launcher's exit status; none of its processes is left then."""
         try:
             self._process = subprocess.Popen(self.command, env=environment, start_new_session=True)
         except OSError as error:
@@ -165,8 +172,8 @@ def _output_dir_in(word: str) -> Path | None:
 
 
 def with_resume(command: Sequence[str]) -> list[str]:
-    """Return the command with ``--resume`` at its end, unless it has it."""
-    return [*command] if "--resume" in command else [*command, "--resume"]
+    """Return the command with ``--resume`` as its last word, which overrides any ``--resume false`` before it."""
+    return [*command] if command[-1] == "--resume" else [*command, "--resume"]
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from ds_bert import cli
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.manifest import check_files, faults, hash_file, read_manifest, write_manifest
+from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.saving import CheckpointSaver
 from ds_bert.checkpoint.training_state import load_checkpoint, load_newest
 from ds_bert.engine.process_group import start_process_group
@@ -176,6 +177,34 @@ def test_a_pickle_never_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, 
     refused(checkpoint, name)
     assert cli.main(["verify", str(checkpoint)]) == 2
     assert not unpickled and not (checkpoint.parent / "owned").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_to_start_from_is_compared_but_for_what_is_the_runs(checkpoint: Path, name: str) -> None:
+    PretrainedWeights(checkpoint, "bert")
+    if name != "manifest.json":  # without it, or without the run's state, a folder is any model's
+        content = (checkpoint / name).read_bytes()
+        (checkpoint / name).unlink()
+        if name.startswith("model"):
+            with pytest.raises(UserError, match=name):
+                PretrainedWeights(checkpoint, "bert")
+        else:
+            PretrainedWeights(checkpoint, "bert")
+        (checkpoint / name).write_bytes(content)
+    flip_last_bit(checkpoint / name)
+    if name in ("optimizer.safetensors", "trainer_state.json"):
+        PretrainedWeights(checkpoint, "bert")
+    else:
+        with pytest.raises(UserError, match=f"{name}: .*(checksum|not JSON)"):
+            PretrainedWeights(checkpoint, "bert")
+
+
+def test_weights_that_would_be_read_in_place_of_the_listed_ones(checkpoint: Path) -> None:
+    (checkpoint / "README.md").write_text("about it")
+    PretrainedWeights(checkpoint, "bert")
+    shutil.copy(checkpoint / NAMES[-2], checkpoint / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: not of this checkpoint"):
+        PretrainedWeights(checkpoint, "bert")
 
 
 def test_verify(checkpoint: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """A checkpoint exists whole or not at all; an output folder is claimed without loss."""
 
+import errno
 import hashlib
 import json
 import os
@@ -51,11 +52,8 @@ class Killed(BaseException):
 CALLS = {"fsync": 8, "replace": 2, "rename": 1, "open": 6, "mkdir": 2}
 
 
-@pytest.mark.parametrize(("call", "after"), [(call, after) for call, times in CALLS.items() for after in range(times)])
-def test_killed_between_begin_and_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int
-) -> None:
-    write(tmp_path, 1)
+def kill_writing_step_2(folder: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int) -> None:
+    """Write a checkpoint up to the ``after``-th call of a function of `os`."""
     calls, real = iter(range(100)), getattr(os, call)
 
     def die(*arguments: Any, **options: Any) -> Any:
@@ -65,8 +63,16 @@ def test_killed_between_begin_and_commit(
 
     monkeypatch.setattr(os, call, die)
     with pytest.raises(Killed):
-        write(tmp_path, 2)
+        write(folder, 2)
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("call", "after"), [(call, after) for call, times in CALLS.items() for after in range(times)])
+def test_killed_between_begin_and_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int
+) -> None:
+    write(tmp_path, 1)
+    kill_writing_step_2(tmp_path, monkeypatch, call, after)
     renamed = (tmp_path / "checkpoint-2").exists()
     assert folders.newest_checkpoint(tmp_path) == tmp_path / f"checkpoint-{2 if renamed else 1}"
     assert not [fault for checkpoint in folders.checkpoints(tmp_path) for fault in faults(checkpoint)]
@@ -74,6 +80,26 @@ def test_killed_between_begin_and_commit(
     write(tmp_path, 3)
     assert folders.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("call", "after"), [(call, after) for call, times in {**CALLS, "rename": 2}.items() for after in range(times)]
+)
+def test_killed_while_a_step_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int
+) -> None:
+    """Between its two renames the step has no checkpoint, and the one before counts; what was there is kept aside."""
+    write(tmp_path, 1)
+    write(tmp_path, 2, "first")
+    kill_writing_step_2(tmp_path, monkeypatch, call, after)
+    whole, aside = tmp_path / "checkpoint-2", tmp_path / "checkpoint-2.old-1"
+    assert whole.exists() == ((call, after) != ("rename", 1))
+    assert folders.newest_checkpoint(tmp_path) == (whole if whole.exists() else tmp_path / "checkpoint-1")
+    first = aside if aside.exists() else whole
+    assert (first / "model.safetensors").read_text() == "first of step 2"
+    assert not [fault for folder in (first, *folders.checkpoints(tmp_path)) for fault in faults(folder)]
+    assert (write(tmp_path, 2, "last") / "model.safetensors").read_text() == "last of step 2"
+    assert folders.newest_checkpoint(tmp_path) == whole and not list(tmp_path.glob(".*"))
 
 
 def test_a_folder_of_whole_names_is_renamed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +178,7 @@ def test_a_removal_that_is_interrupted_leaves_no_part(tmp_path: Path, monkeypatc
     write(tmp_path, 1)
     write(tmp_path, 2)
 
-    def die(path: Path) -> None:
+    def die(path: Path, **options: Any) -> None:
         (path / "model.safetensors").unlink()
         raise Killed
 
@@ -160,6 +186,25 @@ def test_a_removal_that_is_interrupted_leaves_no_part(tmp_path: Path, monkeypatc
     with pytest.raises(Killed):
         folders.remove_oldest(tmp_path, 1)
     assert folders.checkpoints(tmp_path) == [tmp_path / "checkpoint-2"]
+
+
+@pytest.mark.parametrize("call", ["rename", "unlink", "rmdir"])
+def test_a_checkpoint_that_cannot_be_removed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    for step in (1, 2):
+        write(tmp_path, step)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(os, call, refuse)
+    folders.remove_oldest(tmp_path, 1)
+    monkeypatch.undo()
+    assert not [fault for checkpoint in folders.checkpoints(tmp_path) for fault in faults(checkpoint)]
+    write(tmp_path, 3)
+    folders.remove_oldest(tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "latest"]
 
 
 def test_the_newest_whole_one_is_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

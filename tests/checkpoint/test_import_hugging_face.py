@@ -10,7 +10,9 @@ import pytest
 import torch
 import transformers
 
+from ds_bert.checkpoint.convert.unpickle import load_pickle
 from ds_bert.cli import main
+from ds_bert.errors import UserError
 from tests.support.hugging_face import CLASSES, PREFIX, assert_same_model, tensors_in, tiny_fields, tiny_model
 
 FAMILIES = ("bert", "albert")
@@ -188,6 +190,17 @@ def test_what_is_wrong_is_refused_and_nothing_written(
     if how == "unknown weights":
         assert run_import(source, tmp_path / "out", "--drop_unknown") == 0
         assert "left out: beam_head.start.weight" in capsys.readouterr().out
+
+
+def test_a_file_of_old_that_is_cut_anywhere_in_its_header(tmp_path: Path) -> None:
+    """The pickles before the tensors' bytes; their reader fails in other ways than that of zip files."""
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"weight": torch.ones(3), "bias": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+    whole, header = path.read_bytes(), path.read_bytes().index(b"weight") + 200
+    for length in range(min(header, len(whole) - 1)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"pytorch_model\.bin: (not a file of torch\.save|asks for)"):
+            load_pickle(path)
 
 
 def test_flags_of_other_sources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -228,3 +228,21 @@ def test_a_parameter_that_comes_twice_must_be_the_same() -> None:
     assert assemble([("one", words), ("two", words)], fields).keys() == {"bert.embeddings.word_embeddings.weight"}
     with pytest.raises(UserError, match=r"two: word_embeddings.weight would be a second bert\.embeddings"):
         assemble([("one", words), ("two", {"word_embeddings.weight": torch.zeros(3, 2)})], fields)
+
+
+def test_layers_that_share_their_parameters_must_be_the_same() -> None:
+    """Four layers of two groups; the layers of one group are equal, unless one of them was trained by itself."""
+    fields = tiny_fields("albert", num_hidden_layers=4, num_hidden_groups=2)
+    pieces = [("saved", {f"layers.{index}.ffn.bias": torch.full((2,), float(index // 2))}) for index in range(4)]
+    found = assemble(pieces, fields)
+    names = [f"albert.encoder.albert_layer_groups.{group}.albert_layers.0.ffn.bias" for group in range(2)]
+    assert list(found) == names and [found[name][0].item() for name in names] == [0.0, 1.0]
+    for other in (torch.full((2,), 5.0), torch.ones(3)):
+        pieces[3] = ("saved", {"layers.3.ffn.bias": other})
+        with pytest.raises(
+            UserError, match=r"saved: encoder layers 2 and 3 \(counted from 0\) differ in ffn\.bias, but"
+        ):
+            assemble(pieces, fields)
+    pieces[3] = ("saved", {"layers.3.ffn.weight": torch.ones(3)})
+    with pytest.raises(UserError, match=r"layers 2 and 3 .* differ in ffn\."):
+        assemble(pieces, fields)

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from ds_bert.cli import main
+from ds_bert.cluster.compare import differences
+from ds_bert.cluster.hostfile import Hostfile
+from ds_bert.cluster.remote import Report
 from tests.support.refusal import the_sentence
 from tests.support.text import write_model
 
@@ -116,6 +119,37 @@ def test_a_missing_file_and_another_one(check: Check, tmp_path: Path) -> None:
         "error: hosts: 2 faults: train_path: data is not on bare, needed is the same path on all nodes; "
         "config_name: bert.json is not on bare, needed is the same path on all nodes"
     )
+
+
+LISTS = ("task_train_files", "supervised_train_files")
+
+
+@pytest.mark.parametrize("name", [*LISTS, "task_dir", "support_file", "checkpoint"])
+def test_files_of_the_meta_jobs(check: Check, tmp_path: Path, name: str) -> None:
+    files = ["data", "map.json"] if name in LISTS else "data"
+    (tmp_path / "here" / "run.json").write_text(json.dumps({name: files}))
+    (tmp_path / "bare" / "data" / "tokens.bin").write_bytes(b"else")
+    status, _, err = check("node0 slots=2\nbare slots=2\n", "--run", "run.json")
+    assert the_sentence(status, err) == (
+        f"error: hosts: {name}: data differs between node0 and bare, needed is the same file"
+    )
+
+
+def test_data_that_is_on_no_node(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "here" / "run.json").write_text(json.dumps({"task_train_files": ["data", "nowhere"]}))
+    status, _, err = check("node0 slots=2\nnode1 slots=2\n", "--run", "run.json")
+    assert "task_train_files: nowhere is not on node0 and node1" in the_sentence(status, err)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "faults"),
+    [((0, 0), []), ((2, 2), []), ((2, 0), ["node1 has 2 slots in hosts but 0 GPUs"]),
+     ((0, 1), ["node0 has 2 slots in hosts but 0 GPUs", "node1 has 2 slots in hosts but 1 GPUs"])],
+)  # fmt: skip
+def test_a_node_with_too_few_gpus(gpus: tuple[int, int], faults: list[str]) -> None:
+    reports = [Report("3.12", {}, None, {}, count, "eth0", "10.0.0.1") for count in gpus]
+    found = differences(Hostfile("hosts", ("node0", "node1"), (2, 2)), reports, {}, set())
+    assert found == [f"{fault}, needed are no more slots than GPUs" for fault in faults]
 
 
 def test_output_that_not_all_nodes_see(check: Check, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.cli import main
+from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.log import read_log
+from ds_bert.training.parser import parse_arguments
 from ds_bert.training.supervise import Supervisor, output_dir_of, with_resume
 from tests.support.jobs import wait_for
 from tests.support.refusal import LAUNCHER
@@ -28,6 +30,17 @@ status = sys.argv[2].split(",")[number]
 if status.endswith("+"):
     (folder / f"checkpoint-{number + 1}").mkdir(parents=True)
 sys.exit(int(status.rstrip("+")))
+"""
+# A job that refuses what the user asks for.
+MISTAKEN_JOB = """
+import os, sys
+from ds_bert.errors import UserError, exit_on_user_error
+def job():
+    if os.environ["LOCAL_RANK"] == "0":
+        with open(sys.argv[1], "a") as runs:
+            runs.write("a run")
+    raise UserError("runs/a: --output_dir is not empty")
+sys.exit(exit_on_user_error(job))
 """
 # A launcher with a rank in a session of its own, which says when it has started and ends as it is told.
 RANK = """
@@ -99,7 +112,22 @@ def test_the_output_dir_is_found(tmp_path: Path) -> None:
     assert output_dir_of([*words, "--output_dir", "runs/b"]) == output_dir_of([*words, "--output_dir=runs/b"])
     assert output_dir_of([*words, "--output_dir", "runs/b"]) == Path("runs/b")
     assert output_dir_of(words[:3]) is None
-    assert with_resume(["a", "--resume", "b"]) == ["a", "--resume", "b"]
+
+
+@pytest.mark.parametrize(
+    "given", [[], ["--resume"], ["--resume", "false"], ["--resume=false"], ["--resume", "--seed=1"]]
+)
+def test_a_restart_resumes_whatever_the_command_said_of_it(given: list[str]) -> None:
+    arguments, _ = parse_arguments(TrainingArguments, with_resume(["--max_steps", "3", *given]))
+    assert arguments.resume
+
+
+def test_a_mistake_is_not_repeated_where_the_launcher_hides_its_status(tmp_path: Path) -> None:
+    job = tmp_path / "job.py"
+    job.write_text(MISTAKEN_JOB)
+    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+    assert Supervisor([*torchrun, str(job), str(tmp_path / "runs")], 2, pause=0.01).run() == 2
+    assert (tmp_path / "runs").read_text() == "a run"
 
 
 @pytest.mark.parametrize("words", [["--"], [], ["--", "/no/such/launcher", "x"], ["--max_restarts", "-1", "--", "x"]])

@@ -11,7 +11,7 @@ import pytest
 
 from ds_bert.cli import main
 from ds_bert.data.shards import ShardedCorpus
-from ds_bert.data.vocabulary import load_tokenizer
+from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 
 WORDS = ["bad", "cab", "dad", "fab", "gag", "hag", "jab", "lab", "mad", "nab", "zzz"]
 
@@ -110,6 +110,28 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, vocabulary: Path
     assert contents(out) == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_run_killed_between_its_tokenizers_resumes(
+    tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    text = write_text(tmp_path / "text.txt", documents=50)
+    flags = ["--input", text, "--tokenizer_name", vocabulary, "--validation_share", 0.2, "--num_workers", 1]
+    save, saves = Tokenizer.save, iter(range(2))
+
+    def die(tokenizer: Tokenizer, folder: Path) -> None:
+        if next(saves) == written:
+            raise KeyboardInterrupt
+        save(tokenizer, folder)
+
+    monkeypatch.setattr(Tokenizer, "save", die)
+    assert prepare(*flags, "--output_dir", tmp_path / "out") == 130
+    monkeypatch.undo()
+    for name in ("out", "whole"):
+        assert prepare(*flags, "--output_dir", tmp_path / name) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert ShardedCorpus.open(tmp_path / "out" / "validation").tokenizer.size == load_tokenizer(vocabulary).size
+
+
 def test_ctrl_c_ends_with_a_sentence(tmp_path: Path, vocabulary: Path) -> None:
     text = write_text(tmp_path / "text.txt", documents=300)
     out = tmp_path / "out"
@@ -176,6 +198,31 @@ def test_a_sentencepiece_model_tokenises_and_goes_along(tmp_path: Path, capsys: 
     first = corpus.shards[0].tokens[: corpus.shards[0].sentences[1]]
     assert corpus.tokenizer.backend.decode(first.tolist()) in text.read_text()
     assert prepare(*flags, "--num_workers", 2) == 0  # finished already, under the same tokenizer
+
+
+def test_verify_names_the_shard_that_changed(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    flags = ["--tokenizer_name", vocabulary, "--shard_tokens", "2k", "--validation_share", 0.1, "--num_workers", 1]
+    assert prepare("--input", write_text(tmp_path / "text.txt", 100), *flags, "--output_dir", out) == 0
+    capsys.readouterr()
+    assert main(["verify", str(out)]) == 0
+    training, validation = capsys.readouterr().out.splitlines()
+    tokens = ShardedCorpus.open(out).num_tokens
+    assert training.startswith(f"{out}: ") and training.endswith(f" shards are whole, {tokens:,} tokens")
+    assert validation.startswith(f"{out / 'validation'}: ")
+    for folder in (out, out / "validation"):
+        path = sorted(folder.glob("shard-*"))[-1] / "tokens.npy"
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert main(["verify", str(out)]) == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith(f"error: {path}: its checksum is not that of dataset.json")
+        assert printed.err.count("\n") == printed.out.count("\n") == 1
+        path.write_bytes(content)
+    (out / "validation" / "tokenizer" / "tokenizer.json").unlink()
+    (out / "validation" / "tokenizer" / "vocab.txt").unlink()
+    assert main(["verify", str(out)]) == 2
+    assert f"error: {out / 'validation' / 'tokenizer'}: " in capsys.readouterr().err
 
 
 def refusal(capsys: pytest.CaptureFixture, *flags: object) -> str:

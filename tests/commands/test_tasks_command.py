@@ -1,6 +1,7 @@
 import json
 import random
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ds_bert.data.tasks import making
 from ds_bert.data.tasks.opening import TaskReader
 from ds_bert.data.tasks.task_set import TaskSet
 from ds_bert.data.vocabulary import load_tokenizer
+from ds_bert.meta.arguments import MetaTrainArguments
 
 WORDS = [first + second for first in "bcdfgh" for second in ("ad", "eb", "id", "og")]
 SIZES = ("--min_frequency", 20, "--support", 12, "--query", 5, "--num_tasks", 9, "--tasks_per_shard", 2)
@@ -57,7 +59,8 @@ def test_the_result_depends_on_the_seed_and_not_on_the_workers(
     printed = capsys.readouterr().out
     assert "9 tasks of 153 examples, of 24 words" in printed and "next: deepspeed pipelines/meta_train.py" in printed
     found = TaskSet.open(tmp_path / "one")
-    found.verify()
+    assert main(["verify", str(tmp_path / "one")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'one'}: 9 tasks are whole, 153 examples\n"
     assert len(found) == 9 and [found.task(number).num_classes for number in range(4)] == [2, 3, 4, 2]
 
 
@@ -171,7 +174,7 @@ def test_the_guide_names_only_flags_that_there_are(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["tasks", "--help"])
     known = set(re.findall(r"--\w+", capsys.readouterr().out))
-    elsewhere = {"--task_train_files", "--supervised_train_files", "--pretrain_task_weight", "--num_supervised_shards"}
+    elsewhere = {f"--{field.name}" for field in fields(MetaTrainArguments)}
     guide = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
     named = set(re.findall(r"--\w+", guide))
     assert named - elsewhere <= known and len(named & known) > 15

@@ -66,6 +66,11 @@ def test_json_lines_by_name_or_content(tmp_path: Path, name: str) -> None:
         ("zero.txt", b"text\nmore\0text\n", ["zero.txt", "binary"]),
         ("latin.txt", b"fine\n" + "café\n".encode("latin-1"), ["latin.txt", "line 2", "0xe9", "UTF-8"]),
         ("bad.jsonl", '{"text": "fine"}\n{"text": \n', ["bad.jsonl", "line 2", "not JSON"]),
+        (
+            "digits.jsonl",
+            '{"text": "fine"}\n{"text": "fine", "id": ' + "7" * 5000 + "}",
+            ["line 2", "not JSON", "4300 digits"],
+        ),
         ("list.jsonl", '["text"]\n', ["list.jsonl", "line 1", "list", "object"]),
         ("key.jsonl", '{"text": "fine"}\n\n{"body": "x"}\n', ["key.jsonl", "line 3", "'text'", "'body'", "--text_key"]),
         ("type.jsonl", '{"text": 3}\n', ["type.jsonl", "line 1", "int", "string"]),
@@ -77,6 +82,11 @@ def test_unusable_content_is_refused_by_file_and_line(
     with pytest.raises(UserError) as error:
         documents(write(tmp_path / name, content))
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_an_object_that_cannot_be_read_as_json_is_text(tmp_path: Path) -> None:
+    line = '{"id": ' + "7" * 5000 + "}"
+    assert documents(write(tmp_path / "a.txt", f"{line}\n")) == [[line]]
 
 
 def test_text_key(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from ds_bert.cli import main
 from ds_bert.data.pretraining import Batch, PretrainingDataset
 from ds_bert.data.sampler import GlobalBatchSampler
+from ds_bert.errors import UserError
 
 LENGTH, MOST = 64, 10
 
@@ -112,6 +113,18 @@ def test_batches_that_span_epochs(folder: Path) -> None:
     epochs, numbers = sampler.samples(1)
     assert set(epochs.tolist()) == {0, 1}
     assert rows(dataset.batch(epochs, numbers))[-1] == rows(dataset.batch(1, numbers[-1:]))[0]
+
+
+def test_an_id_outside_the_vocabulary_is_refused_by_the_shards_name(folder: Path) -> None:
+    """A bit that flips once the folder was opened, too: the shards are mapped, not read."""
+    dataset = open_dataset(folder)
+    path = folder / "shard-00001" / "tokens.npy"
+    tokens = np.load(path, mmap_mode="r+")
+    tokens[7] ^= 1 << 15
+    tokens.flush()
+    message = rf"shard-00001/tokens\.npy: token 7 is 3\d{{4}}, .* ids below {dataset.tokenizer.size}; `ds-bert verify"
+    with pytest.raises(UserError, match=message):
+        dataset.batch(0, np.arange(len(dataset)))
 
 
 @pytest.mark.skipif("DS_BERT_DATA" not in os.environ, reason="DS_BERT_DATA names no folder of real data")

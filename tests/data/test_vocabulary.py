@@ -71,6 +71,13 @@ def test_case_of_a_bare_vocabulary(vocabulary_file: Path, config: str | None, lo
     assert tokenizer.encode(["Ba"])[0].tolist() == [tokenizer.tokens.index("ba" if lowered else "Ba")]
 
 
+@pytest.mark.parametrize("config, kind", [("[]", "list"), ("3", "int"), ("null", "NoneType")])
+def test_a_tokenizers_configuration_that_is_no_object_is_refused(vocabulary_file: Path, config: str, kind: str) -> None:
+    (vocabulary_file.parent / "tokenizer_config.json").write_text(config)
+    with pytest.raises(UserError, match=rf"tokenizer_config\.json: holds a {kind}, a tokenizer's configuration"):
+        load_tokenizer(vocabulary_file.parent)
+
+
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path, vocabulary_file: Path) -> None:
     tokens = vocabulary_file.read_text().splitlines()
     (tmp_path / "empty").mkdir()

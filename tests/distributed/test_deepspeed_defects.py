@@ -15,7 +15,7 @@ from ds_bert.modeling.model import model_layers
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import split_batch
 from tests.support.processes import run_on_ranks
-from tests.support.reference import reference_loss, reference_model, train_reference
+from tests.support.reference import deviation, reference_loss, reference_model, train_reference
 from tests.support.toy import global_batch, part, toy_config, toy_map
 from tests.support.training import Case, build_engine, micro_batches, train, train_cases, weights
 
@@ -148,6 +148,19 @@ def test_names_do_not_depend_on_the_position_of_a_layer() -> None:
     assert names(config, slice(0, None)) == names(config, slice(0, 3)) | names(config, slice(3, None))
     assert names(config, slice(0, None)) == {name for name, _ in reference_model(config, 0).named_parameters()}
     assert names(config, slice(0, None)) < names(longer, slice(0, None))
+
+
+@pytest.mark.parametrize(("stages", "replicas"), [(1, 1), (2, 2)])
+def test_fp16_clips_what_was_scaled(stages: int, replicas: int) -> None:
+    """SGD would show a gradient that still has the loss scale, or that was clipped with it."""
+    half = SHORT.change(precision="fp16", loss_scaling=LossScaling(fixed=256.0))
+    cases = [half.change(zero_stage=zero) for zero in range(replicas)]
+    (whole,) = train_cases(toy_map(1, 1), [SHORT])
+    assert max(whole.norms) > SGD.max_grad_norm
+    for found in train_cases(toy_map(stages, replicas), cases):
+        away = deviation(found, whole)
+        moved = max(np.abs(found.weights[name] - value).max() for name, value in whole.weights.items())
+        assert max(away.loss, away.norm) <= 1e-3 and moved <= 2**-9, (away, moved)
 
 
 def _overflow(stage_map: StageMap, zero: int) -> list[tuple[float, bool, float, float]]:

@@ -16,9 +16,12 @@ import torch
 from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
+from ds_bert.meta.few_shot import Course
 from ds_bert.stage_map import StageMap
 from ds_bert.training.run import failing_by_name
+from tests.support.few_shot import few_shot_learner
 from tests.support.jobs import wait_for
+from tests.support.meta import meta_config
 from tests.support.processes import Failed, Ranks, Returned, run_on_ranks
 from tests.support.toy import toy_map
 from tests.support.training import Case, build_engine, micro_batches
@@ -36,7 +39,7 @@ def _train(stage_map: StageMap, folder: Path, before_step: Callable[[int], None]
     os.dup2(os.open(folder / f"{rank}.err", os.O_WRONLY | os.O_CREAT), 2)
     grid = start_process_group(stage_map, TIMEOUT)
     engine = build_engine(grid, stage_map.cuts, CASE)
-    with failing_by_name(engine):
+    with failing_by_name(grid, lambda: engine.steps_done):
         for step in count():
             before_step(step)
             engine.train_batch(micro_batches(grid, CASE.batch(step), 1), 1e-3)
@@ -102,6 +105,31 @@ def test_the_failure_of_one_rank_is_told_to_all(tmp_path: Path) -> None:
         assert f"rank 2 ({PLACES[2]}) failed: no space left on the moon" in said[rank], f"{said}\n{outcomes}"
 
 
+def _hang_on_one_rank(stage_map: StageMap, folder: Path) -> None:
+    hanging = os.environ["RANK"] == "1"
+
+    def hang(step: int) -> None:
+        if hanging and step == STEPS:
+            time.sleep(1000)
+
+    _train(stage_map, folder, hang)
+
+
+@pytest.mark.parametrize(("stages", "replicas"), [(1, 2), (3, 1)])
+def test_a_rank_that_lives_but_does_not_come_is_named_with_its_line(tmp_path: Path, stages: int, replicas: int) -> None:
+    count = stages * replicas
+    with Ranks(_hang_on_one_rank, count, toy_map(stages, replicas), tmp_path) as ranks:
+        wait_for(lambda: (tmp_path / "1.ready").exists())
+        outcomes = ranks.wait(TIMEOUT + 10, stop_at_failure=False)
+    assert all(isinstance(outcome, Failed) and "still running" not in outcome for outcome in outcomes.values())
+    place = f"stage {stages // 3}, replica {replicas // 2}"
+    for rank in range(count):
+        said = re.findall(r"^error: (.*)", (tmp_path / f"{rank}.err").read_text(), re.MULTILINE)
+        assert len(said) == 1, said
+        named = f": rank 1 ({place}), after step {STEPS}, hangs in {__file__}, line "
+        assert named in said[0] and said[0].count("hangs") == 1 and "(hang)" in said[0], said
+
+
 def _leave_one_after_the_other() -> int:
     grid = start_process_group(toy_map(2, 1), TIMEOUT)
     for first_to_leave in (0, 1):
@@ -115,6 +143,18 @@ def test_leaving_alarms_nobody() -> None:
     with Ranks(_leave_one_after_the_other, 2) as ranks:
         outcomes = ranks.wait(30, stop_at_failure=False)
     assert all(isinstance(outcome, Returned) for outcome in outcomes.values()), outcomes
+
+
+def _wait_for_a_busy_replica() -> list[int]:
+    grid = start_process_group(toy_map(1, 2), TIMEOUT)
+    learner = few_shot_learner(grid, meta_config(False), Course(1, 6, 0.0, 0, 0.0, 4, seed=0))
+    with failing_by_name(grid, lambda: learner.steps_done):
+        time.sleep(grid.replica * 1.5 * TIMEOUT)
+        return learner.gather(grid.rank)
+
+
+def test_a_replica_without_tasks_waits_for_the_others_longer_than_the_timeout() -> None:
+    assert run_on_ranks(_wait_for_a_busy_replica, 2) == [[0, 1], [0, 1]]
 
 
 def _poison_one_step(stage_map: StageMap, settings: EngineSettings) -> tuple[list[bool], list[bool], bool]:

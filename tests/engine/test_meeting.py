@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from ds_bert.engine.meeting import connect, meet
-from ds_bert.errors import StartError
+from ds_bert.engine.process_group import start_process_group
+from ds_bert.errors import StartError, UserError
 from tests.support.processes import free_port
+from tests.support.toy import toy_map
 
 TIMEOUT, MORE = 2.0, 10.0  # seconds to wait, and that a job may take longer to end
 
@@ -37,3 +39,9 @@ def test_the_first_rank_waits_no_longer_than_the_timeout(nobody: str, monkeypatc
     with pytest.raises(StartError, match=r"the 2 processes have not met there: .*1/2 clients joined"):
         meet(0, 2, TIMEOUT)
     assert TIMEOUT <= time.monotonic() - begin < TIMEOUT + MORE
+
+
+def test_half_a_launchers_environment_is_refused(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR")
+    with pytest.raises(UserError, match="has WORLD_SIZE, but not MASTER_ADDR"):
+        start_process_group(toy_map(1, 2), TIMEOUT)

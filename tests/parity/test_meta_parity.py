@@ -60,10 +60,23 @@ def assert_equal(found: tuple[float, dict[str, np.ndarray]], wanted: tuple[float
 
 @pytest.mark.parametrize("stages", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_first_order_on_every_cut_and_with_any_tasks_in_flight(stages: int) -> None:
-    chosen = [(name, tasks) for name in LEARNERS for tasks in (1, 2, 4)]
-    found = meta_gradients(stages, 1, [case(name, tasks_in_flight=tasks) for name, tasks in chosen])
-    for (name, _), gradients in zip(chosen, found, strict=True):
+    chosen = [(name, case(name, tasks_in_flight=tasks)) for name in LEARNERS for tasks in (1, 2, 4)]
+    again = [(name, replace(one, recompute=True)) for name, one in chosen if name in ("full", "adapters")]
+    found = meta_gradients(stages, 1, [one for _, one in (*chosen, *again)])
+    for (name, _), gradients in zip((*chosen, *again), found, strict=True):
         assert_equal(gradients, reference(name))
+
+
+def test_dropout_is_the_same_on_every_cut_and_replica_with_any_tasks_in_flight_and_recomputed() -> None:
+    def dropping(tasks: int, recompute: bool = False) -> MetaCase:
+        return replace(case("full", tasks_in_flight=tasks), config=meta_config(False, dropout=0.2), recompute=recompute)
+
+    wanted, *found = meta_gradients(1, 1, [dropping(1), dropping(2), dropping(4, True)])
+    found += meta_gradients(2, 1, [dropping(1), dropping(4), dropping(2, True)])
+    found += meta_gradients(1, 2, [dropping(1), dropping(2, True)])
+    for gradients in found:
+        assert_equal(gradients, wanted)
+    assert wanted[0] != pytest.approx(reference("full")[0], rel=1e-3)  # something was dropped
 
 
 def test_replicas_share_tasks_out_and_average_meta_gradients_only() -> None:

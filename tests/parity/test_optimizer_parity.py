@@ -26,6 +26,7 @@ RUNS = {
     "lamb in 2bw": replace(ALBERT, schedule="2bw"),
     "adamw of albert": replace(ALBERT, optimizer="adamw"),
     "adamw by layers": replace(ALBERT, optimizer="adamw", parameter_group=LayerwiseDecay(0.8, ENCODER_LAYERS)),
+    "adam": replace(LAMB, optimizer="adam"),
     "torch's adamw by layers": replace(LAMB, optimizer="adamw", parameter_group=LayerwiseDecay(0.8, ENCODER_LAYERS)),
 }
 # Under 2x2, ZeRO 1 cuts the word embeddings, tied between the stages, into four parts, and other tensors into two.
@@ -66,12 +67,14 @@ def _reference(run: str) -> Trajectory:
         for name, weight in newest.named_parameters():
             group = settings.parameter_group(name, weight.ndim)
             gradient = gradients[name] * min(1.0, BOUND / (norm + 1e-6))
+            decay = settings.weight_decay * weight.detach() if group.decays else torch.zeros(())
+            if settings.optimizer == "adam":  # decays by the gradient, not beside it
+                gradient, decay = gradient + decay, torch.zeros(())
             m[name] = 0.9 * m[name] + 0.1 * gradient
             v[name] = 0.999 * v[name] + 0.001 * gradient**2
             corrections = (1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)) if correct else (1.0, 1.0)
             update = m[name] / corrections[0] / ((v[name] / corrections[1]).sqrt() + 1e-6)
-            if group.decays:
-                update += settings.weight_decay * weight.detach()
+            update += decay
             ratio = 1.0
             if settings.optimizer == "lamb" and group.decays and weight.any() and update.any():
                 ratio = (weight.detach().double().norm() / update.double().norm()).item()

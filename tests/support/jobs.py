@@ -23,19 +23,20 @@ class Ended:
     """Files opened for reading or writing, through Python or mapped into memory."""
 
 
-class Pretraining:
-    """Pre-training on ``world_size`` forked ranks, in the making.
+class Job:
+    """A job on ``world_size`` forked ranks, in the making.
 
     Args:
+        job: its file in this repository.
         folder: where what the ranks print goes.
         words: the command line.
         world_size: number of ranks.
     """
 
-    def __init__(self, folder: Path, words: Sequence[object], world_size: int = 1) -> None:
+    def __init__(self, job: str, folder: Path, words: Sequence[object], world_size: int = 1) -> None:
         self.folder, self.world_size = folder, world_size
         folder.mkdir(parents=True, exist_ok=True)
-        self.ranks = Ranks(_run, world_size, "pipelines/pretrain.py", [str(word) for word in words], str(folder))
+        self.ranks = Ranks(_run, world_size, job, [str(word) for word in words], str(folder))
 
     def signal(self, rank: int, number: int) -> None:
         """Send a signal to one rank."""
@@ -49,6 +50,13 @@ class Pretraining:
     def printed(self) -> str:
         """What all ranks printed so far."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.txt")))
+
+
+class Pretraining(Job):
+    """Pre-training, in the making."""
+
+    def __init__(self, folder: Path, words: Sequence[object], world_size: int = 1) -> None:
+        super().__init__("pipelines/pretrain.py", folder, words, world_size)
 
 
 def pretrain(folder: Path, words: Sequence[object], world_size: int = 1, timeout: float = 60) -> list[Ended]:

@@ -136,7 +136,7 @@ class Reference:
                     clipped = self._inner(network, fast, task.support[item.part], kept is None)
                     if kept is not None:
                         kept.append(clipped)
-                fast = {name: fast[name] - slow[_step_size(name)] * clipped[name] for name in fast}
+                fast = {name: fast[name] - slow[step_size_of(name)] * clipped[name] for name in fast}
         return total
 
     def _inner(self, network: Tensors, fast: Tensors, batch: MicroBatch, keep_graph: bool) -> Tensors:
@@ -151,7 +151,8 @@ class Reference:
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 
 
-def _step_size(name: str) -> str:
+def step_size_of(name: str) -> str:
+    """The name of the step size of a fast weight."""
     parts = name.split(".")
     if name == "labels":
         group = "labels"

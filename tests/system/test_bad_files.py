@@ -170,6 +170,18 @@ def test_damaged_checkpoints(trained: Job, name: str, damage: str) -> None:
     assert "no whole checkpoint" in sentence and f"{paths[1]}: " in sentence
 
 
+@pytest.mark.parametrize("name", [f"model-{SHARD}", "tokenizer.json"])
+def test_a_flipped_bit_in_a_model_to_start_from(trained: Job, name: str) -> None:
+    checkpoint = trained.folder / "out" / "checkpoint-2"
+    content = bytearray((checkpoint / name).read_bytes())
+    content[-4] ^= 1
+    trained.write(f"out/checkpoint-2/{name}", bytes(content))
+    trained.arguments |= {"output_dir": str(trained.folder / "new"), "resume": False, "config_name": None}
+    assert f"{name}: does not have the checksum" in trained.refuse("--model_name_or_path", checkpoint)
+    words = ["import", "--from", "huggingface", checkpoint, "--output_dir", trained.folder / "imported"]
+    assert f"{name}: does not have the checksum" in trained.refuse_ds_bert(*words)
+
+
 def test_a_damaged_checkpoint_is_skipped_for_an_earlier_one(trained: Job, prepared: Path) -> None:
     out = trained.folder / "out"
     path = out / "checkpoint-2" / f"optimizer-{SHARD}"
@@ -268,6 +280,7 @@ def test_model_folders(job: Job) -> None:
 def test_weights_that_are_not_this_model_s(trained: Job) -> None:
     trained.arguments |= {"config_name": None, "resume": False, "output_dir": str(trained.folder / "new")}
     folder = trained.folder / "out" / "checkpoint-2"
+    (folder / "manifest.json").unlink()
     write_model(folder / "config.json", intermediate_size=48)
     sentence = trained.refuse("--model_name_or_path", folder)
     assert "layer.0.intermediate.dense.weight has shape (64, 32)" in sentence and "(48, 32)" in sentence

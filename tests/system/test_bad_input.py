@@ -92,6 +92,7 @@ def test_files_that_hold_no_arguments(job: Job, text: str | bytes, words: Words)
         ("--mlm_probability 0", ("--mlm_probability is 0.0",)),
         ("--mlm_probability 1.2", ("--mlm_probability is 1.2",)),
         ("--mlm_probability nan", ("--mlm_probability is nan",)),
+        ("--layerwise_lr_decay 1.5", ("--layerwise_lr_decay is 1.5",)),
         ("--num_stages 0", ("--num_stages is 0",)),
         ("--num_stages -1", ("--num_stages is -1",)),
         ("--bf16 --fp16", ("bf16 and fp16",)),

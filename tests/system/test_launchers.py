@@ -122,6 +122,42 @@ def test_a_rank_that_never_comes_is_said(run_json: Path, rank: int, said: str) -
     assert "Traceback" not in ended.stderr
 
 
+def one_of_two(rank: int, port: int) -> dict[str, str]:
+    numbers = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", "DS_ACCELERATOR": "cpu"} | {name: str(n) for name, n in numbers.items()}
+
+
+def test_a_rank_of_another_node_refuses_a_full_folder_without_waiting_for_the_first(
+    run_json: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    ended = run(PYTHON, run_json, "--num_stages", 2, **one_of_two(1, free_port()))
+    assert "--output_dir is not empty" in the_sentence(ended.returncode, ended.stderr)
+
+
+def test_a_rank_that_comes_late_finds_the_folder_free(run_json: Path, tmp_path: Path) -> None:
+    port, words = free_port(), [run_json, "--num_stages", 2]
+    first = subprocess.Popen(command(PYTHON, *words), env=environment(**one_of_two(0, port)))
+    try:
+        wait_for((tmp_path / "out").exists)
+        time.sleep(5)  # it could have written something by now
+        late = run(PYTHON, *words, **one_of_two(1, port))
+        assert (late.returncode, first.wait(60)) == (0, 0), late.stderr
+    finally:
+        first.kill()
+
+
+def test_ranks_that_are_told_different_things_do_not_train(run_json: Path) -> None:
+    port, words = free_port(), [run_json, "--num_stages", 2]
+    first = subprocess.Popen(command(PYTHON, *words), env=environment(**one_of_two(0, port)))
+    try:
+        other = run(PYTHON, *words, "--learning_rate", 0.5, **one_of_two(1, port))
+        assert (first.wait(60), other.returncode) == (2, 2), other.stderr
+    finally:
+        first.kill()
+
+
 @pytest.mark.parametrize(("launcher", "status"), [(PYTHON, 2), (DEEPSPEED, 2), (TORCHRUN, 1)])
 def test_a_wrong_argument_is_said_once(run_json: Path, launcher: list[str], status: int) -> None:
     ended = run(launcher, run_json, "--num_stages", 3)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ds_bert.checkpoint.tensors import TensorFolder
+from ds_bert.checkpoint.training_state import read_state
 from tests.support.jobs import run_job
 from tests.support.model_folder import write_bert_folder
 from tests.support.refusal import contents, the_sentence
@@ -63,16 +64,42 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return folder.read_all(folder.names())
 
 
-def test_a_resumed_run_on_two_stages_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    flags = {"num_stages": 2, "supervised_train_files": folder / "labelled", "hidden_dropout_prob": 0.1}
-    whole, again = tmp_path / "whole", tmp_path / "again"
-    run(tmp_path / "1", words(folder, whole, *ADAPTERS, **flags), ranks=2)
-    shutil.copytree(whole, again)
-    shutil.rmtree(again / "checkpoint-4")
-    (again / "latest").write_text("checkpoint-2\n")
-    run(tmp_path / "2", words(folder, again, *ADAPTERS, "--resume", **flags), ranks=2)
+def on_both_kinds(folder: Path) -> dict[str, Any]:
+    """Flags of a run on two stages, whose processes share out supervised tasks and self-made ones."""
+    labelled = {"supervised_train_files": folder / "labelled", "num_supervised_shards": 1}
+    return {"num_stages": 2, "hidden_dropout_prob": 0.1, **labelled}
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    run(folder / "whole", words(folder, folder / "whole" / "out", *ADAPTERS, **on_both_kinds(folder)), ranks=2)
+    return folder / "whole" / "out"
+
+
+def halfway(whole: Path, out: Path) -> Path:
+    """What the whole run had left had it ended after two of its steps."""
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "checkpoint-4")
+    (out / "latest").write_text("checkpoint-2\n")
+    return out
+
+
+def test_a_resumed_run_on_two_stages_ends_with_the_same_bits(folder: Path, whole: Path, tmp_path: Path) -> None:
+    again = halfway(whole, tmp_path / "again")
+    run(tmp_path, words(folder, again, *ADAPTERS, "--resume", **on_both_kinds(folder)), ranks=2)
     for file in (whole / "checkpoint-4").glob("*.safetensors"):
         assert file.read_bytes() == (again / "checkpoint-4" / file.name).read_bytes(), file.name
+
+
+def test_on_another_number_of_processes_it_goes_on_with_the_same_tasks(
+    folder: Path, whole: Path, tmp_path: Path
+) -> None:
+    again = halfway(whole, tmp_path / "again")
+    run(tmp_path, words(folder, again, *ADAPTERS, "--resume", **(on_both_kinds(folder) | {"num_stages": 1})))
+    wanted, found = weights(whole / "checkpoint-4"), weights(again / "checkpoint-4")
+    for name, tensor in wanted.items():
+        assert (found[name] - tensor).abs().max() <= 1e-5 * tensor.abs().max() + 1e-9, name
+    assert read_state(again / "checkpoint-4")["processes"] == 2  # from here on, too
 
 
 def test_a_throughput_run_without_a_folder_writes_nothing(

@@ -1,6 +1,7 @@
 """The pre-training job on real ranks: what resumes, stops, evaluates and saves, and what of it changes the numbers."""
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.checkpoint.tensors import TensorFolder, write_tensors
 from ds_bert.training.log import read_log
-from tests.support.jobs import Pretraining, pretrain, wait_for
-from tests.support.processes import Failed, Returned
+from tests.support import jobs
+from tests.support.jobs import Ended, Pretraining, pretrain, wait_for
+from tests.support.processes import Failed, Returned, run_on_ranks
 
 STEPS = 24
 PERMUTED = {"module_to_stage_map": [0, 0, 0, 1, 1, 1], "stage_to_rank_map": {"0": [3, 1], "1": [0, 2]}}
@@ -289,3 +291,26 @@ def test_started_from_weights_without_a_head(tmp_path: Path, base: list[Any], le
     started = TensorFolder(tmp_path / "out" / "checkpoint-1")
     assert all(torch.equal(started.read(name), encoder[name]) for name in encoder)
     assert not started.read("cls.predictions.bias").any()
+
+
+def _in_its_own_folder(folder: Path, words: list[str]) -> Ended:
+    os.chdir(folder / os.environ["RANK"])
+    return jobs._run("pipelines/pretrain.py", words, str(folder))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_output_folder_that_one_rank_does_not_see(tmp_path: Path, base: list[Any], rank: int) -> None:
+    """As on a node that has not mounted it: refused at once, on all ranks, with the checkpoint as it was."""
+    words = [*base, "--num_stages", 2, *ONE_REPLICA, "--max_steps", 2, "--ddp_timeout", 50]
+    assert [end.status for end in pretrain(tmp_path, [*words, "--output_dir", tmp_path / "out"], 2)] == [0, 0]
+    for other in (0, 1):
+        (tmp_path / str(other)).mkdir()
+    (tmp_path / "out").rename(tmp_path / str(1 - rank) / "out")
+    words += ["--output_dir", "out", "--resume"]
+    ends = run_on_ranks(_in_its_own_folder, 2, tmp_path, [str(word) for word in words], timeout=40)
+    assert [end.status for end in ends] == [2, 2]
+    ours, theirs = ("no checkpoint", "checkpoint-2") if rank else ("checkpoint-2", "none")
+    for number in (0, 1):
+        said = [line for line in (tmp_path / f"{number}.err.txt").read_text().splitlines() if "error: " in line]
+        assert len(said) == 1 and said[0].startswith("error: out: rank 1 (stage 1, replica 0) on "), said
+        assert f" finds {ours} to go on from, rank 0 (stage 0, replica 0) on " in said[0] and theirs in said[0]

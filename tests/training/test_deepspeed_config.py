@@ -135,6 +135,27 @@ def test_sgd_takes_momentum_and_no_betas(unite: Any) -> None:
         assert settings.optimizer_options == {"momentum": expected}
 
 
+@pytest.mark.parametrize(("optimizer", "option"), [("SGD", {"betas": [0.9, 0.98]}), ("AdamW", {"momentum": 0.9})])
+def test_options_that_an_optimizer_does_not_have_are_refused(unite: Any, optimizer: str, option: dict) -> None:
+    with pytest.raises(UserError, match=f"optimizer.params.{next(iter(option))} .* but {optimizer.lower()} has none"):
+        unite({"optimizer": {"type": optimizer, "params": option}})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("fp16", "initial_scale_power", 2000),
+        ("fp16", "loss_scale_window", 0),
+        ("fp16", "min_loss_scale", 0),
+        ("optimizer", "momentum", 7),
+    ],
+)
+def test_numbers_that_nothing_can_be_done_with_are_refused(unite: Any, section: str, key: str, value: float) -> None:
+    content = {"type": "SGD", "params": {key: value}} if section == "optimizer" else {key: value}
+    with pytest.raises(UserError, match=f"{key} is {value}, needed is a number from"):
+        unite({section: content})
+
+
 def test_loss_scaling(unite: Any) -> None:
     fp16 = {"enabled": True, "initial_scale_power": 8, "loss_scale_window": 50, "min_loss_scale": 4, "loss_scale": 0}
     scaling = unite({"fp16": fp16})[1].loss_scaling

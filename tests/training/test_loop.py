@@ -1,5 +1,6 @@
 """What the training loop reports, and where it must not go on."""
 
+import signal
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,8 @@ from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.best import Best
 from ds_bert.training.log import RunLog, read_log
-from ds_bert.training.loop import Training
+from ds_bert.training.loop import Diverged, Training
+from ds_bert.training.stop import StopSignal
 
 
 class _Engine:
@@ -45,21 +47,26 @@ def _training(folder: Path | None = None, best: Best | None = None, **changes: A
     return Training(cast(Any, _Engine()), arguments, nothing, nothing, 10, None, nothing, {}, log, best)
 
 
-def _result(loss: float, norm: float, skipped: bool = False, step: int = 3) -> StepResult:
+def _result(loss: float, norm: float, skipped: bool = False, step: int = 3, scale_fell: bool = False) -> StepResult:
     sums = torch.tensor([loss, 1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-    return StepResult(step, 1e-3, norm, skipped, sums)
+    return StepResult(step, 1e-3, norm, skipped, sums, scale_fell)
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (float("inf"), 1.0), (2.0, float("inf"))])
 def test_a_diverged_run_ends(loss: float, norm: float) -> None:
-    with pytest.raises(RuntimeError, match=r"step 4: .* diverged"):
+    with pytest.raises(Diverged, match=r"step 4: .* diverged"):
         _training()._report([_result(loss, norm)])
 
 
 def test_a_skipped_overflow_does_not_end_it() -> None:
     training = _training(fp16=True)
-    training._report([_result(2.0, float("inf"), skipped=True), _result(2.0, 1.0)])
-    assert training.outcome.signal == 0
+    training._report([_result(2.0, float("inf"), skipped=True, scale_fell=True), _result(2.0, 1.0)])
+    assert not training.unsound
+
+
+def test_an_overflow_at_the_lowest_scale_does() -> None:
+    with pytest.raises(RuntimeError, match=r"step 4: .* diverged"):
+        _training(fp16=True)._report([_result(2.0, float("inf"), skipped=True)])
 
 
 def test_so_many_steps_may_be_skipped_and_no_more() -> None:
@@ -91,3 +98,31 @@ def test_an_evaluation_that_is_refused_costs_no_training() -> None:
     with pytest.raises(UserError, match="f1"):
         training._evaluate_and_save()
     assert events == ["saved without notes", "finished"]
+
+
+def test_a_vote_that_draining_brings_ends_the_run_with_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under 2BW the votes of the last two steps come with the drain before an evaluation."""
+    training, events = _training(eval_steps=5, save_steps=0), []
+    training.engine.steps_done = 5
+    late = _result(2.0, 1.0, step=4)
+    late.sums[-1] = 1.0
+    monkeypatch.setattr(training.engine, "drain", lambda: [late])
+    training.evaluate = lambda: events.append("evaluated") or {"loss": 1.0}
+    training.saver = cast(Any, _Saver(events))
+    training._evaluate_and_save()
+    assert training.outcome.signal == signal.SIGTERM and events == ["saved without notes"]
+
+
+@pytest.mark.parametrize("failure", [Diverged, RuntimeError])
+def test_a_diverged_run_keeps_the_checkpoint_under_way(monkeypatch: pytest.MonkeyPatch, failure: type) -> None:
+    """All processes diverge together; when a peer has died, nobody waits for its part."""
+    training, events = _training(), []
+    training.saver = cast(Any, _Saver(events))
+
+    def step(stop: StopSignal) -> None:
+        raise failure("step 4")
+
+    monkeypatch.setattr(training, "_step", step)
+    with pytest.raises(failure):
+        training.run()
+    assert events == (["finished"] if failure is Diverged else [])

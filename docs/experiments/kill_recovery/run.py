@@ -120,24 +120,47 @@ def run_undisturbed(folder: Path, words: list[Any]) -> Undisturbed:
     return Undisturbed(contents(folder / "undisturbed" / "out" / f"checkpoint-{STEPS}"), seconds)
 
 
-def live(folder: Path, run: int, words: list[Any], moment: Moment | None) -> Kill | None:
-    """Start or go on with a run until its moment, then kill; return None where it came to its end before."""
+def live(folder: Path, run: int, words: list[Any], moment: Moment | None, keep: int = 0) -> Kill | None:
+    """Start or go on with a run until its moment, then kill; return None where it came to its end before.
+
+    Args:
+        folder, run, words: of the campaign, the run's number, the job's.
+        moment: None to let it come to its end.
+        keep: the run's --save_total_limit.
+    """
     out, begin, before = folder / f"run-{run}", time.monotonic(), _newest(folder / f"run-{run}")
-    words = [*words, "--output_dir", out, "--resume"]
+    words = [*words, "--output_dir", out, "--save_total_limit", keep, "--resume"]
     job = Pretraining(folder / f"printed-{run}", words, WORLD)
     if moment is None or _comes_to_its_end_before(moment, job, out):
         _check_success(job.wait(300), job)
+        check_checkpoints(out, before, keep)
         return None
     for victim in range(WORLD) if moment.rank is None else [moment.rank]:
         job.signal(victim, signal.SIGKILL)
     was_inside, killed = _is_saving(out), time.monotonic()
     hung = [str(outcome) for outcome in job.wait(90).values() if "still running" in str(outcome)]
     assert not hung, f"run {run}: {hung[0]}"
-    newest = _newest(out)
-    assert newest >= before, f"run {run}: checkpoint-{before} was there, now checkpoint-{newest} is the newest"
-    found = [fault for checkpoint in folders.checkpoints(out) for fault in faults(checkpoint)]
-    assert not found, f"run {run}: {found[0]}"
+    newest = check_checkpoints(out, before, keep)
     return Kill(run, was_inside, moment.rank, round(killed - begin, 3), newest, round(time.monotonic() - killed, 3))
+
+
+def check_checkpoints(out: Path, before: int, keep: int) -> int:
+    """See that all checkpoints are there that must be, and whole; return the step of the newest, 0 for none.
+
+    Args:
+        out: the run's folder.
+        before: step of the newest one that was there.
+        keep: how many of the newest must be there; 0 for all. A kill may have come before the others were removed.
+    """
+    steps = [folders.step_of(checkpoint) for checkpoint in folders.checkpoints(out)]
+    newest = max(steps, default=0)
+    written = list(range(SAVE_STEPS, newest + 1, SAVE_STEPS))
+    assert newest >= before, f"{out}: checkpoint-{before} was there, now checkpoint-{newest} is the newest"
+    is_complete = len(steps) >= len(written[-keep:]) and steps == written[len(written) - len(steps) :]
+    assert is_complete, f"{out}: has the checkpoints of steps {steps}, written were those of {written}"
+    found = [fault for checkpoint in folders.checkpoints(out) for fault in faults(checkpoint)]
+    assert not found, f"{out}: {found[0]}"
+    return newest
 
 
 def _comes_to_its_end_before(moment: Moment, job: Pretraining, out: Path) -> bool:
@@ -172,8 +195,14 @@ def _check_success(outcomes: dict[int, Returned | Failed], job: Pretraining) -> 
         assert isinstance(outcome, Returned) and outcome.value.status == 0, f"rank {rank}: {outcome}\n{job.printed()}"
 
 
-def campaign(folder: Path, kills: int, say: Callable[[str], None] = print) -> list[Kill]:
+def campaign(folder: Path, kills: int, say: Callable[[str], None] = print, keep: int = 0) -> list[Kill]:
     """Kill until there were ``kills``, half of them inside saving; return them all.
+
+    Args:
+        folder: where all of it lies.
+        kills: how many.
+        say: told of each, and of each run's end.
+        keep: --save_total_limit of every other run, the first among them; the others keep all.
 
     Raises:
         AssertionError: a checkpoint was lost or damaged, a run hung, or its end is not that of the undisturbed run.
@@ -185,7 +214,7 @@ def campaign(folder: Path, kills: int, say: Callable[[str], None] = print) -> li
     run = max((int(path.name.partition("-")[2]) for path in folder.glob("run-*")), default=0)
     while True:
         moment = _next_moment(done, kills, undisturbed.seconds, random.Random(f"{len(done)} {run}"))
-        kill = live(folder, run, words + ["--save_async"] * (len(done) % 2), moment)
+        kill = live(folder, run, words + ["--save_async"] * (len(done) % 2), moment, 0 if run % 2 else keep)
         if kill:
             done.append(kill)
             with open(log, "a") as file:

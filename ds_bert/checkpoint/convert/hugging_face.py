@@ -6,6 +6,7 @@ import torch
 
 from ds_bert.checkpoint.convert.source import Source
 from ds_bert.checkpoint.convert.unpickle import load_tensors
+from ds_bert.checkpoint.manifest import check_model
 from ds_bert.checkpoint.tensors import WEIGHTS, TensorFolder, has_tensors
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
@@ -25,6 +26,7 @@ def read_hugging_face(folder: Path) -> Source:
     fields = read_json(config_path)
     if not isinstance(fields, dict):
         raise UserError(f"{config_path}: holds a {type(fields).__name__}, a model configuration is a JSON object")
+    check_model(folder)
     if has_tensors(folder, WEIGHTS):
         tensors = TensorFolder(folder)
         weights = tensors.read_all(tensors.names())

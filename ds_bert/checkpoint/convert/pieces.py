@@ -78,7 +78,8 @@ def assemble(pieces: Sequence[Piece], fields: Mapping[str, Any]) -> dict[str, to
         Parameters by Hugging Face's names, the decoder's copies of tied ones among them.
 
     Raises:
-        UserError: a parameter is of no known name, or there are fewer or more encoder layers than ``fields`` says.
+        UserError: a parameter is of no known name, there are fewer or more encoder layers than ``fields`` says, or
+            layers that share their parameters differ.
     """
     family = fields["model_type"]
     layers: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
@@ -128,10 +129,28 @@ def _encoder_layers(
         groups = fields["num_hidden_groups"]
         if found not in (groups, wanted):
             raise UserError(f"{origin}: {found} encoder layers are there, the configuration has {wanted}")
-        return layers if found == groups else [layers[-(-group * wanted // groups)] for group in range(groups)]
+        return layers if found == groups else _groups(layers, groups, origin)
     if found != wanted:
         raise UserError(f"{origin}: {found} encoder layers are there, the configuration has {wanted}")
     return layers
+
+
+def _groups(layers: list[dict[str, torch.Tensor]], groups: int, origin: str) -> list[dict[str, torch.Tensor]]:
+    """The parameters of each group of an ALBERT's layers, all of which must have the same."""
+    shared: dict[int, tuple[int, dict[str, torch.Tensor]]] = {}
+    for index, layer in enumerate(layers):
+        first, expected = shared.setdefault(index * groups // len(layers), (index, layer))
+        differing = [name for name in sorted(expected.keys() | layer.keys()) if not _same(expected, layer, name)]
+        if differing:
+            raise UserError(
+                f"{origin}: encoder layers {first} and {index} (counted from 0) differ in {differing[0]}, but an "
+                f"ALBERT of {groups} groups shares it; needed are equal layers, or num_hidden_groups as it was trained"
+            )
+    return [layer for _, layer in shared.values()]
+
+
+def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], name: str) -> bool:
+    return name in one and name in other and torch.equal(one[name], other[name])
 
 
 def _layer_name(family: str, index: int, ending: str) -> str:

@@ -26,7 +26,7 @@ def load_pickle(path: Path) -> Any:
                 "text, lists and dictionaries only"
             ) from None
         raise UserError(f"{path}: not a file of torch.save") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle makes its reader stumble in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a file of torch.save, or damaged: {reason}") from None
 

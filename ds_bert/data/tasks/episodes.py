@@ -1,7 +1,7 @@
 """An episode: one small classification task, with examples to learn from and examples to be judged by."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,6 +28,20 @@ class Episode:
     name: str
 
 
+class TaskShapes(NamedTuple):
+    """What is known of all tasks of a source at once, a row each, without reading them.
+
+    Args:
+        longest: tokens of a task's longest sequence, (tasks,).
+        support: examples to learn it from, (tasks,).
+        classes: N, (tasks,).
+    """
+
+    longest: np.ndarray
+    support: np.ndarray
+    classes: np.ndarray
+
+
 class EpisodeSource(Protocol):
     """Deals episodes."""
 
@@ -41,6 +55,18 @@ class EpisodeSource(Protocol):
         A meta-training step of T tasks takes the numbers ``step * T + index``, with ``index`` counted across
         replicas, so that a step holds the same tasks for every number of replicas.
         """
+        ...
+
+
+class TaskSource(EpisodeSource, Protocol):
+    """Deals episodes of one file or folder."""
+
+    def shapes(self) -> TaskShapes:
+        """Look at all tasks; where episodes are drawn anew in each pass, one row stands for all."""
+        ...
+
+    def title(self, row: int) -> str:
+        """Return what messages call the task of a row of `shapes`."""
         ...
 
 
@@ -60,15 +86,24 @@ def support_batches(episode: Episode, num_batches: int, seed: int, number: int, 
     Raises:
         UserError: the support set is too small for that many batches.
     """
-    num_examples = len(episode.support)
-    first = -(-num_examples // max(num_batches, 1))
-    if not 1 <= num_batches <= num_examples or first < episode.num_classes:
-        raise UserError(
-            f"{episode.name}: {num_examples} support examples in --num_batches {num_batches}; the first batch needs "
-            f"one of each of the {episode.num_classes} classes, and no batch may be empty"
-        )
+    if not fits_batches(len(episode.support), episode.num_classes, num_batches):
+        raise UserError(misfit(episode.name, len(episode.support), episode.num_classes, num_batches))
     order = stratified_order(np.asarray(episode.support.columns["labels"]), seed, number, epoch)
     return np.array_split(order, num_batches)
+
+
+def fits_batches(support: Any, classes: Any, num_batches: int) -> Any:
+    """Whether ``support`` examples of ``classes`` classes can be cut into so many batches; of numbers, or of arrays."""
+    first = -(-support // max(num_batches, 1))
+    return (num_batches >= 1) & (num_batches <= support) & (first >= classes)
+
+
+def misfit(name: str, support: int, classes: int, num_batches: int) -> str:
+    """Say that they cannot."""
+    return (
+        f"{name}: {support} support examples in --num_batches {num_batches}; the first batch needs one of each of the "
+        f"{classes} classes, and no batch may be empty"
+    )
 
 
 def stratified_order(labels: np.ndarray, *counters: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ds_bert.data.features import Features
-from ds_bert.data.tasks.episodes import EpisodeSource
+from ds_bert.data.tasks.episodes import EpisodeSource, TaskSource
 from ds_bert.data.tasks.sources import Mixture, RecordTasks, SupervisedTasks
 from ds_bert.data.tasks.task_files import JSON, ListedFile, num_classes_of, read_file_list, read_listed
 from ds_bert.data.tasks.task_set import MANIFEST, TaskSet
@@ -18,7 +18,7 @@ from ds_bert.errors import UserError
 class OpenedFile:
     """A source and what it weighs in a mixture."""
 
-    source: EpisodeSource
+    source: TaskSource
     num_examples: int
 
 
@@ -47,7 +47,7 @@ class TaskReader:
             UserError: a file is missing, damaged or made with another tokenizer, or too small.
         """
         opened = []
-        for file in self._files(path):
+        for file in self.files(path):
             if file.path.is_dir():
                 opened.append(self._open_folder(file.path))
                 continue
@@ -59,13 +59,14 @@ class TaskReader:
     def supervised(self, path: Path) -> list[OpenedFile]:
         """Open supervised data: a file of examples, or a list of such; raises as `self_supervised`."""
         opened = []
-        for file in self._files(path):
+        for file in self.files(path):
             features, classes = self._read(file), num_classes_of(file.path)
             tasks = SupervisedTasks(features, classes, self.support, self.query, str(file.path))
             opened.append(OpenedFile(tasks, len(features)))
         return opened
 
-    def _files(self, path: Path) -> list[ListedFile]:
+    def files(self, path: Path) -> list[ListedFile]:
+        """Return what a path stands for: itself, or the files and folders that it lists."""
         if path.is_dir() or path.suffix != JSON or _ends_in_number(path):
             return [ListedFile(path, 0)]
         return read_file_list(path, self.data_dir)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ds_bert.data.features import Features
 from ds_bert.data.randomness import below, permutation, random_bits, uniform
-from ds_bert.data.tasks.episodes import Episode, EpisodeSource
+from ds_bert.data.tasks.episodes import Episode, EpisodeSource, TaskShapes
 from ds_bert.errors import UserError
 
 _ORDER, _FILL, _MIX = 11, 12, 13  # streams of random numbers
@@ -36,34 +36,48 @@ class RecordTasks:
         name: for messages.
 
     Raises:
-        UserError: there is not one whole task.
+        UserError: there is not one whole task, or a class has no support example in one.
     """
 
     def __init__(self, features: Features, num_classes: int, support: int, query: int, name: str) -> None:
         self._features, self._num_classes, self._name = features, num_classes, name
         self._support, self._size = support, support + query
         _require_sizes(len(features), support, query, name)
+        self._require_classes()
 
     def __len__(self) -> int:
         return len(self._features) // self._size
 
     def episode(self, number: int, seed: int) -> Episode:
-        """Return the task at ``number``, counted round and round; see `EpisodeSource`.
-
-        Raises:
-            UserError: a class has no support example.
-        """
+        """Return the task at ``number``, counted round and round; see `EpisodeSource`."""
         task = number % len(self)
         numbers = task * self._size + np.arange(self._size)
-        name = f"{self._name}: task {task}"
         support, query = (subset(self._features, part) for part in np.split(numbers, [self._support]))
-        missing = np.setdiff1d(np.arange(self._num_classes), support.columns["labels"])
-        if len(missing):
-            raise UserError(
-                f"{name}: none of its {self._support} support examples is of class {missing[0]}; needs the "
-                "--train_batch_size and --meta_batchsz that the file was made for, and records in their order"
-            )
-        return Episode(support, query, self._num_classes, name)
+        return Episode(support, query, self._num_classes, self.title(task))
+
+    def shapes(self) -> TaskShapes:
+        """See `TaskSource`."""
+        tasks = len(self)
+        longest = self._rows(self._features.lengths).max(axis=1)
+        return TaskShapes(longest, np.full(tasks, self._support), np.full(tasks, self._num_classes))
+
+    def title(self, row: int) -> str:
+        """See `TaskSource`."""
+        return f"{self._name}: task {row}"
+
+    def _rows(self, column: np.ndarray) -> np.ndarray:
+        """Return what is known of examples by task, (tasks, examples of a task)."""
+        return np.asarray(column)[: len(self) * self._size].reshape(len(self), self._size)
+
+    def _require_classes(self) -> None:
+        labels = self._rows(self._features.columns["labels"])[:, : self._support]
+        for label in range(self._num_classes):
+            missing = np.flatnonzero((labels != label).all(axis=1))
+            if len(missing):
+                raise UserError(
+                    f"{self.title(missing[0])}: none of its {self._support} support examples is of class {label}; "
+                    "needs the --train_batch_size and --meta_batchsz that the file was made for, and records in order"
+                )
 
 
 class SupervisedTasks:
@@ -110,6 +124,15 @@ class SupervisedTasks:
             self._ensure(label, numbers, seed, number)
         support, query = (subset(self._features, part) for part in np.split(numbers, [self._support]))
         return Episode(support, query, self._num_classes, f"{self._name}: episode {number}")
+
+    def shapes(self) -> TaskShapes:
+        """See `TaskSource`."""
+        rows = self._features.lengths.max(), self._support, self._num_classes
+        return TaskShapes(*(np.array([row]) for row in rows))
+
+    def title(self, row: int) -> str:
+        """See `TaskSource`."""
+        return self._name
 
     def _ensure(self, label: int, numbers: np.ndarray, seed: int, number: int) -> None:
         """Put an example of the class among the first, the support's, where there is none."""

@@ -35,7 +35,7 @@ from ds_bert.data.arrays import (
 )
 from ds_bert.data.features import Features
 from ds_bert.data.randomness import permutation
-from ds_bert.data.tasks.episodes import Episode
+from ds_bert.data.tasks.episodes import Episode, TaskShapes
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
@@ -126,13 +126,22 @@ class TaskSet:
         shard, place = self._find(number)
         return shard["names"][place].decode()
 
+    def title(self, row: int) -> str:
+        """Return what messages call a task."""
+        return f"{self.folder}: task {row}"
+
+    def shapes(self) -> TaskShapes:
+        """Look at all tasks; see `TaskSource`."""
+        shards = [_shapes(shard) for shard in self._shards]
+        return TaskShapes(*(np.concatenate(column) for column in zip(*shards, strict=True)))
+
     def task(self, number: int) -> Episode:
         """Return task ``number``, from 0; its token ids stay memory-mapped."""
         shard, place = self._find(number)
         first, last = shard["tasks"][place : place + 2].tolist()
         query = int(shard["queries"][place])
         support, queries = (self._features(shard, *bounds) for bounds in ((first, query), (query, last)))
-        return Episode(support, queries, int(shard["classes"][place]), f"{self.folder}: task {number}")
+        return Episode(support, queries, int(shard["classes"][place]), self.title(number))
 
     def episode(self, number: int, seed: int) -> Episode:
         """Return the ``number``-th task of endless passes, each in an order of its own; see `EpisodeSource`."""
@@ -227,3 +236,9 @@ def _open_shard(folder: Path, entry: dict[str, Any], vocab_size: int) -> dict[st
     check_offsets(folder / "sequences.npy", arrays["sequences"], len(arrays["tokens"]))
     check_offsets(folder / "tasks.npy", arrays["tasks"], len(arrays["labels"]))
     return arrays
+
+
+def _shapes(shard: dict[str, np.ndarray]) -> TaskShapes:
+    firsts = shard["tasks"][:-1]
+    longest = np.maximum.reduceat(np.diff(shard["sequences"]), firsts)
+    return TaskShapes(longest, shard["queries"] - firsts, np.asarray(shard["classes"]))

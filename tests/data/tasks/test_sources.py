@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from ds_bert.data.tasks.episodes import Episode
 from ds_bert.data.tasks.opening import OpenedFile, TaskReader, mix
 from ds_bert.data.tasks.sources import Divided, Mixture, RecordTasks, SupervisedTasks, subset
 from ds_bert.data.tasks.task_files import encode_tasks
-from ds_bert.data.tasks.task_set import TaskExamples, write_task_manifest, write_task_shard
+from ds_bert.data.tasks.task_set import TaskExamples, TaskSet, write_task_manifest, write_task_shard
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.errors import UserError
 
@@ -46,10 +47,26 @@ def test_self_supervised_tasks_lie_one_behind_the_other() -> None:
     assert found[3].name == found[0].name == "file: task 0"
 
 
-def test_a_task_whose_support_lacks_a_class_is_refused() -> None:
-    tasks = RecordTasks(features([0, 1, 0, 1, 1, 0]), 2, 2, 1, "file")
+def test_a_task_whose_support_lacks_a_class_is_refused_at_once() -> None:
     with pytest.raises(UserError, match="file: task 1: none of its 2 support examples is of class 0"):
-        tasks.episode(1, 0)
+        RecordTasks(features([0, 1, 0, 1, 1, 0]), 2, 2, 1, "file")
+
+
+def test_sources_know_the_shapes_of_all_their_tasks(tmp_path: Path, vocabulary_file: Path, task: TaskExamples) -> None:
+    tokenizer, long = load_tokenizer(vocabulary_file), replace(task, sequences=[np.arange(5)] * 6, num_support=3)
+    shards = [
+        write_task_shard(tmp_path / f"shard-{number:05d}", tasks, tokenizer.size)
+        for number, tasks in enumerate(([task, long], [replace(task, num_classes=3)]))
+    ]
+    write_task_manifest(tmp_path, tokenizer, shards, False, {})
+    folder = TaskSet.open(tmp_path)
+    assert [column.tolist() for column in folder.shapes()] == [[3, 5, 3], [4, 3, 4], [2, 2, 3]]
+    some = features([0, 1, 0, 0, 1, 0, 1])  # the last is of no task
+    records, drawn = RecordTasks(some, 2, 2, 1, "file"), SupervisedTasks(some, 2, 2, 1, "file")
+    assert [column.tolist() for column in records.shapes()] == [[3, 6], [2, 2], [2, 2]]
+    assert [column.tolist() for column in drawn.shapes()] == [[7], [2], [2]]
+    for source in (folder, records):
+        assert source.title(1) in {source.episode(number, 0).name for number in range(len(source))}
 
 
 def test_supervised_episodes_go_through_all_examples_in_a_new_order_each_pass() -> None:

@@ -1,4 +1,4 @@
-"""What tasks of real text have to be, looked at token by token, by code that knows nothing of how they were made."""
+"""What tasks made of text have to be, looked at token by token, by code that knows nothing of how they were made."""
 
 import os
 from collections import Counter
@@ -17,7 +17,6 @@ from ds_bert.data.tasks.settings import TaskSettings
 from ds_bert.data.tasks.task_set import TaskSet
 
 DATA = os.environ.get("DS_BERT_DATA")
-pytestmark = pytest.mark.skipif(not DATA, reason="needs DS_BERT_DATA, the folder of real data")
 NUM_TASKS = 45
 ARTICLES = 350
 
@@ -28,13 +27,16 @@ class Made(NamedTuple):
     validation: TaskSet
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wikipedia")
-    text = folder / "text.jsonl"
-    with open(f"{DATA}/text/wikipedia_en.jsonl", encoding="utf-8") as file:
-        text.write_text("".join(islice(file, ARTICLES)), encoding="utf-8")
-    prepare(PrepareSettings(folder / "data", (str(text),), tokenizer_name=f"{DATA}/vocab/bert-base-cased"))
+@pytest.fixture(scope="module", params=["synthetic", "wikipedia"])
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, large_text: Path) -> Path:
+    folder, text, tokenizer = tmp_path_factory.mktemp(request.param), large_text, str(large_text.parent)
+    if request.param == "wikipedia":
+        if not DATA:
+            pytest.skip("needs DS_BERT_DATA, the folder of real data")
+        text, tokenizer = folder / "text.jsonl", f"{DATA}/vocab/bert-base-cased"
+        with open(f"{DATA}/text/wikipedia_en.jsonl", encoding="utf-8") as file:
+            text.write_text("".join(islice(file, ARTICLES)), encoding="utf-8")
+    prepare(PrepareSettings(folder / "data", (str(text),), tokenizer_name=tokenizer))
     return folder / "data"
 
 

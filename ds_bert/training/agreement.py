@@ -1,0 +1,49 @@
+"""Processes of one job, each started with words and files of its own, must have been told the same."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ds_bert.checkpoint.saving import gather
+from ds_bert.engine.engine import Engine
+from ds_bert.errors import UserError
+from ds_bert.stage_map import StageMap, to_json
+from ds_bert.training.arguments import TrainingArguments
+
+_MAY_DIFFER = ("local_rank", "disable_tqdm", "overwrite_cache", "stage_map", "deepspeed_config", "tasks")
+_PLACES = ("_path", "_file", "_files", "_dir", "config_name", "tokenizer_name")  # may lie elsewhere on another node
+
+
+def check_agreement(engine: Engine, arguments: TrainingArguments, stage_map: StageMap, data: str | None) -> None:
+    """Refuse ranks that would train differently; all processes call this.
+
+    Args:
+        engine: for its processes.
+        arguments: after `apply_deepspeed_config`.
+        stage_map: which layers run where.
+        data: fingerprint of the training data; None on a process that reads none.
+
+    Raises:
+        UserError: on all processes, naming what differs, and two ranks.
+    """
+    told = {f"--{name}": value for name, value in asdict(arguments).items() if _matters(name)}
+    settings, place = engine.settings, engine.place
+    told |= {
+        "the stage map": to_json(stage_map),
+        "the DeepSpeed configuration": (settings.zero_stage, settings.optimizer_options, settings.loss_scaling),
+        "the training data's fingerprint": data or None,
+    }
+    everyone: list[Mapping[str, Any]] = gather(engine.control, told, place.world_size)
+    for key in told:
+        known = [(rank, found[key]) for rank, found in enumerate(everyone) if found[key] is not None]
+        for rank, value in known[1:]:
+            if value != known[0][1]:
+                first = place.describe(known[0][0])
+                raise UserError(
+                    f"{key}: {first} has {known[0][1]!r}, {place.describe(rank)} has {value!r}; needed is the same on "
+                    "all nodes"
+                )
+
+
+def _matters(name: str) -> bool:
+    return name not in _MAY_DIFFER and not name.endswith(_PLACES)
