@@ -16,7 +16,8 @@ from ds_bert.data.prepare_state import TRAIN, VALIDATION, PartWriter, PrepareSta
 from ds_bert.data.python_docs import python_docs
 from ds_bert.data.randomness import random_bits, uniform
 from ds_bert.data.shards import MANIFEST, write_manifest
-from ds_bert.data.vocabulary import Tokenizer, load_tokenizer, train_vocabulary
+from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
+from ds_bert.data.vocabulary_training import train_vocabulary
 from ds_bert.errors import UserError
 
 _VALIDATION_STREAM = 0x5EED  # any constant: which documents are held out is the same for all

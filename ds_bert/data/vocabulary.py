@@ -1,16 +1,15 @@
-"""Tokenizers: load one from a folder or a file, train one on a corpus, save it for transformers."""
+"""Tokenizers: load one from a folder or a file, save it for transformers."""
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from ds_bert.data import sentencepiece
 from ds_bert.errors import UserError
@@ -18,8 +17,7 @@ from ds_bert.files import read_json, write_atomically, write_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FEWEST_TOKENS = 100
-_CONTINUATION = "##"
-_LARGEST_ALPHABET = 1000
+CONTINUATION = "##"
 
 
 class Tokenizer:
@@ -182,50 +180,6 @@ def check_fits(tokenizer: Tokenizer, model_vocab_size: int) -> None:
         )
 
 
-def train_vocabulary(documents: Callable[[], Iterable[list[str]]], size: int) -> Tokenizer:
-    """Train an uncased WordPiece vocabulary of ``size`` tokens; the same text always gives the same vocabulary.
-
-    Args:
-        documents: gives a fresh iterator over the corpus; called twice.
-        size: how many tokens, special ones included.
-
-    Raises:
-        UserError: the size is below `FEWEST_TOKENS`, or the corpus yields fewer tokens than that.
-    """
-    if size < FEWEST_TOKENS:
-        raise UserError(f"--train_vocab {size}: a vocabulary needs at least {FEWEST_TOKENS} tokens")
-    backend = _backend({token: place for place, token in enumerate(SPECIAL_TOKENS)}, lower_case=True)
-    alphabet = _alphabet(backend, documents(), limit=min(_LARGEST_ALPHABET, size // 4))
-    # Left to itself, the trainer numbers the continuing characters in the random order of a hash map, and breaks ties
-    # by these numbers. Handed over as special tokens, characters get their numbers from here.
-    continuing = [_CONTINUATION + character for character in alphabet if _can_continue(backend, character)]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size,
-        special_tokens=[*SPECIAL_TOKENS, *alphabet, *continuing],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        continuing_subword_prefix=_CONTINUATION,
-        show_progress=False,
-    )
-    backend.train_from_iterator((" ".join(document) for document in documents()), trainer)
-    vocabulary = backend.get_vocab(with_added_tokens=False)
-    return Tokenizer(_backend(vocabulary, lower_case=True), "the trained vocabulary")
-
-
-def _alphabet(backend: tokenizers.Tokenizer, documents: Iterable[list[str]], limit: int) -> list[str]:
-    counts: Counter[str] = Counter()
-    for document in documents:
-        counts.update(backend.normalizer.normalize_str(" ".join(document)))
-    frequent = sorted(counts, key=lambda character: (-counts[character], character))
-    return sorted([character for character in frequent if not character.isspace()][:limit])
-
-
-def _can_continue(backend: tokenizers.Tokenizer, character: str) -> bool:
-    """Say whether the character may stand inside a word, unlike punctuation and Chinese."""
-    text = backend.normalizer.normalize_str("a" + character)
-    return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == ["a" + character]
-
-
 def _refuse_unusable(backend: tokenizers.Tokenizer, special_tokens: Sequence[str], origin: str) -> None:
     found = backend.get_vocab_size(with_added_tokens=True)
     if found < FEWEST_TOKENS:
@@ -254,11 +208,11 @@ def _read_vocabulary(path: Path, lower_case: bool | None) -> tokenizers.Tokenize
     if lower_case is None:
         words = (token for token in tokens if len(token) > 1 and not token.startswith("["))
         lower_case = not any(word != word.lower() for word in words)
-    return _backend({token: place for place, token in enumerate(tokens)}, bool(lower_case))
+    return wordpiece({token: place for place, token in enumerate(tokens)}, bool(lower_case))
 
 
 def _continues_word(token: str) -> bool:
-    return token.startswith(_CONTINUATION) and len(token) > 2
+    return token.startswith(CONTINUATION) and len(token) > 2
 
 
 def _wordpiece_config(backend: tokenizers.Tokenizer) -> dict[str, Any]:
@@ -271,12 +225,12 @@ def _wordpiece_config(backend: tokenizers.Tokenizer) -> dict[str, Any]:
     }
 
 
-def _backend(vocabulary: dict[str, int], lower_case: bool) -> tokenizers.Tokenizer:
+def wordpiece(vocabulary: dict[str, int], lower_case: bool) -> tokenizers.Tokenizer:
     """Build BERT's tokenizer, as transformers does, from a vocabulary that may lack special tokens."""
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix=_CONTINUATION)
+    backend.decoder = decoders.WordPiece(prefix=CONTINUATION)
     if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
         specials = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
         backend.post_processor = processors.TemplateProcessing(

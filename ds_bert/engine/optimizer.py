@@ -6,18 +6,19 @@ with fp32 sums needs ZeRO 1, and what each wrapper keeps is laid out differently
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from ds_bert.engine.buckets import Bucket
 from ds_bert.engine.lamb import Lamb
 from ds_bert.engine.layout import make_buckets, stages_by_name
+from ds_bert.engine.loss_scaler import LossScaler
 from ds_bert.engine.process_group import Grid
-from ds_bert.engine.settings import EngineSettings, LossScaling, ParameterGroup
+from ds_bert.engine.settings import EngineSettings
+from ds_bert.engine.torch_optimizer import NothingToUpdate, make_torch_optimizer
 
 PREVIOUS = "previous_weights"
 
@@ -100,7 +101,7 @@ class Optimizer:
         self._bound = (0, 0)
         self._publishing: list[Any] = []
         self.scaler = LossScaler(settings.loss_scaling) if settings.precision == "fp16" else None
-        self.torch_optimizer = _torch_optimizer(buckets, settings)
+        self.torch_optimizer = make_torch_optimizer(buckets, settings)
 
     @property
     def loss_scale(self) -> float:
@@ -213,7 +214,7 @@ class Optimizer:
                     tensors.setdefault(kind, {}).update(bucket.whole(value))
                 elif value is not None:
                     scalars[kind] = float(value)
-        if isinstance(self.torch_optimizer, _NothingToUpdate):
+        if isinstance(self.torch_optimizer, NothingToUpdate):
             scalars["step"] = self.torch_optimizer.steps
         return tensors, scalars
 
@@ -244,61 +245,8 @@ class Optimizer:
                 bucket.part(tensors[kind], into=state[kind])
             if "step" in scalars:
                 state["step"] = torch.tensor(scalars["step"], dtype=torch.float32, device=bucket.master.device)
-        if isinstance(self.torch_optimizer, _NothingToUpdate):
+        if isinstance(self.torch_optimizer, NothingToUpdate):
             self.torch_optimizer.steps = scalars.get("step", 0.0)
         if self.scaler and scalars.get("scaler"):
             vars(self.scaler).update(scalars["scaler"])
         self.bind(steps_done, steps_done)
-
-
-class LossScaler:
-    """Dynamic loss scale of fp16 (Micikevicius et al. 2018, section 3.2): the same on all processes, step by step."""
-
-    def __init__(self, settings: LossScaling) -> None:
-        self.fixed = settings.fixed > 0
-        self.scale = settings.fixed or settings.initial
-        self.window, self.minimum = settings.window, settings.minimum
-        self.good_steps = 0
-
-    def update(self, overflowed: bool) -> None:
-        """Take note of a step: halve the scale after an overflow, double it after ``window`` steps without one."""
-        if self.fixed:
-            return
-        self.good_steps = 0 if overflowed else self.good_steps + 1
-        if overflowed:
-            self.scale = max(self.scale / 2, self.minimum)
-        elif self.good_steps == self.window:
-            self.scale, self.good_steps = self.scale * 2, 0
-
-
-class _NothingToUpdate:
-    """The optimizer of a stage without parameters that are trained: it counts the steps, as the others do."""
-
-    def __init__(self) -> None:
-        self.param_groups: list[dict[str, Any]] = []
-        self.state: dict[torch.Tensor, dict[str, Any]] = {}
-        self.steps = 0.0
-
-    def step(self) -> None:
-        self.steps += 1
-
-
-def _torch_optimizer(
-    buckets: Sequence[tuple[Bucket, ParameterGroup]], settings: EngineSettings
-) -> torch.optim.Optimizer | _NothingToUpdate:
-    if not buckets:
-        return _NothingToUpdate()
-    options, kind = settings.optimizer_options, settings.optimizer
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [torch.nn.Parameter(bucket.master)],
-            "weight_decay": settings.weight_decay if group.decays else 0.0,
-            "lr_scale": group.lr_scale,
-            "bucket": bucket if group.decays and kind == "lamb" else None,
-        }
-        for bucket, group in buckets
-    ]
-    if kind == "lamb" or "bias_correction" in options:
-        return Lamb(groups, **options)
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    return kinds[kind](groups, lr=0.0, fused=True, **options)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ds_bert.engine.optimizer import LossScaler
+from ds_bert.engine.loss_scaler import LossScaler
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings, LossScaling
 from ds_bert.stage_map import StageMap

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ds_bert.data.glue import TASKS
-from ds_bert.data.vocabulary import Tokenizer, load_tokenizer, train_vocabulary
+from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
+from ds_bert.data.vocabulary_training import train_vocabulary
 from ds_bert.errors import UserError
 from ds_bert.tasks.glue import glue_task
 from ds_bert.tasks.task import Outputs, Split

@@ -1,0 +1,45 @@
+"""The optimizer behind the boundary: torch's fused ones, and LAMB, on one flat tensor for each bucket."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ds_bert.engine.buckets import Bucket
+from ds_bert.engine.lamb import Lamb
+from ds_bert.engine.settings import EngineSettings, ParameterGroup
+
+
+class NothingToUpdate:
+    """The optimizer of a stage without parameters that are trained: it counts the steps, as the others do."""
+
+    def __init__(self) -> None:
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[torch.Tensor, dict[str, Any]] = {}
+        self.steps = 0.0
+
+    def step(self) -> None:
+        """Count a step."""
+        self.steps += 1
+
+
+def make_torch_optimizer(
+    buckets: Sequence[tuple[Bucket, ParameterGroup]], settings: EngineSettings
+) -> torch.optim.Optimizer | NothingToUpdate:
+    """Make what updates the master copies of these buckets, one parameter group for each."""
+    if not buckets:
+        return NothingToUpdate()
+    options, kind = settings.optimizer_options, settings.optimizer
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [torch.nn.Parameter(bucket.master)],
+            "weight_decay": settings.weight_decay if group.decays else 0.0,
+            "lr_scale": group.lr_scale,
+            "bucket": bucket if group.decays and kind == "lamb" else None,
+        }
+        for bucket, group in buckets
+    ]
+    if kind == "lamb" or "bias_correction" in options:
+        return Lamb(groups, **options)
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    return kinds[kind](groups, lr=0.0, fused=True, **options)
