@@ -25,7 +25,7 @@ def main() -> int:
     from ds_bert.training.finetuning import data_options, fine_tune, path_of, place
     from ds_bert.training.model_source import load_source
 
-    source = load_source(arguments)
+    source = load_source(arguments, may_be_conditional=True)
     entries = read_tasks(arguments.tasks, names_of_tasks(source.fields))
     arguments, settings, stage_map = place(arguments, given, source.fields, "sequence-classification")
     settings = freeze(settings, arguments.freeze_encoder_layers, source.fields)

@@ -15,6 +15,7 @@ from ds_bert.training.arguments import PretrainArguments
 from ds_bert.training.parser import parse_arguments
 
 if TYPE_CHECKING:
+    from ds_bert.checkpoint.pretrained import PretrainedWeights
     from ds_bert.engine.settings import EngineSettings
     from ds_bert.stage_map import StageMap
     from ds_bert.training.pretraining import PretrainingData
@@ -34,6 +35,7 @@ def main() -> int:
     from ds_bert.training.run import claim_run
 
     model = pretraining.load_model(arguments)
+    weights = pretraining.open_weights(arguments, model)
     arguments = pretraining.choose_objective(arguments, given, model)
     predictions = arguments.max_predictions_per_seq
     stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, predictions)
@@ -44,19 +46,19 @@ def main() -> int:
     data = pretraining.open_data(arguments, model, stage_map)
     checkpoint = claim_run(arguments, stage_map, model, data.fingerprint)
 
-    return train(arguments, settings, model, stage_map, data, checkpoint)
+    return train(arguments, settings, model, weights, stage_map, data, checkpoint)
 
 
 def train(
     arguments: PretrainArguments,
     settings: "EngineSettings",
     model: dict[str, Any],
+    weights: "PretrainedWeights | None",
     stage_map: "StageMap",
     data: "PretrainingData",
     checkpoint: Path | None,
 ) -> int:
     """Build the engine, train, and return the exit status; nothing of what was handed in is wrong any more."""
-    from ds_bert.checkpoint.pretrained import PretrainedWeights
     from ds_bert.checkpoint.training_state import describe_model, go_on
     from ds_bert.data.sampler import GlobalBatchSampler
     from ds_bert.engine.process_group import start_process_group
@@ -76,8 +78,8 @@ def train(
     objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
     engine = build_engine(config, "pretraining", objective, grid, settings, size, micro_batches)
     with failing_by_name(grid, lambda: engine.steps_done):
-        if arguments.model_name_or_path:
-            load_weights(engine, PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"]))
+        if weights:
+            load_weights(engine, weights)
         check_agreement(engine, arguments, stage_map, data.fingerprint)
         go_on(engine, arguments.output_dir, checkpoint)
         keep_settings(engine, arguments, stage_map)

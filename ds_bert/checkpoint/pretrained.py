@@ -1,6 +1,7 @@
 """Weights to start from: a folder's tensors under the names that Hugging Face's task models have today."""
 
 import os
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -30,11 +31,18 @@ class PretrainedWeights:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             check_model(folder)
         self._tensors = TensorFolder(folder)
+        self._left_out: tuple[str, ...] = ()
         self._prefix = f"{model_type}."
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
-        return self._stored(name) is not None
+        return not name.startswith(self._left_out) and self._stored(name) is not None
+
+    def without(self, *prefixes: str) -> "PretrainedWeights":
+        """The same, but for the tensors whose names begin so: they are as if they were not there."""
+        other = copy(self)
+        other._left_out = prefixes
+        return other
 
     def _stored(self, name: str) -> str | None:
         candidates = [name, name.removeprefix(self._prefix)]

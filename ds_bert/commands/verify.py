@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ds_bert.errors import UserError
 
@@ -73,20 +74,24 @@ def _checkpoint(folder: Path) -> tuple[list[str], str]:
 def _corpus(folder: Path) -> tuple[list[str], str]:
     from ds_bert.data.shards import ShardedCorpus
 
-    try:
-        corpus = ShardedCorpus.open(folder)
-        corpus.verify()
-    except UserError as error:
-        return [str(error)], ""
-    return [], f"{len(corpus.shards)} shards are whole, {corpus.num_tokens:,} tokens"
+    return _data(
+        lambda: ShardedCorpus.open(folder),
+        lambda corpus: f"{len(corpus.shards)} shards are whole, {corpus.num_tokens:,} tokens",
+    )
 
 
 def _tasks(folder: Path) -> tuple[list[str], str]:
     from ds_bert.data.tasks.task_set import TaskSet
 
+    return _data(
+        lambda: TaskSet.open(folder), lambda tasks: f"{len(tasks):,} tasks are whole, {tasks.num_examples:,} examples"
+    )
+
+
+def _data(open_it: Callable[[], Any], describe: Callable[[Any], str]) -> tuple[list[str], str]:
     try:
-        tasks = TaskSet.open(folder)
-        tasks.verify()
+        data = open_it()
+        data.verify()
     except UserError as error:
         return [str(error)], ""
-    return [], f"{len(tasks):,} tasks are whole, {tasks.num_examples:,} examples"
+    return [], describe(data)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.modeling.conditional.layers import TASK_EMBEDDING
@@ -67,19 +66,12 @@ def for_tasks(source: Source, task: MultitaskTask, drop_classifier: bool) -> Sou
     if not stored or stored == wanted or source.weights is None:
         return source
     if drop_classifier:
-        return replace(source, weights=_WithoutTasks(source.weights.folder, source.fields["model_type"]))
+        return replace(source, weights=source.weights.without(TASK_EMBEDDING))
     shown = [" ".join(found["name"] for found in tasks) for tasks in (stored, wanted)]
     raise UserError(
         f"--tasks: the model was trained on {shown[0]}, found {shown[1]}; needed are the same tasks, with the same "
         "labels, in the same order, or --drop_classifier to begin with fresh decoders and task embeddings"
     )
-
-
-class _WithoutTasks(PretrainedWeights):
-    """Weights but for the tasks' embeddings, which then start fresh."""
-
-    def __contains__(self, name: str) -> bool:
-        return not name.startswith(TASK_EMBEDDING) and super().__contains__(name)
 
 
 @dataclass(frozen=True)

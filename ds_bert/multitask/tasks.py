@@ -19,9 +19,9 @@ from ds_bert.multitask.task_list import AVERAGE, TaskEntry
 from ds_bert.multitask.uncertainty import stand_in
 from ds_bert.tasks.glue import glue_task
 from ds_bert.tasks.task import Outputs, Split, Task
+from ds_bert.training.best import is_error
 
 DIAGNOSTIC = "diagnostic"
-_LOWER_IS_BETTER = ("mse",)  # no score: of scores the average is taken, and the highest chosen
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _own_task(entry: TaskEntry, tokenizer: Tokenizer, options: Mapping[str, Any]
             label=f'"label_column" of {entry.name}',
         ),
     )
-    scores = [measure for measure in task.measures if measure not in _LOWER_IS_BETTER]
+    scores = [measure for measure in task.measures if not is_error(measure)]  # the highest average is chosen
     if entry.metric and entry.metric not in scores:
         raise UserError(f'--tasks: "metric" of {entry.name} is {entry.metric!r}, needed is one of {", ".join(scores)}')
     prediction = {name: _in_folder(split, entry.name) for name, split in task.prediction.items()}

@@ -55,7 +55,7 @@ class Task:
         evaluation: splits with known answers, by name ("validation", "validation_mismatched", …).
         prediction: splits to predict ("test", …).
         best_metric: measure of the first evaluation split by which the best checkpoint is chosen; "": the first one
-            returned. Higher is better, but for errors, see `ds_bert.training.best.ERRORS`.
+            returned. Higher is better, but see `ds_bert.training.best.is_error`.
         measures: names of all that could choose it; not checked where there are none.
         fingerprint: of the data, the tokenizer and the options that the training examples follow from.
     """

@@ -6,15 +6,19 @@ from typing import Any
 from ds_bert.errors import UserError
 
 BEST = "best.json"
-ERRORS = ("loss", "mse", "rmse", "mae")
-"""Measures whose names are or end in one of these (`mlm_loss`) are the better the lower they are."""
+_ERRORS = ("loss", "mse", "rmse", "mae")
+
+
+def is_error(measure: str) -> bool:
+    """Whether a measure is the better the lower it is: one named so, or whose name ends so (`mlm_loss`)."""
+    return measure.rpartition("_")[2] in _ERRORS
 
 
 class Best:
     """Remembers the best evaluation of a run.
 
     Args:
-        metric: measure to compare by; "": the first one of the first evaluation. Higher is better, but for `ERRORS`.
+        metric: measure to compare by; "": the first one of the first evaluation. Higher is better, but see `is_error`.
         patience: evaluations without a better one after which training ends; 0 never ends it.
         known: what `known` said when the checkpoint that the run goes on from was written.
     """
@@ -45,8 +49,7 @@ class Best:
         elif self.value is None:
             better = True
         else:
-            is_error = self.metric.rpartition("_")[2] in ERRORS
-            better = value < self.value if is_error else value > self.value
+            better = value < self.value if is_error(self.metric) else value > self.value
         if better:
             self.step, self.value, self.worse = step, value, 0
         else:

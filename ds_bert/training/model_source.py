@@ -42,8 +42,12 @@ class Source:
         return [names[key] for key in sorted(names, key=int)] if names else None
 
 
-def load_source(arguments: FinetuneArguments) -> Source:
+def load_source(arguments: FinetuneArguments, may_be_conditional: bool = False) -> Source:
     """Read configuration, tokenizer and the names of weights.
+
+    Args:
+        arguments: as parsed.
+        may_be_conditional: whether the job tells the model each example's task, as CA-MTL needs.
 
     Raises:
         UserError: none or two models were named, one cannot be read or is for another job, or tokenizer and model do
@@ -57,7 +61,7 @@ def load_source(arguments: FinetuneArguments) -> Source:
         )
     folder = local_folder(arguments.model_name_or_path) if arguments.model_name_or_path else None
     fields = load_model_config(folder or names[0])
-    if not hasattr(arguments, "conditional"):
+    if not may_be_conditional:
         refuse_conditional(fields, names[0])
     length, positions = arguments.max_seq_length, fields["max_position_embeddings"]
     if not 8 <= length <= positions:

@@ -61,10 +61,20 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
         raise UserError(f"--mlm_probability is {arguments.mlm_probability}, needed is a share between 0 and 1")
     if arguments.ngram_mask < 0:
         raise UserError(f"--ngram_mask is {arguments.ngram_mask}, needed is a number of words, or 0 for none")
-    if arguments.model_name_or_path:
-        weights = PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"])
-        check_weights(weights, build_config(model), "pretraining")
     return model
+
+
+def open_weights(arguments: PretrainArguments, model: dict[str, Any]) -> PretrainedWeights | None:
+    """Open the weights to start from; None for a model from scratch.
+
+    Raises:
+        UserError: they are missing, damaged or another model's.
+    """
+    if not arguments.model_name_or_path:
+        return None
+    weights = PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"])
+    check_weights(weights, build_config(model), "pretraining")
+    return weights
 
 
 def choose_objective(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from ds_bert.errors import exit_on_user_error
 from tests.support.processes import Failed, Ranks, Returned, run_on_ranks
 
@@ -100,3 +102,12 @@ def _main_of(job: Path) -> Callable[[], int]:
     sys.modules[job.stem] = module
     spec.loader.exec_module(module)
     return module.main
+
+
+def without_folder(words: Sequence[object], here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Leave ``--output_dir`` out of a job's words, and go to a new folder ``here`` with a log that it could empty."""
+    here.mkdir()
+    (here / "log.jsonl").write_text('{"step": 1}\n')
+    monkeypatch.chdir(here)
+    place = words.index("--output_dir")
+    return [*words[:place], *words[place + 2 :]]

@@ -10,7 +10,7 @@ from transformers import BertForSequenceClassification
 
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.training.log import read_log
-from tests.support.jobs import Ended, run_job
+from tests.support.jobs import Ended, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
 from tests.support.refusal import contents
 
@@ -175,12 +175,8 @@ def test_a_throughput_run_without_a_folder_writes_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "here"
-    here.mkdir()
-    (here / "log.jsonl").write_text('{"step": 1}\n')
-    monkeypatch.chdir(here)
     arguments = words(folder, here, "--do_train", "--do_eval", "--do_predict", num_minibatches=4, eval_steps=2)
-    place = arguments.index("--output_dir")
-    del arguments[place : place + 2]
+    arguments = without_folder(arguments, here, monkeypatch)
     before = contents(here)
     assert "held-out accuracy" in run(tmp_path, arguments)
     assert contents(here) == before

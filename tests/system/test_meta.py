@@ -9,7 +9,7 @@ import torch
 
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.checkpoint.training_state import read_state
-from tests.support.jobs import run_job
+from tests.support.jobs import run_job, without_folder
 from tests.support.model_folder import write_bert_folder
 from tests.support.refusal import contents, the_sentence
 from tests.support.task_folder import write_tasks
@@ -106,12 +106,7 @@ def test_a_throughput_run_without_a_folder_writes_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "here"
-    here.mkdir()
-    (here / "log.jsonl").write_text('{"step": 1}\n')
-    monkeypatch.chdir(here)
-    arguments = words(folder, here, *ADAPTERS, num_minibatches=4)
-    place = arguments.index("--output_dir")
-    del arguments[place : place + 2]
+    arguments = without_folder(words(folder, here, *ADAPTERS, num_minibatches=4), here, monkeypatch)
     before = contents(here)
     assert "samples/s" in run(tmp_path, arguments)
     assert contents(here) == before
