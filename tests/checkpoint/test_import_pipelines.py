@@ -13,11 +13,13 @@ import transformers
 
 from ds_bert.checkpoint.convert.pieces import assemble
 from ds_bert.cli import main
+from ds_bert.engine.process_group import start_process_group
 from ds_bert.errors import UserError
 from ds_bert.modeling.model import build_config, model_layers
 from tests.support.hugging_face import PREFIX, assert_same_model, tensors_in, tiny_fields, tiny_model
 from tests.support.processes import run_on_ranks
 from tests.support.text import write_documents
+from tests.support.toy import toy_map
 
 LAYERS = 5
 
@@ -169,7 +171,7 @@ def _save_with_deepspeed(family: str, folder: Path, as_pipeline: bool) -> dict[s
     import deepspeed
     from deepspeed.pipe import PipelineModule
 
-    deepspeed.init_distributed("gloo", verbose=False)
+    start_process_group(toy_map(1, 1), timeout_seconds=30)
     torch.manual_seed(3)
     settings = {
         "train_micro_batch_size_per_gpu": 1,
