@@ -34,6 +34,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     flags.add_argument("--max_train_samples", type=int, help="only this many of the first training examples")
     flags.add_argument("--max_eval_samples", type=int, help="only this many of the first examples to evaluate")
     flags.add_argument("--padding", choices=["longest", "max_length"], default="longest", help="of a batch, or always")
+    flags.add_argument("--group_by_length", action="store_true", help="batches of examples of about the same length")
     flags.add_argument("--attn_implementation", choices=["sdpa", "eager"], default="sdpa")
     flags.add_argument("--bf16", action="store_true", help="autocast to bfloat16; weights stay in fp32")
     return flags
@@ -88,6 +89,7 @@ def train(
         per_device_eval_batch_size=32,
         save_strategy="no",
         eval_strategy="no",
+        train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         logging_steps=20,
         report_to="none",
         disable_tqdm=True,

@@ -16,4 +16,4 @@ export TOKENIZERS_PARALLELISM=false
 
 OMP_NUM_THREADS=2 python "$here/trainer_squad.py" --model "$MODEL" --train_file "$SQUAD/train-v1.1.json" --max_train_samples 20000 \
     --eval_file "$SQUAD/dev-v1.1.json" --bf16 --epochs 2 --learning_rate 1e-4 --batch_size 32 --max_seq_length 384 \
-    --doc_stride 128 --seed 1 --results_dir "$RESULTS"
+    --doc_stride 128 --group_by_length --seed 1 --results_dir "$RESULTS"
