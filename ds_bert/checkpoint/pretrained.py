@@ -36,15 +36,17 @@ class PretrainedWeights:
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
-        return not name.startswith(self._left_out) and self._stored(name) is not None
+        return self._stored(name) is not None
 
     def without(self, *prefixes: str) -> "PretrainedWeights":
         """The same, but for the tensors whose names begin so: they are as if they were not there."""
         other = copy(self)
-        other._left_out = prefixes
+        other._left_out = self._left_out + prefixes
         return other
 
     def _stored(self, name: str) -> str | None:
+        if name.startswith(self._left_out):
+            return None
         candidates = [name, name.removeprefix(self._prefix)]
         for new, old in _OLD_NAMES.items():
             candidates += [found.replace(new, old) for found in candidates[:2]]
