@@ -84,21 +84,20 @@ def _publish(features: Features, key: Mapping[str, Any], place: Path) -> None:
     try:
         checksums = _write(fresh, features, key)
         for attempt in range(_ATTEMPTS):
-            if _holds(place, checksums) or _moved(fresh, place, place.with_name(f"{fresh.name}.{attempt}.replaced")):
+            if _renamed(fresh, place) or _holds(place, checksums):
                 return
+            _renamed(place, place.with_name(f"{fresh.name}.{attempt}.replaced"))
         raise OSError(f"{place} was replaced by others {_ATTEMPTS} times")
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _moved(fresh: Path, place: Path, aside: Path) -> bool:
-    """Move what is in the place aside and the fresh folder there; False where another process was quicker."""
+def _renamed(source: Path, target: Path) -> bool:
+    """Rename, unless the source is gone or the target there."""
     try:
-        if place.exists():
-            place.rename(aside)
-        fresh.rename(place)
+        source.rename(target)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         return False
     return True
