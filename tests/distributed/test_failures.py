@@ -115,7 +115,7 @@ def _hang_on_one_rank(stage_map: StageMap, folder: Path) -> None:
     _train(stage_map, folder, hang)
 
 
-@pytest.mark.parametrize(("stages", "replicas"), [(1, 2), (3, 1)])
+@pytest.mark.parametrize(("stages", "replicas"), [(1, 2), pytest.param(3, 1, marks=pytest.mark.slow)])
 def test_a_rank_that_lives_but_does_not_come_is_named_with_its_line(tmp_path: Path, stages: int, replicas: int) -> None:
     count = stages * replicas
     with Ranks(_hang_on_one_rank, count, toy_map(stages, replicas), tmp_path) as ranks:

@@ -88,7 +88,14 @@ def test_the_rule_is_not_that_of_1f1b() -> None:
     assert deviation(flushing, rule("sgd", 4)).weights > 1e-3
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "zero_stage": 1}, {"recompute": True, "zero_stage": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"precision": "bf16", "zero_stage": 1},
+        pytest.param({"recompute": True, "zero_stage": 1}, marks=pytest.mark.slow),
+    ],
+)
 def test_draining_changes_nothing(changes: dict) -> None:
     """A run that drains to evaluate at odd moments ends with the same bits."""
     settings, learning_rate, _ = OPTIMIZERS["adamw"]

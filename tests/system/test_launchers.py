@@ -112,7 +112,10 @@ def test_a_port_in_use_is_said(run_json: Path) -> None:
     assert f"error: port {port} of 127.0.0.1: in use" in ended.stderr and "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize(("rank", "said"), [(0, "1/2 clients joined"), (1, "first rank does not answer")])
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [(0, "1/2 clients joined"), pytest.param(1, "first rank does not answer", marks=pytest.mark.slow)],
+)
 def test_a_rank_that_never_comes_is_said(run_json: Path, rank: int, said: str) -> None:
     port = str(free_port())
     alone = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
@@ -136,6 +139,7 @@ def test_a_rank_of_another_node_refuses_a_full_folder_without_waiting_for_the_fi
     assert "--output_dir is not empty" in the_sentence(ended.returncode, ended.stderr)
 
 
+@pytest.mark.slow
 def test_a_rank_that_comes_late_finds_the_folder_free(run_json: Path, tmp_path: Path) -> None:
     port, words = free_port(), [run_json, "--num_stages", 2]
     first = subprocess.Popen(command(PYTHON, *words), env=environment(**one_of_two(0, port)))
@@ -158,7 +162,9 @@ def test_ranks_that_are_told_different_things_do_not_train(run_json: Path) -> No
         first.kill()
 
 
-@pytest.mark.parametrize(("launcher", "status"), [(PYTHON, 2), (DEEPSPEED, 2), (TORCHRUN, 1)])
+@pytest.mark.parametrize(
+    ("launcher", "status"), [(PYTHON, 2), (DEEPSPEED, 2), pytest.param(TORCHRUN, 1, marks=pytest.mark.slow)]
+)
 def test_a_wrong_argument_is_said_once(run_json: Path, launcher: list[str], status: int) -> None:
     ended = run(launcher, run_json, "--num_stages", 3)
     assert ended.returncode == status, ended.stderr

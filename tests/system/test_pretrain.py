@@ -298,7 +298,7 @@ def _in_its_own_folder(folder: Path, words: list[str]) -> Ended:
     return jobs._run("pipelines/pretrain.py", words, str(folder))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_an_output_folder_that_one_rank_does_not_see(tmp_path: Path, base: list[Any], rank: int) -> None:
     """As on a node that has not mounted it: refused at once, on all ranks, with the checkpoint as it was."""
     words = [*base, "--num_stages", 2, *ONE_REPLICA, "--max_steps", 2, "--ddp_timeout", 50]
