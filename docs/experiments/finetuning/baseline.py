@@ -103,6 +103,8 @@ def train(
     trainer = Trainer(model=model(), args=arguments, train_dataset=examples, data_collator=collator, callbacks=[clock])
     output = trainer.train()
     seconds = time.perf_counter() - clock.start
+    # Trainer groups what it predicts, too, and hands the predictions back in that order.
+    trainer.args.train_sampling_strategy = "random"
     return trainer, {
         "train_samples": len(examples),
         "steps": output.global_step,
