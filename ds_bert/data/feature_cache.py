@@ -93,7 +93,7 @@ def _publish(features: Features, key: Mapping[str, Any], place: Path) -> None:
 
 
 def _renamed(source: Path, target: Path) -> bool:
-    """Rename, unless the source is gone or the target there."""
+    """Rename; False where the source is gone, or there is something at the target."""
     try:
         source.rename(target)
     except OSError as error:

@@ -70,11 +70,35 @@ def train(
         The Trainer, and what is to be recorded: steps, seconds and samples a second of all steps but the first (it
         warms up, and ds_bert does not count it either), training loss.
     """
+    transformers.set_seed(settings.seed)
+    clock = _Clock()
+    trainer = Trainer(
+        model=model(),
+        args=_arguments(settings, len(examples), folder),
+        train_dataset=examples,
+        data_collator=collator,
+        callbacks=[clock],
+    )
+    output = trainer.train()
+    seconds = time.perf_counter() - clock.start
+    # Trainer groups what it predicts, too, and hands the predictions back in that order.
+    trainer.args.train_sampling_strategy = "random"
+    return trainer, {
+        "train_samples": len(examples),
+        "steps": output.global_step,
+        "train_seconds": round(seconds, 1),
+        "train_samples_per_second": round((len(examples) * settings.epochs - settings.batch_size) / seconds, 2),
+        "train_loss": output.training_loss,
+        "losses": [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def _arguments(settings: argparse.Namespace, num_examples: int, folder: str) -> TrainingArguments:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch_size % processes:
         raise SystemExit(f"--batch_size {settings.batch_size} does not divide by {processes} processes")
-    steps = math.ceil(len(examples) / settings.batch_size) * settings.epochs
-    arguments = TrainingArguments(
+    steps = math.ceil(num_examples / settings.batch_size) * settings.epochs
+    return TrainingArguments(
         output_dir=folder,
         seed=settings.seed,
         num_train_epochs=settings.epochs,
@@ -98,21 +122,6 @@ def train(
         ddp_find_unused_parameters=False,
         ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
     )
-    transformers.set_seed(settings.seed)
-    clock = _Clock()
-    trainer = Trainer(model=model(), args=arguments, train_dataset=examples, data_collator=collator, callbacks=[clock])
-    output = trainer.train()
-    seconds = time.perf_counter() - clock.start
-    # Trainer groups what it predicts, too, and hands the predictions back in that order.
-    trainer.args.train_sampling_strategy = "random"
-    return trainer, {
-        "train_samples": len(examples),
-        "steps": output.global_step,
-        "train_seconds": round(seconds, 1),
-        "train_samples_per_second": round((len(examples) * settings.epochs - settings.batch_size) / seconds, 2),
-        "train_loss": output.training_loss,
-        "losses": [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry],
-    }
 
 
 class _Clock(TrainerCallback):

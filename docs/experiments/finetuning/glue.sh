@@ -10,7 +10,8 @@ seeds=${SEEDS:-1 2 3}
 export TOKENIZERS_PARALLELISM=false
 
 run() {
-    few=$([ "$1" != SST-2 ] || echo "--max_train_samples 5000")
+    few=
+    [ "$1" != SST-2 ] || few="--max_train_samples 5000"
     OMP_NUM_THREADS=1 deepspeed -q --master_port "${PORT:-29871}" --num_accelerators 2 \
         pipelines/finetune_glue.py --model_name_or_path "$MODEL" --task_name "$1" --data_dir "$GLUE/$1" --num_stages 2 \
         --deepspeed_config bf16 --do_train --do_eval --resume --num_train_epochs 3 --learning_rate 5e-5 --warmup_ratio 0.1 \
