@@ -15,6 +15,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
 
 class Columns(NamedTuple):
     """Where a task's TSV files have what."""
@@ -64,6 +66,7 @@ def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--task", choices=sorted(TASKS), required=True)
     flags.add_argument("--data_dir", type=Path, required=True, help="the task's folder of TSV files")
+    flags.add_argument("--no_dropout", action="store_true")
     settings = flags.parse_args()
     result = skip_if_done(settings, settings.task)
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
@@ -88,6 +91,7 @@ def main() -> None:
         settings.model,
         num_labels=1 if settings.task == "STS-B" else len(names),
         attn_implementation=settings.attn_implementation,
+        **(NO_DROPOUT if settings.no_dropout else {}),
     )
     with scratch_folder() as folder:
         trainer, run = train(settings, model, train_examples, DataCollatorWithPadding(tokenizer), folder)
