@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from squad_answers import Question, measures, read
+from squad_answers import Question, measures, read, words
 
 Scores = Mapping[str, float]  # F1 of a question's text, by its id
 
@@ -57,7 +57,11 @@ def main() -> None:
     parser.add_argument("--dev_file", type=Path, required=True)
     parser.add_argument("--evaluation", nargs="+", required=True, help="NAME=FOLDER of nbest_predictions.json")
     flags = parser.parse_args()
-    questions = read(flags.dev_file, None)
+    # As the official script does: an answer of punctuation alone is none; some annotators gave ".".
+    questions = [
+        question._replace(answers=[answer for answer in question.answers if words(answer[0])])
+        for question in read(flags.dev_file, None)
+    ]
     print("| F1 | always | never | tuned | tuned on the other half |\n|---|---|---|---|---|")
     for argument in flags.evaluation:
         name, _, folder = argument.partition("=")

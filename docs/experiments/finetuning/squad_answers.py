@@ -87,14 +87,15 @@ def measures(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[
     """Return exact match and F1 in percent, each the best over a question's answers."""
     exact, f1 = [], []
     for question in questions:
-        golds = [_words(text) for text, _ in question.answers] or [[]]
-        given = _words(answers[question.id])
+        golds = [words(text) for text, _ in question.answers] or [[]]
+        given = words(answers[question.id])
         exact.append(max(given == gold for gold in golds))
         f1.append(max(_f1(given, gold) for gold in golds))
     return {"exact_match": 100 * float(np.mean(exact)), "f1": 100 * float(np.mean(f1))}
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Return a text's words in lower case, without punctuation and articles."""
     plain = "".join(character for character in text.lower() if character not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", plain).split()
 
