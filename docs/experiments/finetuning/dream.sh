@@ -1,6 +1,7 @@
 #!/bin/sh
 # DREAM on two stages: with the dialogue, without it, and from a small ALBERT that is pre-trained here first.
-#   MODEL=checkpoint/ DREAM=dream/ TEXT=wikipedia_en.jsonl ALBERT=albert/30k-clean.model RESULTS=results/ \
+# MODEL is a checkpoint that can read already, such as the one squad1.sh ends with.
+#   MODEL=squad1/ds_bert/checkpoint-630/ DREAM=dream/ TEXT=wikipedia_en.jsonl ALBERT=albert/30k-clean.model RESULTS=results/ \
 #       sh docs/experiments/finetuning/dream.sh
 set -eu
 here=$(dirname "$0")

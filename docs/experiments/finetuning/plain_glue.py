@@ -40,9 +40,12 @@ class Side(NamedTuple):
     losses: list[tuple[int, float]]
 
 
-def like_ds_bert(run: Path, make: Callable[..., torch.nn.Module], lengths: np.ndarray) -> Side:
+def like_ds_bert(
+    run: Path, settings: dict[str, Any], make: Callable[..., torch.nn.Module], lengths: np.ndarray
+) -> Side:
     """Repeat the choices of the ds_bert run in folder ``run``."""
-    settings = json.loads((run / "arguments.json").read_text())
+    if settings["bf16"] or settings["fp16"] or settings["logging_steps"] != 1 or settings["schedule"] == "2bw":
+        raise SystemExit(f"{run}: needs fp32, --logging_steps 1, and another schedule than 2bw")
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     size, seed = settings["per_device_train_batch_size"], settings["seed"]
     count = settings["gradient_accumulation_steps"]
@@ -61,10 +64,11 @@ def like_ds_bert(run: Path, make: Callable[..., torch.nn.Module], lengths: np.nd
     return Side(model, batch, seed, 8, settings, losses)
 
 
-def like_trainer(result: Path, make: Callable[..., torch.nn.Module], lengths: np.ndarray) -> Side:
+def like_trainer(
+    result: Path, settings: dict[str, Any], make: Callable[..., torch.nn.Module], lengths: np.ndarray
+) -> Side:
     """Repeat the choices of the run of `trainer_glue.py` that wrote ``result``."""
     written = json.loads(result.read_text())
-    settings = written["settings"]
     if settings["bf16"] or settings["group_by_length"] or not settings.get("no_dropout") or written["processes"] > 1:
         raise SystemExit(f"{result}: needs one process, --no_dropout, and neither --bf16 nor --group_by_length")
     seed, size = settings["seed"], settings["batch_size"]
@@ -148,8 +152,9 @@ def main() -> None:
     flags.add_argument("--data_dir", type=Path, required=True, help="the task's folder of TSV files")
     flags.add_argument("--like", type=Path, required=True, help="a ds_bert run's folder, or a Trainer run's result")
     chosen = flags.parse_args()
-    known = json.loads((chosen.like / "arguments.json" if chosen.like.is_dir() else chosen.like).read_text())
-    settings = known.get("settings", known)
+    of_ds_bert = chosen.like.is_dir()
+    known = json.loads((chosen.like / "arguments.json" if of_ds_bert else chosen.like).read_text())
+    settings = known if of_ds_bert else known["settings"]
     texts, words = read(chosen.data_dir / "train.tsv", TASKS[chosen.task], settings["max_train_samples"] or None)
     names = sorted(set(words))
     numbers = [float(word) if chosen.task == "STS-B" else names.index(word) for word in words]
@@ -160,8 +165,8 @@ def main() -> None:
         chosen.model,
         num_labels=1 if chosen.task == "STS-B" else len(names),
     )
-    repeat = like_ds_bert if chosen.like.is_dir() else like_trainer
-    side = repeat(chosen.like, make, np.array([len(ids) for ids in encoded["input_ids"]]))
+    repeat = like_ds_bert if of_ds_bert else like_trainer
+    side = repeat(chosen.like, settings, make, np.array([len(ids) for ids in encoded["input_ids"]]))
     losses = train(side, encoded, torch.tensor(numbers), functools.partial(tokenizer.pad, return_tensors="pt"))
     show(losses, side.losses)
 
