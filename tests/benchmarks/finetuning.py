@@ -16,13 +16,16 @@ from pathlib import Path
 from jobs import REPOSITORY, medians, on_two_processes, train
 
 BASELINES = REPOSITORY / "docs" / "experiments" / "finetuning"
-SYSTEMS = ("ds_bert, 1F1B", "ds_bert, 2BW", "Trainer, longest", "Trainer, max_length")
+SYSTEMS = ("ds_bert, replicas", "ds_bert, 1F1B", "ds_bert, 2BW", "Trainer, longest", "Trainer, max_length")
 LENGTH = {"MRPC": 128, "SQuAD": 384}
 GLOBAL_BATCH = 32
 
 
-def ours(flags: argparse.Namespace, schedule: str, folder: Path) -> float:
-    """Train with ds_bert on two stages and return samples/s."""
+def ours(flags: argparse.Namespace, how: str, folder: Path) -> float:
+    """Train with ds_bert, as two replicas or on two stages with the schedule `how`, and return samples/s."""
+    replicas = how == "replicas"
+    micro_batch, micro_batches = (GLOBAL_BATCH // 2, 1) if replicas else (4, GLOBAL_BATCH // 4)
+    schedule = "1f1b" if replicas else how
     squad = flags.task == "SQuAD"
     job = "finetune_squad" if squad else "finetune_glue"
     task = ("--task_name", "MRPC", "--data_dir", flags.data)
@@ -31,10 +34,10 @@ def ours(flags: argparse.Namespace, schedule: str, folder: Path) -> float:
     words = [
         *("--model_name_or_path", flags.model, *data, "--schedule", schedule, "--do_train"),
         *("--max_train_samples", flags.samples, "--num_train_epochs", 1, "--max_seq_length", LENGTH[flags.task]),
-        *("--per_device_train_batch_size", 4, "--gradient_accumulation_steps", GLOBAL_BATCH // 4),
+        *("--per_device_train_batch_size", micro_batch, "--gradient_accumulation_steps", micro_batches),
         *("--cache_dir", folder / "cache"),
     ]
-    return train(job, [*words, "--bf16"] if flags.bf16 else words, folder / schedule)
+    return train(job, [*words, "--bf16"] if flags.bf16 else words, folder / how, num_stages=1 if replicas else 2)
 
 
 def trainer(flags: argparse.Namespace, padding: str, folder: Path) -> float:

@@ -23,9 +23,9 @@ def on_two_processes(command: Sequence[object]) -> None:
         raise SystemExit(f"{' '.join(words)}\n{ended.stdout[-2000:]}{ended.stderr[-4000:]}")
 
 
-def train(job: str, arguments: Sequence[object], output_dir: Path) -> float:
-    """Run one of `pipelines` on two stages; return the samples/s that its summary says."""
-    more = ("--num_stages", 2, "--disable_tqdm", "--output_dir", output_dir)
+def train(job: str, arguments: Sequence[object], output_dir: Path, num_stages: int = 2) -> float:
+    """Run one of `pipelines` on two stages, or two replicas of one; return the samples/s that its summary says."""
+    more = ("--num_stages", num_stages, "--disable_tqdm", "--output_dir", output_dir)
     on_two_processes([f"pipelines/{job}.py", *arguments, *more])
     return json.loads((output_dir / "summary.json").read_text())["samples_per_second"]
 
