@@ -10,7 +10,6 @@ from matplotlib import pyplot
 
 from ds_bert.training.log import read_log
 
-
 Points = list[tuple[float, float]]
 
 
