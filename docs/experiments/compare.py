@@ -20,7 +20,7 @@ def means(points: Points, count: int) -> Points:
 
 
 def main() -> None:
-    """Write the chart and print each run's last held-out loss."""
+    """Write the chart and print each run's last point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="output_dir of runs")
     parser.add_argument("--key", default="eval/mlm_loss", help="entry of log.jsonl to draw")

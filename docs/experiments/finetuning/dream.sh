@@ -9,7 +9,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 job() { deepspeed -q --master_port "${PORT:-29873}" --num_accelerators 2 "$@"; }
 
 dream() {
-    [ -f "$RESULTS/$1/eval_results.json" ] || job pipelines/finetune_multiple_choice.py --model_name_or_path "$2" \
+    [ -f "$RESULTS/$1/test_results.json" ] || job pipelines/finetune_multiple_choice.py --model_name_or_path "$2" \
         --task_name DREAM --data_dir "$DREAM" --num_stages 2 --deepspeed_config bf16 --do_train --do_eval --do_predict --resume \
         --max_seq_length 256 --num_train_epochs 2 --learning_rate 3e-5 --warmup_ratio 0.1 --save_steps 200 --save_total_limit 1 \
         --per_device_train_batch_size 2 --gradient_accumulation_steps 4 --per_device_eval_batch_size 8 --output_dir "$RESULTS/$1" $3

@@ -43,7 +43,7 @@ class Side(NamedTuple):
 def like_ds_bert(
     run: Path, settings: dict[str, Any], make: Callable[..., torch.nn.Module], lengths: np.ndarray
 ) -> Side:
-    """Repeat the choices of the ds_bert run in folder ``run``."""
+    """Repeat the choices of the ds_bert run in folder ``run``, whose arguments are ``settings``."""
     if settings["bf16"] or settings["fp16"] or settings["logging_steps"] != 1 or settings["schedule"] == "2bw":
         raise SystemExit(f"{run}: needs fp32, --logging_steps 1, and another schedule than 2bw")
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -65,10 +65,10 @@ def like_ds_bert(
 
 
 def like_trainer(
-    result: Path, settings: dict[str, Any], make: Callable[..., torch.nn.Module], lengths: np.ndarray
+    result: Path, written: dict[str, Any], make: Callable[..., torch.nn.Module], lengths: np.ndarray
 ) -> Side:
-    """Repeat the choices of the run of `trainer_glue.py` that wrote ``result``."""
-    written = json.loads(result.read_text())
+    """Repeat the choices of the run of `trainer_glue.py` that has ``written`` the file ``result``."""
+    settings = written["settings"]
     if settings["bf16"] or settings["group_by_length"] or not settings.get("no_dropout") or written["processes"] > 1:
         raise SystemExit(f"{result}: needs one process, --no_dropout, and neither --bf16 nor --group_by_length")
     seed, size = settings["seed"], settings["batch_size"]
@@ -153,8 +153,8 @@ def main() -> None:
     flags.add_argument("--like", type=Path, required=True, help="a ds_bert run's folder, or a Trainer run's result")
     chosen = flags.parse_args()
     of_ds_bert = chosen.like.is_dir()
-    known = json.loads((chosen.like / "arguments.json" if of_ds_bert else chosen.like).read_text())
-    settings = known if of_ds_bert else known["settings"]
+    written = json.loads((chosen.like / "arguments.json" if of_ds_bert else chosen.like).read_text())
+    settings = written if of_ds_bert else written["settings"]
     texts, words = read(chosen.data_dir / "train.tsv", TASKS[chosen.task], settings["max_train_samples"] or None)
     names = sorted(set(words))
     numbers = [float(word) if chosen.task == "STS-B" else names.index(word) for word in words]
@@ -166,7 +166,7 @@ def main() -> None:
         num_labels=1 if chosen.task == "STS-B" else len(names),
     )
     repeat = like_ds_bert if of_ds_bert else like_trainer
-    side = repeat(chosen.like, settings, make, np.array([len(ids) for ids in encoded["input_ids"]]))
+    side = repeat(chosen.like, written, make, np.array([len(ids) for ids in encoded["input_ids"]]))
     losses = train(side, encoded, torch.tensor(numbers), functools.partial(tokenizer.pad, return_tensors="pt"))
     show(losses, side.losses)
 
