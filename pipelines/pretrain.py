@@ -76,7 +76,7 @@ def train(
     config = build_config(model)
     grid = start_process_group(stage_map, arguments.ddp_timeout)
     objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
-    engine = build_engine(config, "pretraining", objective, grid, settings, size, micro_batches)
+    engine = build_engine(config, "pretraining", objective, grid, settings, micro_batches)
     with failing_by_name(grid, lambda: engine.steps_done):
         if weights:
             load_weights(engine, weights)

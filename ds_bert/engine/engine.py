@@ -1,4 +1,4 @@
-"""The training engine: DeepSpeed's PipelineEngine with an explicit cut, an overlapping transport and exact numerics."""
+"""The training engine: schedules carried out on one stage, with an overlapping transport and exact numerics."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -6,23 +6,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.config import DeepSpeedConfig
-from deepspeed.runtime.pipe.engine import PipelineEngine
 
-from ds_bert.engine.execution import Execution, GlobalBatch, MicroBatch, Objective
+from ds_bert.engine.execution import Execution, GlobalBatch, MicroBatch, Objective, portable, warm_up
 from ds_bert.engine.module import Carry, StageModule
-from ds_bert.engine.optimizer import Optimizer, Reduction, StepResult
-from ds_bert.engine.process_group import Grid, quiet
+from ds_bert.engine.optimizer import Optimizer, PendingResult, Reduction, StepResult
+from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Field
+from ds_bert.engine.upload import upload
 from ds_bert.schedules import two_bw
 from ds_bert.schedules.gpipe import gpipe
 from ds_bert.schedules.instructions import Backward, Forward
 from ds_bert.schedules.one_f_one_b import one_f_one_b
 
 
-class Engine(PipelineEngine):
+class Engine:
     """Train the layers of one stage; the same calls are made on every rank.
 
     Args:
@@ -31,7 +30,6 @@ class Engine(PipelineEngine):
         objective: the loss and its measures.
         settings: schedule, optimizer, precision, sharding.
         grid: this process's place.
-        micro_batch_size: rows of a micro-batch.
         micro_batches: micro-batches of a global batch per replica.
     """
 
@@ -42,19 +40,13 @@ class Engine(PipelineEngine):
         objective: Objective,
         settings: EngineSettings,
         grid: Grid,
-        micro_batch_size: int,
         micro_batches: int,
     ) -> None:
+        self.module, self.carry, self.micro_batches = module, carry, micro_batches
         self.settings, self.place, self.objective = settings, grid, objective
         self._never_drains = settings.schedule == "2bw"
-        with quiet():
-            super().__init__(
-                args=None,
-                model=module,
-                mpu=module.mpu(),
-                config={},
-                config_class=_deepspeed_config(module, micro_batch_size, micro_batches, grid),
-            )
+        # Results are returned as soon as all processes have them; on a GPU, when the host need no longer wait for them.
+        self._results_lag = 2 if self._never_drains else int(grid.device.type == "cuda")
         self.control = grid.new_group(backend="gloo")
         self.loss_group, self.replica_group = _gloo_groups(grid)
         self.boundary = Optimizer(module.parameters_by_name(), grid, settings, self.control)
@@ -71,13 +63,15 @@ class Engine(PipelineEngine):
             self._first_trained_stage(),
         )
         self.steps_done = 0
+        self._is_connected = False
+        self._warm: set[bool] = set()  # whether gradients were computed in the warm-ups done
         self._drained_at = 0  # global batches whose micro-batches have all had their backward when a drain ended
         self._under_way: dict[int, tuple[GlobalBatch, float, torch.Tensor]] = {}
         self._reduction: Reduction | None = None
-        self._finished: deque[StepResult] = deque()
+        self._finished: deque[PendingResult] = deque()
         self._shapes_on_their_way: deque[tuple[Any, torch.Tensor]] = deque()
 
-    def train_batch(  # type: ignore[override]
+    def train_batch(
         self, micro_batches: Sequence[MicroBatch], learning_rate: float, votes: Sequence[float] = ()
     ) -> list[StepResult]:
         """Run one global batch.
@@ -88,33 +82,52 @@ class Engine(PipelineEngine):
             votes: numbers of this process to be added up over all processes on the way.
 
         Returns:
-            The steps finished by now, the same on every process: this batch's, or, under 2BW, that of the batch before
-            the last, if there was no drain since. A result's sums are the objective's, then the votes'.
+            The results known by now, the same on every process: this batch's, or, on GPUs, that of the batch before,
+            or, under 2BW, that of the batch before the last, if there was no drain since. A result's sums are the
+            objective's, then the votes'.
         """
         step = self.steps_done
         self.module.train()
+        self._get_ready(micro_batches)
         if self._never_drains:
             self._finish(up_to=step - 2)
         batch = GlobalBatch(step, self._global_counts(micro_batches), self._no_sums(), len(micro_batches))
-        self._under_way[step] = batch, learning_rate, torch.tensor(votes, dtype=torch.float64, device=self.place.device)
+        self._under_way[step] = batch, learning_rate, self._upload(votes)
         self.execution.add(step * len(micro_batches) if self._never_drains else 0, micro_batches, batch)
         self.execution.run(self._order(len(micro_batches)))
         self.steps_done += 1
         if not self._never_drains:
             self._finish(up_to=step)
-        self.timeline.collect(wait=not self._never_drains)  # 2BW's queue must not run empty
-        self.timeline.step = self.steps_done
-        return self._take_finished(step - 2 if self._never_drains else step)
+        self.timeline.collect()
+        self.timeline.next_step(self.steps_done)
+        return self._take_finished(step - self._results_lag)
+
+    def _get_ready(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Before anything is posted ahead: let the clock start, kernels be loaded, and the processes connect."""
+        self.timeline.start()
+        is_cold = torch.is_grad_enabled() not in self._warm
+        if is_cold and micro_batches and self.place.num_stages > 1:  # a replica may have none to evaluate
+            warm_up(self.module, self.carry, self.place, micro_batches[0])
+            self.boundary.clear_gradients()
+            self._warm.add(torch.is_grad_enabled())
+        if not self._is_connected:
+            self.boundary.connect()
+            self.execution.transport.connect()
+            self._is_connected = True
+
+    def _upload(self, votes: Sequence[float]) -> torch.Tensor:
+        return upload(torch.tensor(votes, dtype=torch.float64), self.place.device)
 
     def resume_at(self, step: int) -> None:
         """Number the next global batch ``step``; its weights come from `boundary`'s ``load_state_by_name``."""
-        self.steps_done = self._drained_at = self.timeline.step = step
+        self.steps_done = self._drained_at = step
+        self.timeline.next_step(step)
 
     def drain(self) -> list[StepResult]:
-        """Let 2BW's open backwards and steps be done, to evaluate, save or end; what follows is what would have been.
+        """Let 2BW's open backwards and all steps be done, to evaluate, save or end; it changes nothing of what follows.
 
         Returns:
-            The steps that `train_batch` has not returned yet, in order. None under schedules that drain every batch.
+            The results that `train_batch` has not returned yet, in order.
         """
         if self._never_drains and self.steps_done > self._drained_at:
             self.module.train()
@@ -125,7 +138,7 @@ class Engine(PipelineEngine):
             self._finish(up_to=self.steps_done - 1)
         self._drained_at = self.steps_done
         self.execution.transport.flush()
-        self.timeline.collect()
+        self.timeline.collect(wait=True)
         self.boundary.bind(self.steps_done, self.steps_done)
         return self._take_finished(self.steps_done)
 
@@ -141,7 +154,8 @@ class Engine(PipelineEngine):
         """
         batch = GlobalBatch(None, None, self._no_sums())
         self._forward_only(batch, micro_batches)
-        dist.all_reduce(batch.sums)
+        if (work := self.boundary.group.all_reduce(batch.sums)) is not None:
+            work.wait()
         return batch.sums.cpu()
 
     @torch.no_grad()
@@ -157,6 +171,7 @@ class Engine(PipelineEngine):
         """
         outputs: dict[int, Carry] = {}
         self._forward_only(GlobalBatch(None, None, self._no_sums(), outputs=outputs), micro_batches)
+        outputs = {number: portable(carry) for number, carry in outputs.items()}
         everyone: list[Any] | None = [None] * self.place.world_size if self.place.rank == 0 else None
         dist.gather_object(outputs, everyone, dst=0, group=self.control)
         return {number: carry for part in everyone or () for number, carry in part.items()}
@@ -165,6 +180,7 @@ class Engine(PipelineEngine):
         if not self.execution.is_idle:
             raise RuntimeError("forwards only while micro-batches are in flight: drain() first")
         self.module.eval()
+        self._get_ready(micro_batches)
         self.execution.add(0, micro_batches, batch)
         self.execution.run(Forward(number) for number in range(len(micro_batches)))
         self.execution.transport.flush()
@@ -234,6 +250,8 @@ class Engine(PipelineEngine):
             self._finish(up_to=batch.step - 1)
             _, learning_rate, votes = self._under_way.pop(batch.step)
             self._reduction = self.boundary.begin(batch.step, learning_rate, torch.cat([batch.sums, votes]))
+            if self.boundary.is_queued:
+                self._finish(up_to=batch.step, settle=False)
 
     def _finish(self, up_to: int, settle: bool = True) -> None:
         """Take the step that is under way if its number is at most ``up_to``; with ``settle``, see its weights here."""
@@ -244,13 +262,13 @@ class Engine(PipelineEngine):
                 self._finished.append(self.boundary.finish(self._reduction))
             self._reduction = None
         if settle:
-            self.boundary.settle()
+            self.boundary.settle(up_to)
 
     def _take_finished(self, last_step: int) -> list[StepResult]:
         """The finished steps up to ``last_step``: some processes finish earlier, but all must act on them alike."""
         taken = []
         while self._finished and self._finished[0].step <= last_step:
-            taken.append(self._finished.popleft())
+            taken.append(self._finished.popleft().read())
         return taken
 
 
@@ -263,13 +281,3 @@ def _gloo_groups(grid: Grid) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
         for replica in replicas
     ]
     return loss_group, pipelines[grid.replica]
-
-
-def _deepspeed_config(module: StageModule, micro_batch_size: int, micro_batches: int, grid: Grid) -> Any:
-    """What DeepSpeed's base class is told: batch sizes. The rest lies behind our optimizer boundary."""
-    config = {
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": micro_batches,
-        "train_batch_size": micro_batch_size * micro_batches * grid.num_replicas,
-    }
-    return DeepSpeedConfig(config, mpu=module.mpu())

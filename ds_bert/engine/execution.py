@@ -10,6 +10,7 @@ from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Field, Transport
+from ds_bert.engine.upload import Tensors, Uploader
 from ds_bert.schedules.instructions import (
     Backward,
     Forward,
@@ -85,6 +86,8 @@ class _InFlight:
 
     batch: MicroBatch
     part_of: GlobalBatch
+    uploaded_inputs: Callable[[], Tensors]
+    uploaded_labels: Callable[[], Tensors]
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
     outputs: Carry = field(default_factory=dict)
     loss: torch.Tensor | None = None
@@ -114,14 +117,14 @@ class Execution:
         timeline: Timeline,
         before: Callable[[GlobalBatch], None],
         after_backward: Callable[[GlobalBatch], None],
-        loss_scale: Callable[[], float],
+        loss_scale: Callable[[], torch.Tensor],
         first_trained: int = 0,
     ) -> None:
         self.module, self.declare_carry, self.objective = module, declare_carry, objective
         self.grid, self.timeline = grid, timeline
         self.before, self.after_backward, self.loss_scale = before, after_backward, loss_scale
         self._computes_gradients, self._hands_on_gradients = grid.stage >= first_trained, grid.stage > first_trained
-        self.transport = Transport(grid)
+        self.transport, self.uploader = Transport(grid), Uploader(grid.device)
         self._in_flight: dict[int, _InFlight] = {}
 
     @property
@@ -132,7 +135,8 @@ class Execution:
     def add(self, first: int, micro_batches: Sequence[MicroBatch], part_of: GlobalBatch) -> None:
         """Take in micro-batches, which instructions will name by the numbers from ``first`` on."""
         for number, batch in enumerate(micro_batches, first):
-            self._in_flight[number] = _InFlight(batch, part_of)
+            inputs, labels = self.uploader.begin(batch.inputs), self.uploader.begin(batch.labels)
+            self._in_flight[number] = _InFlight(batch, part_of, inputs, labels)
 
     def run(self, order: Iterable[Forward | Backward]) -> None:
         """Carry out forwards and backwards in this order, and the messages they need."""
@@ -180,20 +184,20 @@ class Execution:
 
     def _forward(self, number: int) -> None:
         state = self._in_flight[number]
-        batch, part_of, device = state.batch, state.part_of, self.grid.device
+        batch, part_of = state.batch, state.part_of
         if self.grid.is_first:
-            state.inputs = to_device(device, batch.inputs)
-        labels = to_device(device, batch.labels) if self.grid.is_last else None
+            state.inputs = state.uploaded_inputs()
+        labels = state.uploaded_labels() if self.grid.is_last else None
         self.before(part_of)
         numbered = None if part_of.step is None else (part_of.step, batch.number)
         with self.timeline.span("evaluate" if part_of.step is None else "forward", number):
             state.outputs = self.module(state.inputs, labels, numbered)
             if labels is not None and part_of.outputs is None:
-                totals = self.objective.counts(labels) if part_of.totals is None else part_of.totals
+                totals = self.objective.counts(batch.labels or {}) if part_of.totals is None else part_of.totals
                 state.loss, sums = self.objective.forward(state.outputs, labels, totals)
                 part_of.sums += sums
             elif part_of.outputs is not None and self.grid.is_last:
-                part_of.outputs[batch.number] = {name: _portable(tensor) for name, tensor in state.outputs.items()}
+                part_of.outputs[batch.number] = state.outputs
         if self.grid.is_last:
             state.outputs = {}
             self._forget_after_forward(number)
@@ -268,10 +272,32 @@ def gradient_of(tensor: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
-def _portable(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float().cpu() if tensor.is_floating_point() else tensor.cpu()
+def portable(outputs: Carry) -> Carry:
+    """Bring outputs to the CPU, floating point as float32."""
+    return {name: (item.float() if item.is_floating_point() else item).cpu() for name, item in outputs.items()}
 
 
-def to_device(device: torch.device, tensors: Carry | None) -> dict[str, torch.Tensor]:
-    """Copy tensors to a device; nothing where there are none."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in (tensors or {}).items()}
+def warm_up(module: StageModule, declare_carry: Callable[..., Sequence[Field]], grid: Grid, batch: MicroBatch) -> None:
+    """Run one micro-batch through a stage, backward too where gradients are computed, before anything is posted.
+
+    A kernel that is launched for the first time may wait until the device is idle, and memory that is asked for the
+    first time may, too: never, where a posted receive is spinning there that waits for what this stage is to send.
+    Nothing comes of it: the stages behind the first compute with made-up inputs, and all gradients are zero.
+    """
+    uploader = Uploader(grid.device)
+    inputs = uploader.begin(batch.inputs)()
+    labels = uploader.begin(batch.labels)() if grid.is_last else None
+    if not grid.is_first:
+        inputs = {field.name: _made_up(field, grid.device) for field in declare_carry(*batch.shape)}
+    outputs = module(inputs, labels, (0, batch.number) if torch.is_grad_enabled() else None)
+    wanted = [output for output in outputs.values() if output.requires_grad]
+    if wanted:
+        torch.autograd.backward(wanted, [torch.zeros_like(output) for output in wanted])
+
+
+def _made_up(field: Field, device: torch.device) -> torch.Tensor:
+    """A tensor that layers can compute with: a mask that hides nothing, the first of whatever is numbered."""
+    if field.dtype == torch.bool:
+        return torch.ones(field.shape, dtype=field.dtype, device=device)
+    needs_gradient = field.has_gradient and torch.is_grad_enabled()
+    return torch.zeros(field.shape, dtype=field.dtype, device=device, requires_grad=needs_gradient)

@@ -31,7 +31,14 @@ class Lamb(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": 0.0, "bucket": None}
         super().__init__(groups, defaults)
         self.betas, self.eps, self.bias_correction = betas, eps, bias_correction
+        device = self.param_groups[0]["params"][0].device
+        self.found_inf = torch.zeros((), device=device)  # as torch's own are told: 1 where a step is to be skipped
         self._squares: list[torch.Tensor | None] = []
+
+    @property
+    def _is_skipped(self) -> bool:
+        """Whether the host knows that this step is skipped; on a GPU it does not ask, and the arithmetic sees to it."""
+        return not self.found_inf.is_cuda and bool(self.found_inf)
 
     @torch.no_grad()
     def begin(self) -> list[Any]:
@@ -40,7 +47,10 @@ class Lamb(torch.optim.Optimizer):
         Returns:
             torch's handles to wait for before `step`.
         """
-        works, self._squares = [], []
+        works: list[Any] = []
+        self._squares = []
+        if self._is_skipped:
+            return works
         for group in self.param_groups:
             (parameter,), bucket = group["params"], group["bucket"]
             self._make_update(parameter, group["weight_decay"])
@@ -54,23 +64,32 @@ class Lamb(torch.optim.Optimizer):
         update, state, (beta1, beta2) = parameter.grad, self.state[parameter], self.betas
         assert update is not None
         if not state:
-            state.update(step=0.0, exp_avg=torch.zeros_like(update), exp_avg_sq=torch.zeros_like(update))
-        state["step"] = step = float(state["step"]) + 1.0
+            step = torch.zeros((), dtype=torch.float64, device=update.device)
+            state.update(step=step, exp_avg=torch.zeros_like(update), exp_avg_sq=torch.zeros_like(update))
         mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(update, 1 - beta1)
-        square.mul_(beta2).addcmul_(update, update, value=1 - beta2)
+        new: Any = 1 - beta1
+        kept: Any = beta2
+        if update.is_cuda:  # in a skipped step the moments keep all that they have, and gain zeros
+            taken = 1 - self.found_inf
+            update.masked_fill_(self.found_inf > 0, 0.0)
+            new, kept = new * taken, 1 - (1 - kept) * taken
+        state["step"] = state["step"] + (1 - self.found_inf)
+        mean.lerp_(update, new)
+        square.mul_(kept).addcmul_(update, update, value=1 - beta2)
         torch.sqrt(square, out=update)
         if self.bias_correction:
-            update.div_(math.sqrt(1 - beta2**step))
+            update.div_(_root(_bias(beta2, state["step"])))
         torch.div(mean, update.add_(self.eps), out=update)
         if self.bias_correction:
-            update.div_(1 - beta1**step)
+            update.div_(_bias(beta1, state["step"]))
         if weight_decay:
             update.add_(parameter, alpha=weight_decay)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the parameters; what `begin` returned must be done."""
+        """Update the parameters, unless the step is skipped; what `begin` returned must be done."""
+        if self._is_skipped:
+            return
         for group, squares in zip(self.param_groups, self._squares, strict=True):
             (parameter,) = group["params"]
             if squares is not None:
@@ -78,4 +97,16 @@ class Lamb(torch.optim.Optimizer):
                 ratios = torch.where((weights > 0) & (updates > 0), weights / updates, 1.0).to(parameter.dtype)
                 for part, ratio in zip(group["bucket"].parts(parameter.grad), ratios, strict=True):
                     part.mul_(ratio)
-            parameter.add_(parameter.grad, alpha=-group["lr"])
+            if parameter.is_cuda:
+                parameter.addcmul_(parameter.grad, 1 - self.found_inf, value=-group["lr"])
+            else:
+                parameter.add_(parameter.grad, alpha=-group["lr"])
+
+
+def _bias(beta: float, step: torch.Tensor) -> Any:
+    """1 - beta^step: a number where the step is known to the host, else a float64 scalar on its device."""
+    return 1 - beta ** (step.double().clamp(min=1) if step.is_cuda else step.item())
+
+
+def _root(value: Any) -> Any:
+    return value.sqrt() if isinstance(value, torch.Tensor) else math.sqrt(value)

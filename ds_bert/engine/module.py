@@ -1,6 +1,8 @@
 """The layers of one stage, as DeepSpeed's PipelineModule cut where the stage map says."""
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -35,7 +37,7 @@ class StageModule(PipelineModule):
         self.recompute = recompute
         specs = [_Spec(layer) for layer in layers]
         topology = PipeDataParallelTopology(num_pp=grid.num_stages, num_dp=grid.num_replicas)
-        with quiet():
+        with quiet(), _numbered_as_device(grid.device):
             super().__init__(specs, topology=topology)
         self._share_tied_parameters()
 
@@ -88,6 +90,17 @@ class StageModule(PipelineModule):
             else:
                 carry = run(carry, labels)
         return carry
+
+
+@contextlib.contextmanager
+def _numbered_as_device(device: torch.device) -> Iterator[None]:
+    """Let DeepSpeed, which takes the launcher's number for the device's, find the right one."""
+    number = os.environ["LOCAL_RANK"]
+    os.environ["LOCAL_RANK"] = str(device.index or 0)
+    try:
+        yield
+    finally:
+        os.environ["LOCAL_RANK"] = number
 
 
 class _Spec(LayerSpec):

@@ -3,9 +3,16 @@
 Behind it lie flattening, sharing between replicas (ZeRO stages 0 and 1; Rajbhandari et al. 2020), precision and the
 global gradient norm. DeepSpeed's own wrappers are not used: without ZeRO its norm counts the first stage only, bf16
 with fp32 sums needs ZeRO 1, and what each wrapper keeps is laid out differently. Here one layout serves all.
+
+No decision of a step is taken on the host: the norm, the factor of clipping, whether the step is skipped and the loss
+scale stay on the device, and are read when their step is long past. On a GPU the host would else wait, in every step,
+until its queue has run empty. There the whole step runs on a stream of its own: under 2BW the next global batch is
+computed beside it, and waits for it (`settle`) only where it needs the new weights.
 """
 
+import contextlib
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ds_bert.engine.collectives import Group
 from ds_bert.engine.lamb import Lamb
 from ds_bert.engine.layout import make_buckets, stages_by_name
 from ds_bert.engine.loss_scaler import LossScaler
@@ -44,6 +52,36 @@ class StepResult:
     scale_fell: bool = False
 
 
+class PendingResult:
+    """A step's result on its way from the device.
+
+    Args:
+        step, learning_rate: of the step.
+        vector: float64 (1 + sums,), the gradient's squared norm, times the squared loss scale, and the sums.
+        scales: float64 (2,), the loss scale before and after the step.
+    """
+
+    def __init__(self, step: int, learning_rate: float, vector: torch.Tensor, scales: torch.Tensor) -> None:
+        self.step, self.learning_rate = step, learning_rate
+        self._numbers, self._arrived = torch.cat([vector, scales]), None
+        if self._numbers.is_cuda:
+            there = self._numbers
+            self._numbers = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
+            self._numbers.copy_(there, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> StepResult:
+        """Wait for the device to come this far."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        vector, (before, after) = self._numbers[:-2], self._numbers[-2:].tolist()
+        squared_norm = vector[0].item()
+        norm = math.sqrt(squared_norm) / before if math.isfinite(squared_norm) else math.inf
+        skipped = not bool(torch.isfinite(vector).all())
+        return StepResult(self.step, self.learning_rate, norm, skipped, vector[1:], after < before)
+
+
 @dataclass
 class Reduction:
     """A global batch's gradients on their way to the step, through phases that each end with others' answers.
@@ -51,20 +89,21 @@ class Reduction:
     Args:
         step, learning_rate: of the step.
         slot: where the gradients lie.
-        sums: a float64 vector of this process on its device; once the norm is known, that of all processes on the CPU.
+        sums: a float64 vector of this process on its device.
+        vector: float64 (1 + sums,), the gradient's squared norm and the sums of all processes, on the device.
+        overflow: 1.0 where the vector is not finite and the step is to be skipped, else 0.0; on the device.
         phases: what is left to do before the update; each gives what is to be waited for before the next.
         works: what is under way; None when nothing is left.
-        grad_norm, skipped: as in `StepResult`, once the norm is known.
     """
 
     step: int
     learning_rate: float
     slot: int
     sums: torch.Tensor
+    vector: torch.Tensor = field(init=False)
+    overflow: torch.Tensor = field(init=False)
     phases: Iterator[list[Any]] = field(init=False)
     works: list[Any] | None = field(init=False)
-    grad_norm: float = math.nan
-    skipped: bool = False
 
 
 class Optimizer:
@@ -93,20 +132,41 @@ class Optimizer:
         for name in self.frozen:
             parameters[name].requires_grad_(False)
             parameters[name].data = parameters[name].data.to(settings.dtype)
-        self.group = grid.new_group()  # of its own: under 2BW the norm is under way while others add up other things
+        # Of its own: under 2BW the norm is under way while others add up other things.
+        self.group = Group(grid, range(grid.world_size), across_stages=grid.num_stages > 1)
         self.owners = stages_by_name(parameters, grid, control)
         buckets = make_buckets(parameters, self.owners, grid, settings)
         self.buckets = [bucket for bucket, _ in buckets]
         self.slots = settings.weight_versions
         self._bound = (0, 0)
-        self._publishing: list[Any] = []
-        self.scaler = LossScaler(settings.loss_scaling) if settings.precision == "fp16" else None
-        self.torch_optimizer = make_torch_optimizer(buckets, settings)
+        self._arriving: deque[tuple[int, list[Any]]] = deque()  # steps, and what brings their weights
+        self.scaler = LossScaler(settings.loss_scaling, grid.device) if settings.precision == "fp16" else None
+        self._unscaled = torch.ones((), dtype=torch.float64, device=grid.device)
+        self.torch_optimizer = make_torch_optimizer(buckets, settings, grid.device)
+        self._stream = torch.cuda.Stream(grid.device) if grid.device.type == "cuda" else None
 
     @property
-    def loss_scale(self) -> float:
-        """What the loss is to be multiplied by before its backward."""
-        return self.scaler.scale if self.scaler else 1.0
+    def loss_scale(self) -> torch.Tensor:
+        """What the loss is multiplied by before its backward, a float64 scalar on the device."""
+        return self.scaler.scale if self.scaler else self._unscaled
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether a step can be queued to its end at once, as no wait for other processes holds up the host."""
+        return self._stream is not None and self.group.is_queued
+
+    def connect(self) -> None:
+        """Meet the processes of every group once, before any of them has posted a receive."""
+        self.group.connect()
+        for group in dict.fromkeys(bucket.group for bucket in self.buckets):
+            if group is not None:
+                dist.all_reduce(torch.zeros(1, device=self.grid.device), group=group)
+
+    def clear_gradients(self) -> None:
+        """Set all gradients to zero."""
+        for bucket in self.buckets:
+            for gradients in bucket.gradients:
+                gradients.zero_()
 
     def bind(self, version: int, step: int) -> None:
         """Let the parameters be weight version ``version``, and sum the gradients of ``step``."""
@@ -119,9 +179,17 @@ class Optimizer:
     def begin(self, step: int, learning_rate: float, sums: torch.Tensor) -> Reduction:
         """Begin to sum the gradients of ``step`` over the replicas, and those of tied parameters over their stages."""
         reduction = Reduction(step, learning_rate, step % self.slots, sums)
-        reduction.phases = self._phases(reduction)
-        reduction.works = next(reduction.phases)
+        if self._stream:
+            self._stream.wait_stream(torch.cuda.current_stream(self.grid.device))
+            sums.record_stream(self._stream)
+        with self._beside_the_layers():
+            reduction.phases = self._phases(reduction)
+            reduction.works = next(reduction.phases)
         return reduction
+
+    def _beside_the_layers(self) -> contextlib.AbstractContextManager[Any]:
+        """Queue what follows on the optimizer's own stream; on a CPU there is none."""
+        return torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext()
 
     def poll(self, reduction: Reduction, wait: bool = False) -> bool:
         """Move a reduction on as far as it goes without waiting, or, with ``wait``, to its end.
@@ -129,53 +197,58 @@ class Optimizer:
         Returns:
             Whether all that the update needs of other processes is here, so that `finish` would not wait.
         """
-        while reduction.works is not None and (wait or all(work.is_completed() for work in reduction.works)):
-            for work in reduction.works:
-                work.wait()
-            reduction.works = next(reduction.phases, None)
+        with self._beside_the_layers():
+            while reduction.works is not None and (wait or all(work.is_completed() for work in reduction.works)):
+                for work in reduction.works:
+                    work.wait()
+                reduction.works = next(reduction.phases, None)
         return reduction.works is None
 
+    @torch.no_grad()
     def _phases(self, reduction: Reduction) -> Iterator[list[Any]]:
         """Sum the gradients, then their squared norm, then, for LAMB, the norms of its tensors."""
         yield [work for bucket in self.buckets if (work := bucket.begin_reduction(reduction.slot))]
         squares = [bucket.squared_norm(reduction.slot).reshape(1) for bucket in self.buckets]
-        vector = torch.cat([torch.cat([reduction.sums.new_zeros(1), *squares]).sum().reshape(1), reduction.sums])
-        yield [dist.all_reduce(vector, group=self.group, async_op=True)]
-        squared_norm, reduction.sums = vector[0].item(), vector[1:].cpu()
-        reduction.grad_norm = math.sqrt(squared_norm) / self.loss_scale if math.isfinite(squared_norm) else math.inf
-        reduction.skipped = not bool(torch.isfinite(vector).all())  # the same vector, so the same answer, everywhere
-        if not reduction.skipped:
-            self._clip(reduction)
-            if isinstance(self.torch_optimizer, Lamb):
-                yield self.torch_optimizer.begin()
+        norm = torch.cat([reduction.sums.new_zeros(1), *squares]).sum().reshape(1)
+        reduction.vector = torch.cat([norm, reduction.sums])
+        yield [work] if (work := self.group.all_reduce(reduction.vector)) else []
+        # The same vector, so the same decision, on all processes.
+        reduction.overflow = (~torch.isfinite(reduction.vector).all()).float()
+        # torch's fused optimizers look for this name; they, too, skip a step without asking the host.
+        setattr(self.torch_optimizer, "found_inf", reduction.overflow)  # noqa: B010
+        self._clip(reduction)
+        if isinstance(self.torch_optimizer, Lamb):
+            yield self.torch_optimizer.begin()
 
     @torch.no_grad()
-    def finish(self, reduction: Reduction) -> StepResult:
+    def finish(self, reduction: Reduction) -> PendingResult:
         """Wait for `poll`'s end, update, begin to publish version ``step + 1``, set the gradients to zero."""
         self.poll(reduction, wait=True)
-        self._update(reduction)
-        before = self.loss_scale
-        if self.scaler:
-            self.scaler.update(reduction.skipped)
-        for bucket in self.buckets:
-            bucket.gradients[reduction.slot].zero_()
-        rate, fell = reduction.learning_rate, self.loss_scale < before
-        return StepResult(reduction.step, rate, reduction.grad_norm, reduction.skipped, reduction.sums, fell)
+        with self._beside_the_layers():
+            before = self.loss_scale.clone()
+            self._update(reduction)
+            if self.scaler:
+                self.scaler.update(reduction.overflow)
+            for bucket in self.buckets:
+                bucket.gradients[reduction.slot].zero_()
+            scales = torch.stack([before, self.loss_scale])
+            return PendingResult(reduction.step, reduction.learning_rate, reduction.vector, scales)
 
-    def settle(self) -> None:
-        """Wait until the newest weights have arrived from all processes."""
-        for work in self._publishing:
-            work.wait()
-        self._publishing.clear()
+    def settle(self, step: int) -> None:
+        """Let what follows wait until the weights that steps up to ``step`` made are here, from all processes."""
+        while self._arriving and self._arriving[0][0] <= step:
+            for work in self._arriving.popleft()[1]:
+                work.wait()
 
     def _clip(self, reduction: Reduction) -> None:
         """Clip the gradients by their norm and hand them, with the weights they are of, to torch's optimizer."""
-        factor = 1.0 / self.loss_scale
+        factor = self.loss_scale.reciprocal()
         if self.settings.max_grad_norm > 0:
-            factor *= min(1.0, self.settings.max_grad_norm / (reduction.grad_norm + 1e-6))
+            norm = reduction.vector[0].sqrt() / self.loss_scale
+            factor = factor * (self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         for group, bucket in zip(self.torch_optimizer.param_groups, self.buckets, strict=True):
             gradients = bucket.own(bucket.gradients[reduction.slot])
-            if factor != 1.0:
+            if factor.is_cuda or factor.item() != 1.0:
                 gradients.mul_(factor)
             (parameter,) = group["params"]
             parameter.data, parameter.grad = bucket.master, gradients
@@ -187,9 +260,13 @@ class Optimizer:
             bucket.advance(slot)
             group["params"][0].data = bucket.master
             group["lr"] = reduction.learning_rate * group["lr_scale"]
-        if not reduction.skipped:
-            self.torch_optimizer.step()
-        self._publishing = [work for bucket in self.buckets if (work := bucket.publish(slot))]
+        self.torch_optimizer.step()
+        works = [work for bucket in self.buckets if (work := bucket.publish(slot))]
+        if self._stream:
+            for work in works:
+                work.wait()
+            works = [_Queued(self._stream)]
+        self._arriving.append((reduction.step, works))
 
     def state_by_name(self, steps_done: int) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
         """Return ({kind: {parameter name: tensor}}, scalars); a collective call of all processes.
@@ -202,7 +279,7 @@ class Optimizer:
         """
         frozen = {name: stored.clone() for name, stored in self.frozen.items()}
         tensors: dict[str, dict[str, torch.Tensor]] = {"weights": frozen}
-        scalars: dict[str, Any] = {"scaler": vars(self.scaler).copy() if self.scaler else None}
+        scalars: dict[str, Any] = {"scaler": self.scaler.state() if self.scaler else None}
         for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
             tensors["weights"].update(bucket.whole(bucket.master))
             if self.slots > 1:
@@ -215,7 +292,7 @@ class Optimizer:
                 elif value is not None:
                     scalars[kind] = float(value)
         if isinstance(self.torch_optimizer, NothingToUpdate):
-            scalars["step"] = self.torch_optimizer.steps
+            scalars["step"] = float(self.torch_optimizer.steps)
         return tensors, scalars
 
     @torch.no_grad()
@@ -246,7 +323,17 @@ class Optimizer:
             if "step" in scalars:
                 state["step"] = torch.tensor(scalars["step"], dtype=torch.float32, device=bucket.master.device)
         if isinstance(self.torch_optimizer, NothingToUpdate):
-            self.torch_optimizer.steps = scalars.get("step", 0.0)
+            self.torch_optimizer.steps.fill_(scalars.get("step", 0.0))
         if self.scaler and scalars.get("scaler"):
-            vars(self.scaler).update(scalars["scaler"])
+            self.scaler.load(scalars["scaler"])
         self.bind(steps_done, steps_done)
+
+
+class _Queued:
+    """All that a stream has been given up to now, to be waited for by another."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._event = stream.record_event()
+
+    def wait(self) -> None:
+        torch.cuda.current_stream().wait_event(self._event)

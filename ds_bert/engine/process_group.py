@@ -14,10 +14,12 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from ds_bert.engine.device import Backend, TransportChoice, choose_backend, choose_device, set_cuda_defaults
 from ds_bert.engine.meeting import meet
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap
@@ -25,7 +27,7 @@ from ds_bert.stage_map import StageMap
 
 @dataclass(frozen=True)
 class Grid:
-    """Where this process stands, the device it computes on, and how long it waits for a silent peer.
+    """Where this process stands, the device it computes on, how its tensors travel, and how long it waits for a peer.
 
     Ranks are those of the canonical grid, except where people read them: those are the launcher's, as in the stage map.
     """
@@ -34,6 +36,7 @@ class Grid:
     rank: int
     device: torch.device
     timeout_seconds: float
+    backend: Backend = "gloo"
 
     @property
     def num_stages(self) -> int:
@@ -74,12 +77,20 @@ class Grid:
         """Rank of another process of the grid."""
         return stage * self.num_replicas + replica
 
-    def new_group(self, ranks: Sequence[int] | None = None, backend: str | None = None) -> dist.ProcessGroup:
+    def new_group(
+        self, ranks: Sequence[int] | None = None, backend: Backend | None = None, options: Any = None
+    ) -> dist.ProcessGroup:
         """Make a group of some processes (None: of all) that waits as long as this grid; all processes must call it.
 
         torch's own would wait half an hour, whatever the group of all processes was told.
+
+        Args:
+            ranks: of its members.
+            backend: for tensors on the CPU, "gloo"; by default this grid's.
+            options: of the backend, as torch has them.
         """
-        return dist.new_group(ranks, timeout=timedelta(seconds=self.timeout_seconds), backend=backend)
+        timeout = timedelta(seconds=self.timeout_seconds)
+        return dist.new_group(ranks, timeout=timeout, backend=backend or self.backend, pg_options=options)
 
     def describe(self, rank: int) -> str:
         """Name a process for people."""
@@ -95,42 +106,34 @@ def launcher_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start_process_group(stage_map: StageMap, timeout_seconds: float) -> Grid:
-    """Join the processes; return this one's place. NCCL where CUDA is, gloo elsewhere.
+def start_process_group(stage_map: StageMap, timeout_seconds: float, transport: TransportChoice = "auto") -> Grid:
+    """Join the processes; return this one's place.
 
     A peer that does not answer for ``timeout_seconds`` ends this process with an error.
 
+    Args:
+        stage_map: which layers run where.
+        timeout_seconds: how long to wait for a peer.
+        transport: what carries tensors, see `choose_backend`.
+
     Raises:
         StartError: the processes have not met.
-        UserError: the launcher's variables are incomplete, or there are fewer GPUs than processes.
+        UserError: the launcher's variables are incomplete, or the GPUs do not fit the processes.
     """
-    use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if use_cuda else "cpu")
+    set_cuda_defaults(stage_map.num_stages)
     _without_launcher()
-    local_rank = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
-    if use_cuda:
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"process {local_rank} of this machine (counted from 0) finds {torch.cuda.device_count()} GPUs; needed "
-                "is one for each process"
-            )
-        torch.cuda.set_device(device)
-    else:
+    device = choose_device(int(os.environ["LOCAL_RANK"]), transport)
+    if device.type == "cpu":
         _share_cores()
     launcher_rank, world_size = launcher_world()
     store = meet(launcher_rank, world_size, timeout_seconds)
+    backend = choose_backend(transport, device, store, launcher_rank, world_size)
     rank = stage_map.grid_rank(launcher_rank)
     os.environ["RANK"] = str(rank)
-    dist.init_process_group(
-        "nccl" if use_cuda else "gloo",
-        store=store,
-        rank=rank,
-        world_size=world_size,
-        timeout=timedelta(seconds=timeout_seconds),
-    )
+    timeout = timedelta(seconds=timeout_seconds)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     _join_deepspeed()
-    return Grid(stage_map, rank, device, timeout_seconds)
+    return Grid(stage_map, rank, device, timeout_seconds, backend)
 
 
 def _without_launcher() -> None:

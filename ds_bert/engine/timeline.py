@@ -22,14 +22,27 @@ class Span:
     end: float
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """A span whose times the device is still to tell; without a kind it is the instant in which a step began."""
+
+    kind: str
+    step: int
+    micro_batch: int
+    begin: torch.cuda.Event
+    end: torch.cuda.Event
+
+
 class Timeline:
     """Measures spans of work on one device.
 
-    On CUDA the queue's own clock is read, once per step, so that measuring makes nothing wait.
+    On CUDA the queue's own clock is read, once it has come that far, so that measuring makes nothing wait. CUDA tells
+    the milliseconds between two events as a float32, which over hours would be too coarse: times count from the last
+    `next_step`, whose own time is added up step by step.
 
     Args:
         device: that computes.
-        keep: whether spans are kept; else they are summed up only.
+        keep: whether spans are kept; else those of computing are summed up, and others are not measured.
     """
 
     def __init__(self, device: torch.device, keep: bool) -> None:
@@ -38,30 +51,36 @@ class Timeline:
         self.busy_seconds = 0.0
         self.step = 0
         self._offset = time.time() - time.perf_counter()
-        self._events: deque[tuple[str, int, int, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._timed: deque[_Timed] = deque()
         self._origin: tuple[float, torch.cuda.Event] | None = None
+
+    def start(self) -> None:
+        """Find out when the device's clock began; what is queued there must not wait for other processes."""
+        if self.device.type == "cuda" and self._origin is None:
+            torch.cuda.synchronize(self.device)
+            self._origin = time.time(), _mark()
+
+    def next_step(self, step: int) -> None:
+        """Count what comes now to a step."""
+        self.step = step
+        if self._origin is not None:
+            event = _mark()
+            self._timed.append(_Timed("", step, -1, event, event))
 
     @contextmanager
     def span(self, kind: str, micro_batch: int = -1) -> Iterator[None]:
         """Measure what happens inside the with-block."""
-        if self.device.type == "cuda":
-            begin_event = self._mark()
+        if not self.keep and kind not in COMPUTE:
             yield
-            self._events.append((kind, self.step, micro_batch, begin_event, self._mark()))
-            return
-        begin = time.perf_counter()
-        yield
-        self._add(kind, self.step, micro_batch, begin + self._offset, time.perf_counter() + self._offset)
-
-    def _mark(self) -> torch.cuda.Event:
-        if self._origin is None:
-            torch.cuda.synchronize(self.device)
-            origin = torch.cuda.Event(enable_timing=True)
-            origin.record()
-            self._origin = (time.time(), origin)
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+        elif self.device.type == "cuda":
+            self.start()
+            begin_event = _mark()
+            yield
+            self._timed.append(_Timed(kind, self.step, micro_batch, begin_event, _mark()))
+        else:
+            begin = time.perf_counter()
+            yield
+            self._add(kind, self.step, micro_batch, begin + self._offset, time.perf_counter() + self._offset)
 
     def _add(self, kind: str, step: int, micro_batch: int, begin: float, end: float) -> None:
         if kind in COMPUTE:
@@ -69,12 +88,22 @@ class Timeline:
         if self.keep:
             self.spans.append(Span(kind, step, micro_batch, begin, end))
 
-    def collect(self, wait: bool = True) -> None:
-        """Take in what the device measured; without ``wait``, as far as it has come."""
-        while self._events and (wait or self._events[0][-1].query()):
-            kind, step, micro_batch, begin, end = self._events.popleft()
-            end.synchronize()
+    def collect(self, wait: bool = False) -> None:
+        """Take in what the device has measured by now; with ``wait``, all that was to be measured."""
+        while self._timed and (wait or self._timed[0].end.query()):
+            timed = self._timed.popleft()
+            if wait:
+                timed.end.synchronize()
             assert self._origin is not None
-            start, origin = self._origin
-            seconds = (start + origin.elapsed_time(event) / 1e3 for event in (begin, end))
-            self._add(kind, step, micro_batch, *seconds)
+            seconds, origin = self._origin
+            begin, end = (seconds + origin.elapsed_time(event) / 1e3 for event in (timed.begin, timed.end))
+            if timed.kind:
+                self._add(timed.kind, timed.step, timed.micro_batch, begin, end)
+            else:
+                self._origin = end, timed.end
+
+
+def _mark() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event

@@ -11,24 +11,31 @@ from ds_bert.engine.settings import EngineSettings, ParameterGroup
 
 
 class NothingToUpdate:
-    """The optimizer of a stage without parameters that are trained: it counts the steps, as the others do."""
+    """The optimizer of a stage without parameters that are trained: it counts the steps, as the others do.
 
-    def __init__(self) -> None:
+    Args:
+        device: where ``found_inf``, 1 where a step is skipped, is to be found.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[torch.Tensor, dict[str, Any]] = {}
-        self.steps = 0.0
+        self.steps, self.found_inf = torch.zeros(2, device=device)
 
     def step(self) -> None:
-        """Count a step."""
-        self.steps += 1
+        """Count a step that is not skipped."""
+        self.steps += 1 - self.found_inf
 
 
 def make_torch_optimizer(
-    buckets: Sequence[tuple[Bucket, ParameterGroup]], settings: EngineSettings
+    buckets: Sequence[tuple[Bucket, ParameterGroup]], settings: EngineSettings, device: torch.device
 ) -> torch.optim.Optimizer | NothingToUpdate:
-    """Make what updates the master copies of these buckets, one parameter group for each."""
+    """Make what updates the master copies of these buckets, one parameter group for each.
+
+    Its attribute ``found_inf``, a scalar on the device, says before a step whether that is to be skipped: 1, else 0.
+    """
     if not buckets:
-        return NothingToUpdate()
+        return NothingToUpdate(device)
     options, kind = settings.optimizer_options, settings.optimizer
     groups: list[dict[str, Any]] = [
         {

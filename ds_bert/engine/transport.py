@@ -1,19 +1,24 @@
 """Activations forth and gradients back, as one message per boundary, direction and micro-batch.
 
 Both ends know a message's layout from the Carry's declaration, so nothing is asked before it is sent. Receives are
-posted one message ahead and sends are waited for late, so that the wires work while the stage computes. Every boundary
-has a group of its own for each direction: neither direction waits for the other, on gloo and on NCCL alike.
+posted one message ahead and sends are waited for late, so that the wires work while the stage computes. Each direction
+has a group of its own, so that neither waits for the other; within it, both backends keep the pairs of ranks apart.
+
+Under NCCL a posted receive is a kernel that spins until its message comes. The two ends of a channel connect in their
+first call, each waiting there for the other: with receives posted ahead, stage 0 would wait in its gradients' channel
+and stage 1 in its activations', for ever. So `connect` lets the ends meet, boundary by boundary, before any is posted.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 
+from ds_bert.engine.collectives import Work, nccl_options, to_host
 from ds_bert.engine.process_group import Grid
 
 _ALIGNMENT = 16
@@ -70,42 +75,65 @@ def unpack(fields: Sequence[Field], message: torch.Tensor) -> list[torch.Tensor]
 
 
 @dataclass
-class _Channel:
-    """Messages in one direction over one boundary, seen from one end."""
+class Channel:
+    """Messages in one direction over one boundary, seen from one end.
+
+    Args:
+        peer: the other end's rank.
+        name: of the other end, for people.
+        group: of the direction.
+        device: of the tensors.
+        is_staged: whether messages go through the host's memory.
+    """
 
     peer: int
     name: str
     group: dist.ProcessGroup
     device: torch.device
+    is_staged: bool = False
 
     def __post_init__(self) -> None:
-        self.posted: deque[tuple[Sequence[Field], torch.Tensor, Any]] = deque()
-        self.sent: deque[tuple[torch.Tensor, Any]] = deque()
+        self.posted: deque[tuple[Sequence[Field], torch.Tensor, Work]] = deque()
+        self.sent: deque[tuple[torch.Tensor, Work]] = deque()
         self.bytes_sent = 0
 
     def send(self, fields: Sequence[Field], tensors: Sequence[torch.Tensor]) -> None:
+        """Send tensors as one message, and go on."""
         while self.sent and self.sent[0][1].is_completed():
             self.sent.popleft()[1].wait()
         message = pack(fields, tensors)
+        if self.is_staged:
+            message = to_host(message)
         self.bytes_sent += message.numel()
-        self.sent.append((message, dist.isend(message, self.peer, group=self.group)))
+        self.sent.append((message, _under_way(dist.isend(message, self.peer, group=self.group))))
 
     def post_receive(self, fields: Sequence[Field]) -> None:
+        """Get ready for a message, before it is needed."""
         _, size = message_layout(fields)
         if len(fields) == 1:
             size = prod(fields[0].shape) * fields[0].dtype.itemsize
-        message = torch.empty(size, dtype=torch.uint8, device=self.device)
-        self.posted.append((fields, message, dist.irecv(message, self.peer, group=self.group)))
+        if self.is_staged:
+            message = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        else:
+            message = torch.empty(size, dtype=torch.uint8, device=self.device)
+        work = _under_way(dist.irecv(message, self.peer, group=self.group))
+        self.posted.append((fields, message, work))
 
     def receive(self) -> list[torch.Tensor]:
+        """Return the tensors of the message that was posted first.
+
+        Raises:
+            RuntimeError: the other end has died, or has not answered in time.
+        """
         fields, message, work = self.posted.popleft()
         try:
             work.wait()
         except RuntimeError as error:
             raise RuntimeError(f"nothing comes from {self.name}: {error}") from error
-        return unpack(fields, message)
+        return unpack(fields, message.to(self.device, non_blocking=True))
 
     def flush(self) -> None:
+        """Wait until everything sent has left."""
         while self.sent:
             self.sent.popleft()[1].wait()
 
@@ -114,26 +142,38 @@ class Transport:
     """The channels of one process: activations from the stage before and to the next, gradients the other way."""
 
     def __init__(self, grid: Grid) -> None:
-        self.activations_in: _Channel | None = None
-        self.activations_out: _Channel | None = None
-        self.gradients_in: _Channel | None = None
-        self.gradients_out: _Channel | None = None
-        for stage in range(grid.num_stages - 1):
-            for replica in range(grid.num_replicas):
-                self._open_boundary(grid, stage, replica)
+        self.activations_in: Channel | None = None
+        self.activations_out: Channel | None = None
+        self.gradients_in: Channel | None = None
+        self.gradients_out: Channel | None = None
+        self._stage = grid.stage
+        if grid.num_stages == 1:
+            return
+        forth, back = (grid.new_group(options=nccl_options(grid)) for _ in range(2))
+        is_staged = grid.device.type != "cpu" and grid.backend == "gloo"
 
-    def _open_boundary(self, grid: Grid, stage: int, replica: int) -> None:
-        before, after = grid.rank_of(stage, replica), grid.rank_of(stage + 1, replica)
-        forth, back = grid.new_group([before, after]), grid.new_group([before, after])
-        if grid.rank == before:
-            self.activations_out = _Channel(after, grid.describe(after), forth, grid.device)
-            self.gradients_in = _Channel(after, grid.describe(after), back, grid.device)
-        elif grid.rank == after:
-            self.activations_in = _Channel(before, grid.describe(before), forth, grid.device)
-            self.gradients_out = _Channel(before, grid.describe(before), back, grid.device)
+        def channel(stage: int, group: dist.ProcessGroup) -> Channel:
+            peer = grid.rank_of(stage, grid.replica)
+            return Channel(peer, grid.describe(peer), group, grid.device, is_staged)
+
+        if not grid.is_first:
+            self.activations_in, self.gradients_out = channel(grid.stage - 1, forth), channel(grid.stage - 1, back)
+        if not grid.is_last:
+            self.activations_out, self.gradients_in = channel(grid.stage + 1, forth), channel(grid.stage + 1, back)
+
+    def connect(self) -> None:
+        """Send one byte over every channel; both ends must call this before anything else is sent or posted.
+
+        Boundaries of even number come first, then the others, so that a long pipeline connects as fast as a short one.
+        """
+        for parity in (0, 1):
+            if self._stage % 2 == parity:
+                _greet(self.activations_out, self.gradients_in)
+            else:
+                _greet(self.gradients_out, self.activations_in, sends_first=False)
 
     @property
-    def channels(self) -> list[_Channel]:
+    def channels(self) -> list[Channel]:
         """The channels that this process has an end of."""
         ends = (self.activations_in, self.activations_out, self.gradients_in, self.gradients_out)
         return [channel for channel in ends if channel is not None]
@@ -147,3 +187,22 @@ class Transport:
     def bytes_sent(self) -> int:
         """Bytes that this process has sent so far, activations and gradients."""
         return sum(channel.bytes_sent for channel in self.channels)
+
+
+def _greet(outgoing: Channel | None, incoming: Channel | None, sends_first: bool = True) -> None:
+    """Exchange one byte with the process at the other end of two channels."""
+    if outgoing is None or incoming is None:
+        return
+    for sends in (sends_first, not sends_first):
+        if sends:
+            byte = torch.zeros(1, dtype=torch.uint8, device="cpu" if outgoing.is_staged else outgoing.device)
+            _under_way(dist.isend(byte, outgoing.peer, group=outgoing.group)).wait()
+        else:
+            byte = torch.zeros(1, dtype=torch.uint8, device="cpu" if incoming.is_staged else incoming.device)
+            _under_way(dist.irecv(byte, incoming.peer, group=incoming.group)).wait()
+
+
+def _under_way(work: Work | None) -> Work:
+    """torch has no handle for a process that is not of the group; both ends of a channel are."""
+    assert work is not None
+    return work

@@ -50,7 +50,7 @@ class MetaEngine(Engine):
         grid: Grid,
         tasks: int,
     ) -> None:
-        super().__init__(module, carry, MetaObjective(), settings, grid, 1, tasks)  # type: ignore[arg-type]
+        super().__init__(module, carry, MetaObjective(), settings, grid, tasks)  # type: ignore[arg-type]
         self.learner = learner
         self.weights = StageWeights(self.boundary.parameters, learner.selection.is_adapted)
         self.tasks = TaskExecution(module, carry, grid, self.weights, self.execution.transport, self.timeline)
@@ -70,20 +70,21 @@ class MetaEngine(Engine):
             votes: numbers of this process to be added up over all processes on the way.
 
         Returns:
-            The step; its sums are `SUMS`, then the votes'.
+            As `Engine.train_batch`; a result's sums are `SUMS`, then the votes'.
         """
         step = self.steps_done
         self.module.train()
+        self._get_ready([batch for task in tasks[:1] for batch in task.support[:1]])
         run = self._first_order if self.learner.first_order else self._second_order
         sums = run(tasks, 1.0 / (len(tasks) * self.place.num_replicas))
-        counted = torch.tensor(votes, dtype=torch.float64, device=self.place.device)
-        result = self.boundary.finish(self.boundary.begin(step, learning_rate, torch.cat([sums, counted])))
-        self.boundary.settle()
+        reduction = self.boundary.begin(step, learning_rate, torch.cat([sums, self._upload(votes)]))
+        self._finished.append(self.boundary.finish(reduction))
+        self.boundary.settle(step)
         self._bound_step_sizes()
         self.steps_done += 1
         self.timeline.collect()
-        self.timeline.step = self.steps_done
-        return [result]
+        self.timeline.next_step(self.steps_done)
+        return self._take_finished(step - self._results_lag)
 
     def _first_order(self, tasks: Sequence[TaskBatches], share: float) -> torch.Tensor:
         in_flight, sums = len(self._slots), self._no_sums()

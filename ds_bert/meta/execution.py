@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from ds_bert.engine.execution import MicroBatch, gradient_of, numbers_of, to_device
+from ds_bert.engine.execution import MicroBatch, gradient_of, numbers_of
 from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Field, Transport
+from ds_bert.engine.upload import Uploader
 from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use
 from ds_bert.meta.task import Task
 from ds_bert.modeling import carry as carries
@@ -84,7 +85,7 @@ class TaskExecution:
         timeline: Timeline,
     ) -> None:
         self.module, self.declare_carry, self.grid, self.weights = module, declare_carry, grid, weights
-        self.transport, self.timeline = transport, timeline
+        self.transport, self.timeline, self.uploader = transport, timeline, Uploader(grid.device)
         self._units: Sequence[Unit] = ()
 
     def run(self, units: Sequence[Unit], tasks: int, step: int | None) -> None:
@@ -140,18 +141,19 @@ class TaskExecution:
         }
 
     def _forward(self, unit: Unit) -> None:
-        task, device = unit.task, self.grid.device
+        task = unit.task
         if unit.kind == "generate":
             task.begin()
         task.take_step()
         if self.grid.is_first:
-            unit.inputs = to_device(device, unit.batch.inputs)
+            unit.inputs = self.uploader.begin(unit.batch.inputs)()
         self._bind(unit)
         numbered = None if self._step is None else (self._step, unit.batch.number)
         with torch.set_grad_enabled(unit.has_backward):
             unit.outputs = self.module(unit.inputs, None, numbered)
             if self.grid.is_last:
-                unit.loss = task.measure(unit.kind, unit.outputs, to_device(device, unit.batch.labels), unit.scale)
+                labels = self.uploader.begin(unit.batch.labels)()
+                unit.loss = task.measure(unit.kind, unit.outputs, labels, unit.scale)
                 unit.outputs = {}
         if self.grid.is_first or not unit.has_backward:
             unit.inputs = {}  # no gradient of theirs is sent on

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ds_bert.data.tasks.episodes import Episode, stratified_order
-from ds_bert.engine.execution import MicroBatch
+from ds_bert.engine.execution import MicroBatch, warm_up
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
@@ -95,6 +95,7 @@ class FewShot:
         self.transport, self.parameters = Transport(grid), module.parameters_by_name()
         self.timeline = Timeline(grid.device, keep=False)
         self.steps_done = 0  # of all tasks
+        self._is_ready = False
         last, replicas = grid.num_stages - 1, grid.num_replicas
         groups = [
             grid.new_group([grid.rank_of(stage, replica) for stage in range(grid.num_stages)], backend="gloo")
@@ -121,6 +122,7 @@ class FewShot:
             labels = FineTunedLabels if recipe.by_adamw else LabelWeights
             runs.append(_Run(Task(recipe.method, weights, fast, labels), episode, number))
             runs[-1].task.num_classes = episode.num_classes
+        self._get_ready(weights, runs[0])
         self.module.train(recipe.rate > 0)
         self._generate(execution, runs, whole=not recipe.rate)
         found = self._train(execution, runs, recipe.rate) if recipe.rate else [(0, 0.0)] * len(runs)
@@ -131,6 +133,16 @@ class FewShot:
             {"accuracy": accuracy, "steps": steps, "loss": loss}
             for accuracy, (steps, loss) in zip(correct, found, strict=True)
         ]
+
+    def _get_ready(self, weights: StageWeights, run: _Run) -> None:
+        """Before anything is posted ahead, see `ds_bert.engine.execution.warm_up`; once only."""
+        if not self._is_ready and self.grid.num_stages > 1:
+            weights.bind(run.task.fast, "inner")
+            batch = micro_batch(run.episode.support, self._parts(run, 0)[0], run.number)
+            warm_up(self.module, self.declare_carry, self.grid, batch)
+            weights.bind(None, "slow")
+            self.transport.connect()
+        self._is_ready = True
 
     def _parts(self, run: _Run, epoch: int) -> list[np.ndarray]:
         """The support's batches in an epoch; each as large as a class has one in the first of them."""

@@ -4,8 +4,9 @@ import torch
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ds_bert.engine.execution import MicroBatch, to_device
+from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import Carry, StageModule
+from ds_bert.engine.upload import Uploader
 from ds_bert.meta.fast_weights import StageWeights, clip_factor
 from ds_bert.meta.learner import Learner, TaskBatches
 from ds_bert.meta.loss import batch_loss, scores
@@ -32,7 +33,7 @@ class _Unrolled:
         # Views: what carries ``main_grad`` would be handed the inner gradients, too.
         self.slow = {name: slow.parameter.view_as(slow.parameter) for name, slow in weights.slow.items()}
         self.fast = {name: _differentiable(self.slow[name]) for name in weights.adapted}
-        self.device = next(iter(self.slow.values())).device
+        self.uploader = Uploader(next(iter(self.slow.values())).device)
         names = {id(slow.parameter): name for name, slow in weights.slow.items()}
         self.local = {local: names[id(item)] for local, item in module.named_parameters(remove_duplicate=False)}
 
@@ -40,10 +41,9 @@ class _Unrolled:
         """The model's outputs, and the labels, of a batch."""
         weights = self.slow | (self.fast if adapted else {})
         parameters = {local: weights[name] for local, name in self.local.items()}
-        outputs = functional_call(
-            self.module, parameters, (to_device(self.device, batch.inputs), None, (self.step, batch.number))
-        )
-        return outputs, to_device(self.device, batch.labels)
+        inputs, labels = self.uploader.begin(batch.inputs)(), self.uploader.begin(batch.labels)()
+        outputs = functional_call(self.module, parameters, (inputs, None, (self.step, batch.number)))
+        return outputs, labels
 
     def loss(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of a batch at the fast weights, and the share that is right."""
@@ -85,7 +85,7 @@ def unrolled_loss(
         share: of the global batch's loss that is this task's.
     """
     unrolled, queries = _Unrolled(module, weights, learner, task, step), []
-    total = torch.zeros((), dtype=torch.float64, device=unrolled.device)
+    total = torch.zeros((), dtype=torch.float64, device=unrolled.uploader.device)
     with sdpa_kernel(SDPBackend.MATH):
         for item in learner.passes:
             if item.kind == "close":

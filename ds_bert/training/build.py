@@ -19,7 +19,6 @@ def build_engine(
     objective: Objective,
     grid: Grid,
     settings: EngineSettings,
-    micro_batch_size: int,
     micro_batches: int,
 ) -> Engine:
     """Build this process's stage of a model with fresh weights; all processes must call it.
@@ -30,14 +29,13 @@ def build_engine(
         objective: the loss and its measures.
         grid: this process's place.
         settings: schedule, optimizer, precision, sharding; ``settings.seed`` is that of the first weights, too.
-        micro_batch_size: examples of a micro-batch.
         micro_batches: micro-batches of a global batch per replica.
     """
     module = StageModule(model_layers(config, head), grid.stage_map.cuts, grid, settings.seed, settings.recompute)
     for name, parameter in module.parameters_by_name().items():
         initialize(name, parameter.data, config.initializer_range, settings.seed, config.pad_token_id)
     carry = carry_declaration(config, settings.dtype)
-    return Engine(module, carry, objective, settings, grid, micro_batch_size, micro_batches)
+    return Engine(module, carry, objective, settings, grid, micro_batches)
 
 
 def load_weights(engine: Engine, weights: PretrainedWeights, fresh: Collection[str] = ()) -> None:

@@ -50,7 +50,7 @@ class FinetuneRun:
         self.task, self.arguments, self.source, self.config, self.grid = task, arguments, source, config, grid
         size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
         settings = replace(settings, seed=arguments.seed)
-        self.engine = build_engine(config, task.head, task.objective, grid, settings, size, micro_batches)
+        self.engine = build_engine(config, task.head, task.objective, grid, settings, micro_batches)
         if source.weights:
             load_weights(self.engine, source.weights, fresh)
         self.global_batch = size * micro_batches * grid.num_replicas

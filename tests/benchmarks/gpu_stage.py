@@ -87,7 +87,7 @@ def ds_bert_step(size: str, length: int) -> Callable[[], torch.Tensor]:
     grid = replace(one_process(), stage_map=StageMap((0,) * (layers + 2), ((0,),)))
     rows, predictions = MICRO_BATCH[length], PREDICTIONS[length]
     settings = EngineSettings(weight_decay=0.01, precision="bf16")
-    engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, rows, 1)
+    engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, 1)
     ids = torch.randint(1000, VOCABULARY, (rows, length), device=grid.device)
     columns = torch.rand((rows, length), device=grid.device).argsort(dim=1)[:, :predictions]
     positions = (torch.arange(rows, device=grid.device)[:, None] * length + columns).flatten()

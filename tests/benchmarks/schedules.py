@@ -78,7 +78,7 @@ def seconds_per_step(grid: Grid, schedule: Any, micro_batches: int, steps: int) 
     def carry(rows: int) -> list[Field]:
         return [Field("hidden", (rows, 64), torch.float32, True)]
 
-    engine = Engine(module, carry, SumObjective(), settings, grid, 8, micro_batches)
+    engine = Engine(module, carry, SumObjective(), settings, grid, micro_batches)
     labels = {"none": torch.zeros(1)} if grid.is_last else None
     inputs = {"hidden": torch.ones(8, 64)} if grid.is_first else None
     batch = [MicroBatch(number, (8,), inputs, labels) for number in range(micro_batches)]

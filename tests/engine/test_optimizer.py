@@ -99,16 +99,16 @@ def test_state_moves_to_another_cut(name: str) -> None:
 
 
 def test_loss_scale_halves_on_overflow_and_doubles_after_the_window() -> None:
-    scaler = LossScaler(LossScaling(initial=8.0, window=2, minimum=4.0))
+    scaler = LossScaler(LossScaling(initial=8.0, window=2, minimum=4.0), torch.device("cpu"))
     scales = []
-    for overflowed in (False, False, True, False, True, True, False, False):
-        scaler.update(overflowed)
-        scales.append(scaler.scale)
+    for overflowed in (0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0):
+        scaler.update(torch.tensor(overflowed))
+        scales.append(scaler.scale.item())
     assert scales == [8, 16, 8, 8, 4, 4, 4, 8]
 
 
 def test_a_fixed_loss_scale_stays() -> None:
-    scaler = LossScaler(LossScaling(fixed=128.0, window=1))
-    for overflowed in (True, False, False):
-        scaler.update(overflowed)
+    scaler = LossScaler(LossScaling(fixed=128.0, window=1), torch.device("cpu"))
+    for overflowed in (1.0, 0.0, 0.0):
+        scaler.update(torch.tensor(overflowed))
     assert scaler.scale == 128

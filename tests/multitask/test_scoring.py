@@ -69,7 +69,7 @@ def choose(stage_map: StageMap) -> list[list[int]]:
     for name, parameter in module.parameters_by_name().items():
         initialize(name, parameter.data, config.initializer_range, SEED, config.pad_token_id)
     declared = carry_declaration(config, settings.dtype)
-    engine = Engine(module, declared, task.objective, settings, grid, SIZE, 1)
+    engine = Engine(module, declared, task.objective, settings, grid, 1)
     feed = Feed(task.train, engine, split_tasks)
     choosers = [Chooser(task, feed, form, SIZE) for form in FORMS]
     return [sorted(chooser(candidates(step)).tolist()) for chooser in choosers for step in range(ROUNDS)]

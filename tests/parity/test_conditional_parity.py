@@ -100,7 +100,7 @@ def _train_run(grid: Grid, run: Run) -> Result:
     for name, parameter in module.parameters_by_name().items():
         initialize(name, parameter.data, config.initializer_range, SEED, config.pad_token_id)
     count = ROWS // (run.size * grid.num_replicas)
-    engine = Engine(module, carry_declaration(config, settings.dtype), OBJECTIVE, settings, grid, run.size, count)
+    engine = Engine(module, carry_declaration(config, settings.dtype), OBJECTIVE, settings, grid, count)
     results = []
     for step in range(STEPS):
         results += engine.train_batch(micro_batches(grid, step, run.size), LEARNING_RATE)

@@ -45,7 +45,7 @@ def _train(stage_map: StageMap, optimizer: str, schedule: str, precision: str) -
         initialize(name, parameter.data, config.initializer_range, SEED, config.pad_token_id)
     size = 2
     count = ROWS // (size * grid.num_replicas)
-    engine = Engine(module, carry_declaration(config, settings.dtype), objective(HEAD), settings, grid, size, count)
+    engine = Engine(module, carry_declaration(config, settings.dtype), objective(HEAD), settings, grid, count)
     results = []
     for step in range(STEPS):
         results += engine.train_batch(micro_batches(grid, HEAD, examples(HEAD, step), size), LEARNING_RATE / 10)

@@ -71,7 +71,7 @@ def _train_run(grid: Grid, run: Run) -> Result:
         initialize(name, parameter.data, config.initializer_range, settings.seed, config.pad_token_id)
     carry = carry_declaration(config, settings.dtype)
     count = ROWS // (run.size * grid.num_replicas)
-    engine = Engine(module, carry, objective(run.head), settings, grid, run.size, count)
+    engine = Engine(module, carry, objective(run.head), settings, grid, count)
     results = []
     for step in range(STEPS):
         batch = micro_batches(grid, run.head, examples(run.head, step), run.size)

@@ -65,7 +65,7 @@ def build_engine(grid: Grid, cuts: Sequence[int], case: Case) -> Engine:
     carry = carry_declaration(config, settings.dtype)
     size = case.micro_batch_size
     micro_batches = case.rows // (size * grid.num_replicas)
-    return Engine(module, carry, PretrainingObjective(), settings, grid, size, micro_batches)
+    return Engine(module, carry, PretrainingObjective(), settings, grid, micro_batches)
 
 
 def micro_batches(grid: Grid, batch: dict[str, np.ndarray], size: int) -> list[MicroBatch]:
