@@ -74,7 +74,7 @@ def train(
 
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     config = build_config(model)
-    grid = start_process_group(stage_map, arguments.ddp_timeout)
+    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
     engine = build_engine(config, "pretraining", objective, grid, settings, micro_batches)
     with failing_by_name(grid, lambda: engine.steps_done):

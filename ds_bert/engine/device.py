@@ -10,7 +10,6 @@ import torch.distributed as dist
 
 from ds_bert.errors import UserError
 
-TransportChoice = Literal["auto", "nccl", "gloo"]
 Backend = Literal["nccl", "gloo"]
 
 # What CUDA and NCCL must be told before they start. A receive that is posted ahead is a kernel that spins until its
@@ -32,7 +31,7 @@ def set_cuda_defaults(num_stages: int) -> None:
             os.environ.setdefault(name, value)
 
 
-def choose_device(local_rank: int, transport: TransportChoice) -> torch.device:
+def choose_device(local_rank: int, transport: str) -> torch.device:
     """Return the device of this process: a GPU where there is one, else the CPU; ``DS_ACCELERATOR=cpu`` overrides.
 
     Where a scheduler shows each task its own GPU only, that is number 0 for all of them.
@@ -57,15 +56,13 @@ def choose_device(local_rank: int, transport: TransportChoice) -> torch.device:
     return device
 
 
-def choose_backend(
-    transport: TransportChoice, device: torch.device, store: dist.Store, rank: int, world_size: int
-) -> Backend:
+def choose_backend(transport: str, device: torch.device, store: dist.Store, rank: int, world_size: int) -> Backend:
     """Return the backend of all groups: gloo on CPUs, and NCCL on GPUs, where each process has one to itself.
 
     NCCL refuses two processes on one GPU, so there gloo carries the messages, through the host's memory.
 
     Args:
-        transport: what the user asked for.
+        transport: what the user asked for: "nccl", "gloo", or "auto".
         device: of this process.
         store: where the processes tell each other their GPUs.
         rank, world_size: the launcher's.

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ds_bert.engine.device import Backend, TransportChoice, choose_backend, choose_device, set_cuda_defaults
+from ds_bert.engine.device import Backend, choose_backend, choose_device, set_cuda_defaults
 from ds_bert.engine.meeting import meet
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap
@@ -106,7 +106,7 @@ def launcher_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start_process_group(stage_map: StageMap, timeout_seconds: float, transport: TransportChoice = "auto") -> Grid:
+def start_process_group(stage_map: StageMap, timeout_seconds: float, transport: str = "auto") -> Grid:
     """Join the processes; return this one's place.
 
     A peer that does not answer for ``timeout_seconds`` ends this process with an error.

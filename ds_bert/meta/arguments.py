@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ds_bert.training.arguments import TrainingArguments, argument
+from ds_bert.training.arguments import TrainingArguments, argument, transport_argument
 
 _POOLINGS = ("cls", "mean")
 
@@ -106,6 +106,7 @@ class FewShotArguments:
 
     stage_map: str | None = argument(None, "JSON file saying which layers run on which ranks, or a shipped map's name.")
     num_stages: int = argument(1, "Without a stage map: cut the layers into this many stages of even work.")
+    transport: str = transport_argument()
     tasks_in_flight: int = argument(1, "Splits that take turns on a replica, so that stages do not wait.")
     seed: int = argument(42, "Of order and dropout.")
     overwrite_output_dir: bool = argument(False, "Start anew: what output_dir held is moved aside, never deleted.")

@@ -126,7 +126,7 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
     output_dir = Path(arguments.output_dir or "")
     claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     done = _known(output_dir / RESULTS, arguments) if arguments.resume else {}
-    grid = start_process_group(stage_map, arguments.ddp_timeout)
+    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     course = Course(
         arguments.epochs,
         arguments.train_batch_size,

@@ -137,7 +137,7 @@ def meta_train(
         check_meta_weights(source.weights, config, FRESH)
     described = {**source.fields, **options.fields(), "meta_learner": how}
     checkpoint = claim_run(arguments, stage_map, described, data)
-    grid = start_process_group(stage_map, arguments.ddp_timeout)
+    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     settings = replace(settings, is_trained=learner.selection.is_trained)
     module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
     count = arguments.gradient_accumulation_steps

@@ -9,6 +9,16 @@ def argument(default: Any, text: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": text, **metadata})
 
 
+def transport_argument() -> Any:
+    """Declare the argument that every job with stages has."""
+    return argument(
+        "auto",
+        "What carries tensors between ranks: auto is nccl where each rank has a GPU to itself, else gloo, through the "
+        "host's memory, which lets ranks share a GPU but is slow.",
+        choices=["auto", "nccl", "gloo"],
+    )
+
+
 @dataclass
 class TrainingArguments:
     """How to train: lengths, batches, optimizer, placement, output."""
@@ -24,6 +34,7 @@ class TrainingArguments:
         "Order of forwards and backwards; 2bw never drains, on two weight versions.",
         choices=["1f1b", "gpipe", "2bw"],
     )
+    transport: str = transport_argument()
     deepspeed_config: str | None = argument(None, 'DeepSpeed JSON file; "auto" in it is filled from these arguments.')
 
     max_steps: int = argument(-1, "Optimizer steps to train for; overrides num_train_epochs.")

@@ -101,7 +101,7 @@ def fine_tune(
     runs = _runs(arguments)
     _claim_seeds(arguments)
     checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint or None) for run in runs]
-    grid = start_process_group(stage_map, arguments.ddp_timeout)
+    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     results = []
     for run, checkpoint in zip(runs, checkpoints, strict=True):
         status, measures = kind(task, run, source, config, fresh, grid, settings).do(checkpoint)
