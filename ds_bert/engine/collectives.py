@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from ds_bert.engine.device import host_buffer
 from ds_bert.engine.process_group import Grid
 
 # Thread blocks of a kernel that may spin for long, as it waits for another stage: few of a GPU's hundred or more.
@@ -71,9 +72,8 @@ class _Staged:
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Copy a device's tensor into pinned memory, and wait for it."""
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor)
+    """Copy a device's tensor to the host, and wait for it."""
+    return host_buffer(tensor.shape, tensor.dtype).copy_(tensor)
 
 
 def nccl_options(grid: Grid) -> Any:

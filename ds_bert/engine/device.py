@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -90,6 +91,11 @@ def choose_backend(transport: str, device: torch.device, store: dist.Store, rank
                 )
             return "gloo"
     return "nccl"
+
+
+def host_buffer(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return memory of the host that a GPU copies to and from while both go on; torch reuses it once they are done."""
+    return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
 
 
 def _name_of_gpu(device: torch.device) -> str:

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from ds_bert.engine.collectives import Group
+from ds_bert.engine.device import host_buffer
 from ds_bert.engine.lamb import Lamb
 from ds_bert.engine.layout import make_buckets, stages_by_name
 from ds_bert.engine.loss_scaler import LossScaler
@@ -66,8 +67,7 @@ class PendingResult:
         self._numbers, self._arrived = torch.cat([vector, scales]), None
         if self._numbers.is_cuda:
             there = self._numbers
-            self._numbers = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
-            self._numbers.copy_(there, non_blocking=True)
+            self._numbers = host_buffer(there.shape, there.dtype).copy_(there, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 

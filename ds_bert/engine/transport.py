@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from ds_bert.engine.collectives import Work, nccl_options, to_host
+from ds_bert.engine.device import host_buffer
 from ds_bert.engine.process_group import Grid
 
 _ALIGNMENT = 16
@@ -113,7 +114,7 @@ class Channel:
         if len(fields) == 1:
             size = prod(fields[0].shape) * fields[0].dtype.itemsize
         if self.is_staged:
-            message = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            message = host_buffer([size], torch.uint8)
         else:
             message = torch.empty(size, dtype=torch.uint8, device=self.device)
         work = _under_way(dist.irecv(message, self.peer, group=self.group))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from ds_bert.engine.device import host_buffer
 from ds_bert.engine.transport import message_layout, unpack
 
 Tensors = dict[str, torch.Tensor]
@@ -39,8 +40,7 @@ class Uploader:
         if self._stream is None or all(tensor.device == self.device for tensor in here.values()):
             return lambda: here
         parts = [_Part(name, tuple(tensor.shape), tensor.dtype) for name, tensor in here.items()]
-        # torch keeps pinned memory from being used again until the copies from it are done.
-        message = torch.empty(message_layout(parts)[1], dtype=torch.uint8, pin_memory=True)
+        message = host_buffer([message_layout(parts)[1]], torch.uint8)
         for view, tensor in zip(unpack(parts, message), here.values(), strict=True):
             view.copy_(tensor)
         with torch.cuda.stream(self._stream):
