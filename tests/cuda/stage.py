@@ -1,0 +1,213 @@
+"""One rank of the real engine on the fake device: built, trained, drained, measured, and asked for its state."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.process_group import Grid, start_process_group
+from ds_bert.engine.settings import EngineSettings
+from ds_bert.modeling.conditional.layers import MultitaskHead
+from ds_bert.modeling.layer import Layer
+from ds_bert.modeling.model import model_layers
+from ds_bert.multitask.objective import objective_of
+from ds_bert.multitask.run import split_tasks
+from ds_bert.stage_map import StageMap
+from ds_bert.tasks.classification import ClassificationObjective
+from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
+from ds_bert.training.build import build_engine
+from ds_bert.training.feed import Feed, split_features
+from tests.support.fake_cuda import processes
+from tests.support.fake_cuda.recording import RECORDER, Phase
+from tests.support.fine_tuning import examples, objective
+from tests.support.models import CHOICES, toy_model
+from tests.support.toy import ROWS, global_batch
+
+CUTS = {1: (0, 5), 2: (0, 3, 5), 3: (0, 2, 3, 5)}
+"""Of embeddings, three encoder layers, and a head."""
+STEPS = 4  # 2BW's pipeline is full from the third on
+SIZE, MICRO_BATCHES = ROWS // 4, 4
+CONDITIONAL, REGRESSION = "conditional", "regression"  # beside the names of heads
+TASKS = [("two", 2), ("number", 0), ("three", 3)]
+Batch = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A rank of a grid: that of replica ``replica`` of ``replicas`` on stage ``stage`` of ``stages``."""
+
+    stages: int = 1
+    stage: int = 0
+    replicas: int = 1
+    replica: int = 0
+
+    def start(self, cuts: Mapping[int, Sequence[int]] = CUTS) -> Grid:
+        """Join the made-up processes."""
+        of_stages = cuts[self.stages]
+        owners = tuple(stage for stage in range(self.stages) for _ in range(of_stages[stage], of_stages[stage + 1]))
+        ranks = np.arange(self.stages * self.replicas).reshape(self.stages, self.replicas).tolist()
+        processes.become(self.stage * self.replicas + self.replica, self.stages * self.replicas)
+        return start_process_group(StageMap(owners, tuple(map(tuple, ranks))), timeout_seconds=60)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One rank of a job.
+
+    Args:
+        place: which.
+        head: a head's name, `REGRESSION` or `CONDITIONAL`.
+        family: "bert" or "albert".
+        model: changes of the toy's configuration.
+        settings: of the engine.
+        padded: whether batches have padding, and so a mask.
+        pairs: the measures of pre-training's pairs.
+    """
+
+    place: Place = Place()
+    head: str = "pretraining"
+    family: str = "bert"
+    model: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    padded: bool = True
+    pairs: str = "nsp"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether inputs are copied to the device."""
+        return self.place.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether labels are copied to the device."""
+        return self.place.stage == self.place.stages - 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was recorded, by phase: "build", "step 0", …, "drain", "evaluate", "predict", "state".
+
+    Args:
+        bytes_held: on the device between two steps.
+        parameters: of the stage.
+    """
+
+    phases: dict[str, Phase]
+    bytes_held: int
+    parameters: int
+
+    @property
+    def steady(self) -> Phase:
+        """The last step."""
+        return self.phases[f"step {STEPS - 1}"]
+
+
+class _Toy:
+    """A data set of which every batch is as long; each of ``epochs`` × numbers gives the rows of a global batch."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.lengths = case, np.full(4 * ROWS, 16)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, epochs: Any, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Some rows of a global batch."""
+        rows = len(numbers) * (CHOICES if self.case.head == "multiple-choice" else 1)
+        whole = self._global_batch()
+        per_row = {name: array[: rows if name in _TOKENS else len(numbers)] for name, array in whole.items()}
+        if not self.case.padded:
+            del per_row["attention_mask"]
+        return per_row
+
+    def _global_batch(self) -> Batch:
+        if self.case.head == CONDITIONAL:
+            batch = {name: array for name, array in global_batch(0).items() if name in _TOKENS}
+            tasks = np.arange(ROWS) % len(TASKS)
+            return batch | {"task_ids": tasks, "labels": np.ones(ROWS, np.float32)}
+        if self.case.head == REGRESSION:
+            return examples("sequence-classification", 0) | {"labels": np.linspace(0, 1, ROWS, dtype=np.float32)}
+        return examples(self.case.head, 0)
+
+    def micro_batch(self, step: int, replica: int, index: int, size: int, replicas: int) -> tuple[Any, np.ndarray]:
+        """What a sampler says."""
+        return np.zeros(size, np.int64), np.arange(size)
+
+    def shapes(self, count: int, split: Callable[[Any], Any]) -> list[tuple[int, ...]]:
+        """What the first stage says of so many micro-batches."""
+        inputs = split(self.batch(None, np.arange(SIZE)))[0]
+        return [(*inputs["input_ids"].shape, int("attention_mask" in inputs))] * count
+
+
+_TOKENS = ("input_ids", "token_type_ids", "attention_mask")
+
+
+def _parts(case: Case) -> tuple[str | Callable[[Any], Layer], Any, Callable[[Any], Any], dict[str, Any]]:
+    """Head, objective, how a batch is split, and what the configuration has besides."""
+    if case.head == CONDITIONAL:
+        tasks = [{"name": name, "labels": list(range(count))} for name, count in TASKS]
+        return MultitaskHead, objective_of(TASKS), split_tasks, {"tasks": tasks, "conditional_length": 16}
+    if case.head == REGRESSION:
+        return "sequence-classification", ClassificationObjective(1, regression=True), split_features, {"num_labels": 1}
+    if case.head == "pretraining":
+        return case.head, PretrainingObjective(case.pairs), split_batch, {}
+    return case.head, objective(case.head), split_features, {}
+
+
+def names_by_stage(layers: Sequence[Callable[[], Layer]], cuts: Sequence[int]) -> list[list[str]]:
+    """The parameters' names of every stage, as its own process would gather them."""
+    with torch.device("meta"):
+        built = [make() for make in layers]
+    names = [[layer.hugging_face_name(name) for name, _ in layer.named_parameters()] for layer in built]
+    stages = [names[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False)]
+    return [list(dict.fromkeys(name for layer in stage for name in layer)) for stage in stages]
+
+
+def gather_names(grid: Grid, layers: Sequence[Callable[[], Layer]]) -> None:
+    """Let the other ranks say the names of their stages' parameters where this one says its own."""
+    names = names_by_stage(layers, grid.stage_map.cuts)
+    processes.peers_say(lambda rank, mine: names[rank // grid.num_replicas] if mine == names[grid.stage] else mine)
+
+
+def _build(case: Case, grid: Grid) -> tuple[Engine, _Toy, Feed]:
+    head, goal, split, model = _parts(case)
+    drop = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    name = head if isinstance(head, str) else "sequence-classification"
+    config = toy_model(case.family, name, **(drop | {"num_hidden_layers": 3} | model | case.model))
+    gather_names(grid, model_layers(config, head))
+    engine = build_engine(config, head, goal, grid, EngineSettings(**case.settings), SIZE, MICRO_BATCHES)
+    toy = _Toy(case)
+    share = engine.share_shapes
+    shapes = lambda own, count: share(own, count) and toy.shapes(count, split)  # noqa: E731
+    engine.share_shapes = shapes  # type: ignore[method-assign]
+    return engine, toy, Feed(toy, engine, split)
+
+
+def run(case: Case) -> Report:
+    """Run the case on the fake device."""
+    from tests.support.fake_cuda.device import bytes_on_device
+
+    grid = case.place.start()
+    RECORDER.begin("build")
+    engine, toy, feed = _build(case, grid)
+    for step in range(STEPS):
+        RECORDER.step = step
+        RECORDER.begin(f"step {step}")
+        batches = feed.step(toy, step, SIZE, MICRO_BATCHES)
+        engine.train_batch(batches, 1e-3, votes=[0.0, 0.0])
+    del batches
+    RECORDER.step += 1
+    RECORDER.begin("drain")
+    engine.drain()
+    held = bytes_on_device()
+    RECORDER.begin("evaluate")
+    feed.measure(MICRO_BATCHES * SIZE * grid.num_replicas, SIZE)
+    RECORDER.begin("predict")
+    feed.predict(toy.lengths[: MICRO_BATCHES * SIZE * grid.num_replicas], SIZE)
+    RECORDER.begin("state")
+    engine.boundary.state_by_name(engine.steps_done)
+    RECORDER.begin("after")
+    return Report(RECORDER.phases, held, sum(item.numel() for item in engine.module.parameters_by_name().values()))
