@@ -17,8 +17,12 @@ from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Field, Transport
+<<<<<<< HEAD
 from ds_bert.engine.upload import Uploader
 from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use
+=======
+from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use, no_norm
+>>>>>>> 629cbfe (Meta-learning, many tasks: norms lie on their device, losses are read at once, and constants of a loss are copied once, without waiting)
 from ds_bert.meta.task import Task
 from ds_bert.modeling import carry as carries
 from ds_bert.schedules.instructions import (
@@ -181,7 +185,7 @@ class TaskExecution:
     def _backward(self, unit: Unit) -> None:
         self._bind(unit)
         if self.grid.is_last:
-            unit.task.squared_norm = torch.zeros(1, dtype=torch.float64, device=self.grid.device)
+            unit.task.squared_norm = no_norm(self.grid.device)
             assert unit.loss is not None
             unit.loss.backward()
         else:

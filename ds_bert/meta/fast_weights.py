@@ -38,6 +38,7 @@ class StageWeights:
         self.slow = {
             name: _Slow(item, item.data, getattr(item, "main_grad", None)) for name, item in parameters.items()
         }
+        self.device = next(iter(parameters.values())).device
         self.adapted = [name for name in parameters if is_adapted(name)]
         self._is_adapted = frozenset(self.adapted)
 
@@ -85,8 +86,8 @@ class FastWeights:
             value.copy_(self.stage.slow[name].value)
 
     def squared_norm(self) -> torch.Tensor:
-        """Sum of squares of this stage's inner gradient, float64 (1,)."""
-        return squared_norm_of(self.gradients.values())
+        """Sum of squares of this stage's inner gradient, float64 (1,); 0 of a stage that adapts nothing."""
+        return squared_norm_of(self.gradients.values(), self.stage.device)
 
     @torch.no_grad()
     def step(self, clip: torch.Tensor, rate: float) -> None:
@@ -158,10 +159,15 @@ def clip_factor(squared_norm: torch.Tensor, max_norm: float) -> torch.Tensor:
     return max_norm / squared_norm.clamp(min=max_norm**2).sqrt() if max_norm else torch.ones_like(squared_norm)
 
 
-def squared_norm_of(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Sum of squares over all of them, float64 (1,)."""
+def squared_norm_of(gradients: Iterable[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Sum of squares over all of them, float64 (1,), on the device where they lie."""
     squares = [sum_of_squares(gradient.flatten()) for gradient in gradients]
-    return torch.stack(squares).sum().reshape(1) if squares else torch.zeros(1, dtype=torch.float64)
+    return torch.stack(squares).sum().reshape(1) if squares else no_norm(device)
+
+
+def no_norm(device: torch.device) -> torch.Tensor:
+    """What squared norms are added up from, float64 (1,)."""
+    return torch.zeros(1, dtype=torch.float64, device=device)
 
 
 def zero_(tensors: list[torch.Tensor]) -> None:

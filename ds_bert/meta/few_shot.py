@@ -176,7 +176,8 @@ class FewShot:
             execution.run(units, len(alive), epoch + 1)
             step, epoch = step + count, epoch + 1
             self.steps_done += count * len(alive)
-            losses = self._from_last([runs[place].task.mean_loss() for place in alive])
+            means = torch.stack([runs[place].task.mean_loss() for place in alive])  # read at once: reading waits
+            losses = self._from_last(means.tolist())
             for place, loss in zip(alive, losses, strict=True):
                 found[place] = step, loss
             alive = [place for place, loss in zip(alive, losses, strict=True) if not loss < course.loss_threshold]
@@ -191,8 +192,8 @@ class FewShot:
             execution.run([Unit(run.task, "predict", batch) for batch in batches], 1, None)
         right = 0.0
         if self.grid.is_last:
-            found = torch.cat([scores.argmax(1).cpu() for scores in run.task.scores])
-            right = float((found.numpy() == np.asarray(query.columns["labels"])).mean())
+            found = torch.cat([scores.argmax(1) for scores in run.task.scores])
+            right = float((found.cpu().numpy() == np.asarray(query.columns["labels"])).mean())
         return self._from_last([right])[0]
 
     def _from_last(self, values: Sequence[float]) -> list[float]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights, clip_factor, squared_norm_of
+from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights, clip_factor, no_norm, squared_norm_of
 from ds_bert.meta.loss import batch_loss, class_means, scores
 from ds_bert.modeling.layer import Carry
 
@@ -59,7 +59,7 @@ class Task:
     ) -> None:
         self.method, self.stage, self.fast, self.make_labels = method, stage, fast, make_labels
         self.num_classes = 0
-        self.squared_norm = torch.zeros(1, dtype=torch.float64)
+        self.squared_norm = no_norm(stage.device)
         self.labels: LabelWeights | None = None
         self.losses: list[torch.Tensor] = []
         self.scores: list[torch.Tensor] = []
@@ -71,8 +71,7 @@ class Task:
         self.fast.reset()
         self.labels, self._rate = None, None
         self.losses, self.queries, self.scores = [], [], []
-        device = next(iter(self.stage.slow.values())).value.device
-        self.squared_norm = torch.zeros(1, dtype=torch.float64, device=device)
+        self.squared_norm = no_norm(self.stage.device)
 
     def measure(self, kind: str, outputs: Carry, labels: Carry, scale: float) -> torch.Tensor | None:
         """Do what the last stage does with a pass's outputs; return the loss, if it has one."""
@@ -96,16 +95,16 @@ class Task:
         self.queries.append(torch.stack([scale * loss.detach().double(), correct]))
         return loss * scale
 
-    def mean_loss(self) -> float:
-        """Mean of the support passes' losses since the last call; 0 where none is known."""
+    def mean_loss(self) -> torch.Tensor:
+        """Mean of the support passes' losses since the last call, on the device; 0 where none is known."""
         losses, self.losses = self.losses, []
-        return torch.stack(losses).mean().item() if losses else 0.0
+        return torch.stack(losses).mean() if losses else torch.zeros((), device=self.stage.device)
 
     def keep_inner_gradient(self, rate: float) -> None:
         """Note that a support pass's gradient is here; the step is taken once its norm over all stages is known."""
         self.squared_norm = self.squared_norm + self.fast.squared_norm()
         if self.labels is not None:
-            self.squared_norm = self.squared_norm + squared_norm_of([self.labels.gradient])
+            self.squared_norm = self.squared_norm + squared_norm_of([self.labels.gradient], self.stage.device)
         self._rate = rate
 
     def take_step(self) -> None:

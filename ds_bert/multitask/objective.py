@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -50,14 +51,14 @@ class MultitaskObjective:
         tasks_B = labels["task_ids"]
         losses_B = self._losses(outputs["logits"], labels["labels"], tasks_B)
         weights = (totals > 0) / totals.clamp(min=1) / (totals > 0).sum().clamp(min=1)
-        share = losses_B @ weights.to(losses_B)[tasks_B]
+        share = losses_B @ _on_device(tuple(weights.tolist()), losses_B.dtype, losses_B.device)[tasks_B]
         examples = self._per_task(torch.ones_like(losses_B), tasks_B)
         return share, torch.cat([self._per_task(losses_B.detach(), tasks_B), examples])
 
     def _losses(self, logits_BC: torch.Tensor, targets_B: torch.Tensor, tasks_B: torch.Tensor) -> torch.Tensor:
         """Each example's loss, (B,), in float32 at least."""
         logits_BC = logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
-        is_regression_B = torch.tensor(self.labels, device=tasks_B.device)[tasks_B] == 0
+        is_regression_B = _on_device(self.labels, torch.int64, tasks_B.device)[tasks_B] == 0
         classes_B = targets_B.long().masked_fill(is_regression_B, 0)
         errors_B = (logits_BC[:, 0] - targets_B.to(logits_BC.dtype)).square()
         return torch.where(is_regression_B, errors_B, F.cross_entropy(logits_BC, classes_B, reduction="none"))
@@ -72,6 +73,13 @@ class MultitaskObjective:
         }
         mean = sum(present.values()) / max(1, len(present))
         return {"loss": mean} | {f"{name}_loss": loss for name, loss in present.items()}
+
+
+@lru_cache(maxsize=8)
+def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Copy what all micro-batches of a global batch share to the device once, without waiting for it."""
+    tensor = torch.tensor(values, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def objective_of(tasks: Sequence[tuple[str, int]]) -> MultitaskObjective:

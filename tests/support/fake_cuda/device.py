@@ -51,6 +51,8 @@ class FakeDevice(TorchDispatchMode):
                 return torch.ones((), dtype=args[0].dtype).item()
             if not (func.is_view or name in _PLAIN):
                 enqueue(name)
+            if name.startswith("_fused") and not func._schema.returns:
+                return None  # an optimizer's step, in place; torch does not know the shapes of all of them
         with self.fake:
             return func(*args, **kwargs)
 
@@ -116,14 +118,21 @@ def bytes_on_device() -> int:
 
 
 def _move(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
-    """Move a module, unless it is where it is to be: torch cannot replace a FakeTensor in it by itself."""
+    """Move a module: torch's own cannot put a FakeTensor into a parameter that exists, so here is another for it."""
     device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-    tensors = [*module.parameters(), *module.buffers()]
-    if all(item.device == (device or item.device) and item.dtype == (dtype or item.dtype) for item in tensors):
-        return module
-    return _to(module, *args, **kwargs)
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+    made: dict[int, torch.nn.Parameter] = {}
+    for part in module.modules():
+        for name, old in part._parameters.items():
+            if old is not None and (new := moved(old.data)) is not old.data:
+                made.setdefault(id(old), torch.nn.Parameter(new, old.requires_grad))
+                part._parameters[name] = made[id(old)]
+        part._buffers |= {name: moved(old) for name, old in part._buffers.items() if old is not None}
+    return module
 
 
-_to = torch.nn.Module.to
 torch.nn.Module.to = _move  # type: ignore[method-assign]
 FakeTensor.tolist = lambda tensor: tensor.cpu().tolist()  # type: ignore[method-assign]  # one copy, not one for each number
