@@ -31,7 +31,7 @@ class MultitaskObjective:
 
     def counts(self, labels: Carry) -> torch.Tensor:
         """Return the examples of each task in a micro-batch, float64 (tasks,), on the CPU."""
-        return self._per_task(torch.ones(len(labels["task_ids"]), dtype=torch.float64), labels["task_ids"].cpu())
+        return self._per_task(torch.ones(len(labels["task_ids"]), dtype=torch.float64), labels["task_ids"])
 
     def _per_task(self, values_B: torch.Tensor, tasks_B: torch.Tensor) -> torch.Tensor:
         zeros = torch.zeros(len(self.names), dtype=torch.float64, device=values_B.device)

@@ -1,7 +1,8 @@
 """One rank of the real engine on the fake device: built, trained, drained, measured, and asked for its state."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -32,6 +33,7 @@ SIZE, MICRO_BATCHES, EVALUATED = 2, 3, 2
 CONDITIONAL, REGRESSION = "conditional", "regression"  # beside the names of heads
 TASKS = [("two", 2), ("number", 0), ("three", 3)]
 T = TypeVar("T")
+_TOKENS = ("input_ids", "token_type_ids", "attention_mask")
 Batch = Mapping[str, np.ndarray]
 
 
@@ -96,6 +98,8 @@ class Report:
     """What was recorded, by phase: "build", "step 0", …, "drain", "evaluate", "predict", "state".
 
     Args:
+        steps: how many were taken.
+        phases: see above.
         bytes_held: on the device between two steps.
         parameters: of the stage.
     """
@@ -112,7 +116,7 @@ class Report:
 
 
 class _Toy:
-    """A data set of which every batch is as long; each of ``epochs`` × numbers gives the rows of a global batch."""
+    """A data set, and its sampler: every batch is the first rows of the toy's first global batch."""
 
     def __init__(self, case: Case) -> None:
         self.case, self.lengths = case, np.full(4 * ROWS, 16)
@@ -148,22 +152,6 @@ class _Toy:
         return [(*inputs["input_ids"].shape, int("attention_mask" in inputs))] * count
 
 
-class Reports(Generic[T]):
-    """Runs each case once, for all tests that ask for it."""
-
-    def __init__(self, run: Callable[..., T]) -> None:
-        self._run, self._known = run, dict[str, T]()
-
-    def __call__(self, *case: Any) -> T:
-        key = repr(case)
-        if key not in self._known:
-            self._known[key] = self._run(*case)
-        return self._known[key]
-
-
-_TOKENS = ("input_ids", "token_type_ids", "attention_mask")
-
-
 def _parts(case: Case) -> tuple[str | Callable[[Any], Layer], Any, Callable[[Any], Any], dict[str, Any]]:
     """Head, objective, how a batch is split, and what the configuration has besides."""
     if case.head == CONDITIONAL:
@@ -181,14 +169,20 @@ def names_by_stage(layers: Sequence[Callable[[], Layer]], cuts: Sequence[int]) -
     with torch.device("meta"):
         built = [make() for make in layers]
     names = [[layer.hugging_face_name(name) for name, _ in layer.named_parameters()] for layer in built]
-    stages = [names[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False)]
+    stages = [names[begin:end] for begin, end in pairwise(cuts)]
     return [list(dict.fromkeys(name for layer in stage for name in layer)) for stage in stages]
 
 
-def gather_names(grid: Grid, layers: Sequence[Callable[[], Layer]]) -> None:
-    """Let the other ranks say the names of their stages' parameters where this one says its own."""
+def let_peers_answer(grid: Grid, layers: Sequence[Callable[[], Layer]]) -> None:
+    """Let the other ranks name their stages' parameters where this one does, and predict where rank 0 gathers."""
     names = names_by_stage(layers, grid.stage_map.cuts)
-    processes.peers_say(lambda rank, mine: names[rank // grid.num_replicas] if mine == names[grid.stage] else mine)
+
+    def answer(rank: int, mine: Any) -> Any:
+        if isinstance(mine, dict):  # outputs by the numbers of micro-batches, which replicas take in turn
+            return {number + rank: output for number, output in mine.items()}
+        return names[rank // grid.num_replicas] if mine == names[grid.stage] else mine
+
+    processes.peers_say(answer)
 
 
 def _build(case: Case, grid: Grid) -> tuple[Engine, _Toy, Feed]:
@@ -196,11 +190,15 @@ def _build(case: Case, grid: Grid) -> tuple[Engine, _Toy, Feed]:
     drop = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     name = head if isinstance(head, str) else "sequence-classification"
     config = toy_model(case.family, name, **(drop | {"num_hidden_layers": 2} | model | case.model))
-    gather_names(grid, model_layers(config, head))
+    let_peers_answer(grid, model_layers(config, head))
     engine = build_engine(config, head, goal, grid, EngineSettings(**case.settings), SIZE, MICRO_BATCHES)
     toy = _Toy(case)
     share = engine.share_shapes
-    shapes = lambda own, count: share(own, count) and toy.shapes(count, split)  # noqa: E731
+
+    def shapes(own: Any, count: int) -> list[tuple[int, ...]]:
+        """What this stage is told: the first stage is made up, too, where this is not the first."""
+        return share(own, count) and toy.shapes(count, split)
+
     engine.share_shapes = shapes  # type: ignore[method-assign]
     return engine, toy, Feed(toy, engine, split)
 
@@ -229,4 +227,18 @@ def run(case: Case) -> Report:
     RECORDER.begin("state")
     engine.boundary.state_by_name(engine.steps_done)
     RECORDER.begin("after")
-    return Report(case.steps, RECORDER.phases, held, sum(item.numel() for item in engine.module.parameters_by_name().values()))
+    parameters = engine.module.parameters_by_name().values()
+    return Report(case.steps, RECORDER.phases, held, sum(item.numel() for item in parameters))
+
+
+class Reports(Generic[T]):
+    """Runs each case once, for all tests that ask for it."""
+
+    def __init__(self, run: Callable[..., T]) -> None:
+        self._run, self._known = run, dict[str, T]()
+
+    def __call__(self, *case: Any) -> T:
+        key = repr(case)
+        if key not in self._known:
+            self._known[key] = self._run(*case)
+        return self._known[key]

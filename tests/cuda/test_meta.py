@@ -16,7 +16,7 @@ from ds_bert.meta.task import Method
 from ds_bert.modeling.adapters.layers import meta_layers
 from tests.cuda.cases import FIRST, LAST, MIDDLE, ONLY
 from tests.cuda.pending import PENDING
-from tests.cuda.stage import Place, Reports, gather_names
+from tests.cuda.stage import Place, Reports, let_peers_answer
 from tests.support.fake_cuda.recording import RECORDER, Phase
 from tests.support.fake_cuda.server import FakeCuda
 from tests.support.few_shot import few_shot_learner, make_episode, recipe_of
@@ -32,8 +32,8 @@ class MetaTraining:
     """One rank of a job of meta-training."""
 
     place: Place = ONLY
-    selection: Selection = Selection()
-    method: Method = Method()
+    selection: Selection = field(default_factory=Selection)
+    method: Method = field(default_factory=Method)
     learner: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     pooling: str = "cls"
@@ -44,7 +44,7 @@ def meta_train(case: MetaTraining) -> dict[str, Phase]:
     config = meta_config(case.selection.parameter_efficient, LAYERS, dropout=0.1, pooling=case.pooling)
     learner = Learner(task_passes(BATCHES, 1, 0), case.method, case.selection, **case.learner)
     grid = case.place.start()
-    gather_names(grid, meta_layers(config))
+    let_peers_answer(grid, meta_layers(config))
     settings = EngineSettings(**{"precision": "fp32", **case.settings})
     engine = meta_engine(grid, MetaCase(config, learner, TASKS * grid.num_replicas, BATCHES), settings)
     for step in range(STEPS):
@@ -127,9 +127,7 @@ def test_an_outer_step_waits_for_the_device_once_at_most(
 
 
 @pytest.mark.parametrize(("place", "method"), FEW_SHOT_CASES)
-def test_few_shot_learning_happens_on_one_device(
-    learned: Reports[dict[str, Phase]], place: Place, method: str
-) -> None:
+def test_few_shot_learning_happens_on_one_device(learned: Reports[dict[str, Phase]], place: Place, method: str) -> None:
     assert all(learned(place, method)[time].kernels for time in ("first", "second"))
 
 

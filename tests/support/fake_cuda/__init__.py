@@ -1,4 +1,4 @@
-"""A process in which torch finds a CUDA device that computes nothing: who waits for it, and what is copied, is recorded.
+"""A process in which torch finds a CUDA device that computes nothing: waits for it, and copies, are recorded.
 
 Tensors of ``cuda:0`` have shapes and types, but no values (torch's FakeTensor); tensors of the host are real. What is
 read of the device is made up: 1, 1.0, True. The engine that runs here is the real one, of one rank of any grid, whose

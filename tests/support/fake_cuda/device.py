@@ -16,10 +16,12 @@ _WAITING = {
     "nonzero", "masked_select", "bincount", "unique_dim", "unique_consecutive", "unique_dim_consecutive", "_unique",
     "_unique2", "equal", "repeat_interleave", "histc", "_local_scalar_dense", "is_nonzero",
 }  # fmt: skip
+_INDEXING = ("index", "index_put", "index_put_")
 # Neither a kernel nor a copy: they say where and how a tensor lies.
 _PLAIN = {
     "detach", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "alias",
-    "lift_fresh", "set_", "resize_", "is_same_size", "_reshape_alias", "record_stream", "_has_compatible_shallow_copy_type",
+    "lift_fresh", "set_", "resize_", "is_same_size", "_reshape_alias", "record_stream",
+    "_has_compatible_shallow_copy_type",
 }  # fmt: skip
 
 
@@ -45,10 +47,12 @@ class FakeDevice(TorchDispatchMode):
             return self._copy(name, func, args, kwargs)
         if func.namespace == "aten":
             _check_devices(func, name, args, tensors)
-            if name in _WAITING or name in ("index", "index_put", "index_put_") and _has_mask(args):
+            if name in _WAITING or (name in _INDEXING and _has_mask(args)):
                 wait("item" if name == "_local_scalar_dense" else name)
             if name == "_local_scalar_dense":
                 return torch.ones((), dtype=args[0].dtype).item()
+            if name == "equal":
+                return True
             if not (func.is_view or name in _PLAIN):
                 enqueue(name)
             if name.startswith("_fused") and not func._schema.returns:
@@ -57,8 +61,9 @@ class FakeDevice(TorchDispatchMode):
             return func(*args, **kwargs)
 
     def _copy(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
-        into = kwargs.get("device") or args[0].device
-        source, target = (args[0].device, torch.device(into)) if name == "_to_copy" else (args[1].device, args[0].device)
+        source, target = args[0].device, torch.device(kwargs.get("device") or args[0].device)
+        if name == "copy_":
+            source, target = args[1].device, args[0].device
         if source.type == target.type:
             enqueue(name)
             with self.fake:
@@ -91,9 +96,9 @@ def _on_host(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _check_devices(func: Any, name: str, args: Any, tensors: list[torch.Tensor]) -> None:
-    """Refuse tensors of the host beside those of the device, but for scalars, which travel with a kernel's arguments."""
+    """Refuse tensors of the host beside those of the device, but for scalars, which are a kernel's arguments."""
     on_host = [tensor for tensor in tensors if tensor.ndim and not _is_on_device(tensor)]
-    if name in ("index", "index_put", "index_put_"):  # torch itself moves their indices, and waits
+    if name in _INDEXING:  # torch itself moves their indices, and waits
         for index in args[1]:
             if index is not None and not _is_on_device(index):
                 RECORDER.copy(True, is_pinned(index), False)

@@ -41,15 +41,11 @@ class Phase:
     copies: Counter[Copy] = field(default_factory=Counter)
     waits: Counter[Wait] = field(default_factory=Counter)
 
-    def waits_older_than(self, age: int) -> int:
-        """The number of waits for work that had been in the queue for more than so many steps."""
-        return sum(count for wait, count in self.waits.items() if wait.age > age)
-
     def describe(self) -> str:
         """List waits and copies, for people."""
         waits = [f"{count} x {wait.cause} at {wait.place}, age {wait.age}" for wait, count in self.waits.items()]
         copies = [
-            f"{count} x {'pinned' if copy.pinned else 'pageable'} {'non-blocking' if copy.non_blocking else 'blocking'} "
+            f"{count} x {'pinned' if copy.pinned else 'pageable'}, {'non-' if copy.non_blocking else ''}blocking copy "
             f"{'to' if copy.to_device else 'from'} the device at {copy.place}"
             for copy, count in self.copies.items()
         ]

@@ -1,7 +1,7 @@
 """``torch.cuda`` of the fake device: streams, events, pinned memory. Imported once, in a process of its own."""
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
