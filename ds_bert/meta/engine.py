@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from ds_bert.engine.engine import Engine
-from ds_bert.engine.execution import to_device
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.optimizer import StepResult
 from ds_bert.engine.process_group import Grid
@@ -78,15 +77,9 @@ class MetaEngine(Engine):
         self._get_ready([batch for task in tasks[:1] for batch in task.support[:1]])
         run = self._first_order if self.learner.first_order else self._second_order
         sums = run(tasks, 1.0 / (len(tasks) * self.place.num_replicas))
-<<<<<<< HEAD
         reduction = self.boundary.begin(step, learning_rate, torch.cat([sums, self._upload(votes)]))
         self._finished.append(self.boundary.finish(reduction))
         self.boundary.settle(step)
-=======
-        counted = to_device(self.place.device, {"votes": torch.tensor(votes, dtype=torch.float64)})["votes"]
-        result = self.boundary.finish(self.boundary.begin(step, learning_rate, torch.cat([sums, counted])))
-        self.boundary.settle()
->>>>>>> 629cbfe (Meta-learning, many tasks: norms lie on their device, losses are read at once, and constants of a loss are copied once, without waiting)
         self._bound_step_sizes()
         self.steps_done += 1
         self.timeline.collect()

@@ -17,12 +17,8 @@ from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Field, Transport
-<<<<<<< HEAD
 from ds_bert.engine.upload import Uploader
-from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use
-=======
 from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use, no_norm
->>>>>>> 629cbfe (Meta-learning, many tasks: norms lie on their device, losses are read at once, and constants of a loss are copied once, without waiting)
 from ds_bert.meta.task import Task
 from ds_bert.modeling import carry as carries
 from ds_bert.schedules.instructions import (

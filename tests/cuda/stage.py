@@ -191,7 +191,7 @@ def _build(case: Case, grid: Grid) -> tuple[Engine, _Toy, Feed]:
     name = head if isinstance(head, str) else "sequence-classification"
     config = toy_model(case.family, name, **(drop | {"num_hidden_layers": 2} | model | case.model))
     let_peers_answer(grid, model_layers(config, head))
-    engine = build_engine(config, head, goal, grid, EngineSettings(**case.settings), SIZE, MICRO_BATCHES)
+    engine = build_engine(config, head, goal, grid, EngineSettings(**case.settings), MICRO_BATCHES)
     toy = _Toy(case)
     share = engine.share_shapes
 
