@@ -3,7 +3,6 @@
 import pytest
 
 from tests.cuda.cases import QUICK, SLOW
-from tests.cuda.pending import PENDING
 from tests.cuda.stage import MICRO_BATCHES, Case, Report, Reports, run
 from tests.support.fake_cuda.server import FakeCuda
 
@@ -26,7 +25,6 @@ def test_all_that_a_stage_does_happens_on_one_device(report: Reports[Report], ca
     assert all(found.phases[phase].kernels for phase in computing)
 
 
-@PENDING
 @every_case
 def test_a_step_waits_for_the_device_once_at_most_and_for_the_step_before(report: Reports[Report], case: Case) -> None:
     """With several micro-batches in a step, nothing can be waited for in each of them."""
@@ -35,7 +33,6 @@ def test_a_step_waits_for_the_device_once_at_most_and_for_the_step_before(report
     assert all(wait.age >= 1 for wait in steady.waits), steady.describe()
 
 
-@PENDING
 @every_case
 def test_a_micro_batch_goes_to_the_device_in_one_pinned_copy_each_of_inputs_and_labels(
     report: Reports[Report], case: Case

@@ -15,7 +15,6 @@ from ds_bert.meta.selection import Selection
 from ds_bert.meta.task import Method
 from ds_bert.modeling.adapters.layers import meta_layers
 from tests.cuda.cases import FIRST, LAST, MIDDLE, ONLY
-from tests.cuda.pending import PENDING
 from tests.cuda.stage import Place, Reports, let_peers_answer
 from tests.support.fake_cuda.recording import RECORDER, Phase
 from tests.support.fake_cuda.server import FakeCuda
@@ -116,7 +115,6 @@ def test_meta_training_happens_on_one_device(trained: Reports[dict[str, Phase]],
     assert all(phases[f"step {step}"].kernels for step in range(STEPS)) and phases["state"].kernels
 
 
-@PENDING
 @pytest.mark.parametrize("case", META_CASES)
 def test_an_outer_step_waits_for_the_device_once_at_most(
     trained: Reports[dict[str, Phase]], case: MetaTraining
@@ -131,7 +129,6 @@ def test_few_shot_learning_happens_on_one_device(learned: Reports[dict[str, Phas
     assert all(learned(place, method)[time].kernels for time in ("first", "second"))
 
 
-@PENDING
 @pytest.mark.parametrize(("place", "method"), FEW_SHOT_CASES)
 def test_few_shot_learning_waits_for_the_losses_of_an_epoch_and_for_what_was_right(
     learned: Reports[dict[str, Phase]], place: Place, method: str

@@ -30,6 +30,14 @@ def peers_say(answer: Callable[[int, Any], Any]) -> None:
     _say = answer
 
 
+def _store(world_size: int) -> dist.Store:
+    """What the processes meet by; the others have told the names of their GPUs there."""
+    store = dist.HashStore()
+    for rank in range(world_size):
+        store.set(f"gpu/{rank}", f"of rank {rank}")
+    return store
+
+
 def install() -> None:
     """Let ``torch.distributed`` be that of the one rank."""
     start, new_group, own_backend = dist.init_process_group, dist.new_group, dist.get_backend
@@ -58,5 +66,5 @@ def install() -> None:
     for change in changes:
         setattr(dist, change.__name__, change)
     dist.new_group = make_group  # type: ignore[assignment]
-    dist.rendezvous = lambda url, rank=0, world_size=1, **_: iter([(FakeStore(), rank, world_size)])  # type: ignore
+    dist.rendezvous = lambda url, rank=0, world_size=1, **_: iter([(_store(world_size), rank, world_size)])  # type: ignore
     dist.broadcast_object_list = lambda *_, **__: None  # type: ignore[assignment]
