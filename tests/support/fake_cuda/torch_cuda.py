@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from tests.support.fake_cuda.program import PROGRAM
 from tests.support.fake_cuda.recording import RECORDER
 
 DEVICE = torch.device("cuda", 0)
@@ -16,13 +18,14 @@ class Stream:
     """A queue of work; ``step`` is that of the last work that was put into it."""
 
     def __init__(self, device: Any = None, priority: int = 0, **_: Any) -> None:
-        self.device, self.priority, self.cuda_stream, self.step = DEVICE, priority, id(self), RECORDER.step
+        self.device, self.priority, self.cuda_stream, self.step = DEVICE, priority, next(_numbers), RECORDER.step
 
     def wait_stream(self, other: "Stream") -> None:
-        self.step = max(self.step, other.step)
+        self.wait_event(other.record_event())
 
     def wait_event(self, event: "Event") -> None:
         self.step = max(self.step, event.step)
+        PROGRAM.follow(self.cuda_stream, event.mark)
 
     def record_event(self, event: "Event | None" = None) -> "Event":
         event = event or Event()
@@ -34,16 +37,19 @@ class Stream:
 
     def synchronize(self) -> None:
         RECORDER.wait("stream.synchronize", self.step)
+        PROGRAM.wait(PROGRAM.mark(self.cuda_stream))
 
 
 class Event:
     """A mark in a queue."""
 
     def __init__(self, enable_timing: bool = False, blocking: bool = False, **_: Any) -> None:
-        self.step = RECORDER.step
+        self.step: int = RECORDER.step
+        self.mark: int | None = None
 
     def record(self, stream: Stream | None = None) -> None:
-        self.step = (stream or current_stream()).step
+        stream = stream or current_stream()
+        self.step, self.mark = stream.step, PROGRAM.mark(stream.cuda_stream)
 
     def wait(self, stream: Stream | None = None) -> None:
         (stream or current_stream()).wait_event(self)
@@ -53,11 +59,13 @@ class Event:
 
     def synchronize(self) -> None:
         RECORDER.wait("event.synchronize", self.step)
+        PROGRAM.wait(self.mark)
 
     def elapsed_time(self, other: "Event") -> float:
         return 1.0
 
 
+_numbers = count()
 _DEFAULT = Stream()
 _current = [_DEFAULT]
 
@@ -76,6 +84,7 @@ def enqueue(name: str) -> None:
 def wait(cause: str) -> None:
     """Wait for all that is in the current stream."""
     RECORDER.wait(cause, current_stream().step)
+    PROGRAM.wait(PROGRAM.mark(current_stream().cuda_stream))
 
 
 @contextmanager
@@ -87,6 +96,7 @@ def _stream(stream: Stream | None) -> Iterator[None]:
 
 def _synchronize(device: Any = None) -> None:
     RECORDER.wait("device synchronize", RECORDER.step)
+    PROGRAM.wait_for_all()
 
 
 # The storages of pinned tensors, kept alive: an address that is used again would be taken for pinned.
