@@ -25,8 +25,17 @@ class StartError(Exception):
     """
 
 
+class JobFailure(RuntimeError):
+    """A failure in the midst of a job whose message, one sentence, says all there is to say.
+
+    `ds_bert.training.run.failing_by_name` has printed it, with the rank, when it comes here.
+    """
+
+
 def exit_on_user_error(job: Callable[[], int | None]) -> int:
     """Run ``job``; return its exit status (None counts as 0), or print a `UserError` (2) or `StartError` (1).
+
+    A `JobFailure` has been printed: it gives 1.
 
     Under a launcher every rank meets the same mistake. The first to leave makes the launcher end the others, so all
     ranks but the first of each machine hold back a moment: the sentence is printed once, and a mistake that only one
@@ -35,6 +44,8 @@ def exit_on_user_error(job: Callable[[], int | None]) -> int:
     """
     try:
         return job() or 0
+    except JobFailure:
+        return 1
     except (UserError, StartError) as error:
         if isinstance(error, UserError):
             _leave_note()

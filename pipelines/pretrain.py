@@ -67,29 +67,35 @@ def train(
     from ds_bert.training.agreement import check_agreement
     from ds_bert.training.build import build_engine, load_weights
     from ds_bert.training.checks import total_steps
+    from ds_bert.training.device import set_fp32_products
     from ds_bert.training.feed import Feed
     from ds_bert.training.log import RunLog
     from ds_bert.training.loop import Training
+    from ds_bert.training.meter import Meter
+    from ds_bert.training.out_of_memory import explaining_out_of_memory
+    from ds_bert.training.pretraining import work_of_example
     from ds_bert.training.run import conclude, failing_by_name, keep_settings, share
 
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     config = build_config(model)
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
+    set_fp32_products(grid, settings)
     objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
     engine = build_engine(config, "pretraining", objective, grid, settings, micro_batches)
-    with failing_by_name(grid, lambda: engine.steps_done):
+    with failing_by_name(grid, lambda: engine.steps_done), explaining_out_of_memory(engine, arguments):
         if weights:
             load_weights(engine, weights)
         check_agreement(engine, arguments, stage_map, data.fingerprint)
         go_on(engine, arguments.output_dir, checkpoint)
-        keep_settings(engine, arguments, stage_map)
 
         num_train, num_held_out = share(engine, [len(part) if part else 0 for part in (data.train, data.held_out)])
         sampler = GlobalBatchSampler(num_train, size * micro_batches * stage_map.num_replicas, arguments.seed)
         steps = total_steps(arguments, num_train / sampler.global_batch_size)
+        keep_settings(engine, arguments, stage_map)
         held_out = Feed(data.held_out, engine, split_batch)
         output_dir = Path(arguments.output_dir) if arguments.output_dir else None
         log = RunLog(output_dir, engine.place.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+        meter = Meter(engine, work_of_example(arguments, model), arguments.peak_tflops)
         state = {"arguments": asdict(arguments), "global_batch": sampler.global_batch_size, "model": model}
         training = Training(
             engine,
@@ -101,9 +107,10 @@ def train(
             describe_model(config, data.train.tokenizer if data.train else None),
             state | {"data": data.fingerprint},
             log,
+            meter,
         )
         outcome = training.run()
-        return conclude(engine, arguments, stage_map, outcome, log, arguments.max_seq_length)
+        return conclude(engine, arguments, stage_map, outcome, log, meter)
 
 
 if __name__ == "__main__":

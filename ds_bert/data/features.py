@@ -46,7 +46,12 @@ class Features:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each example's longest sequence, int64 (examples,)."""
-        return np.diff(self.starts).reshape(-1, self.per_example).max(axis=1)
+        return self.sequence_lengths.reshape(-1, self.per_example).max(axis=1)
+
+    @property
+    def sequence_lengths(self) -> np.ndarray:
+        """Tokens of each sequence, int64 (N,)."""
+        return np.diff(self.starts)
 
     def batch(self, epochs: int | np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Collate examples, padded to the longest of them.

@@ -126,6 +126,7 @@ class Execution:
         self._computes_gradients, self._hands_on_gradients = grid.stage >= first_trained, grid.stage > first_trained
         self.transport, self.uploader = Transport(grid), Uploader(grid.device)
         self._in_flight: dict[int, _InFlight] = {}
+        self.under_way: int | None = None  # the micro-batch whose instruction is being carried out
 
     @property
     def is_idle(self) -> bool:
@@ -151,7 +152,9 @@ class Execution:
         self._post_activation()
         self._post_gradient()
         for instruction in program:
+            self.under_way = instruction.micro_batch
             self._METHODS[type(instruction)](self, instruction.micro_batch)
+        self.under_way = None
 
     def _fields(self, number: int) -> Sequence[Field]:
         return self.declare_carry(*self._in_flight[number].batch.shape)

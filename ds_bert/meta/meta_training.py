@@ -25,9 +25,12 @@ from ds_bert.training.agreement import check_agreement
 from ds_bert.training.build import load_weights
 from ds_bert.training.checks import check_numbers, total_steps
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
+from ds_bert.training.device import set_fp32_products
 from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Training
+from ds_bert.training.meter import Meter, Work
 from ds_bert.training.model_source import Source
+from ds_bert.training.out_of_memory import explaining_out_of_memory
 from ds_bert.training.placement import choose_stage_map
 from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings
 
@@ -138,20 +141,23 @@ def meta_train(
     described = {**source.fields, **options.fields(), "meta_learner": how}
     checkpoint = claim_run(arguments, stage_map, described, data)
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
+    set_fp32_products(grid, settings)
     settings = replace(settings, is_trained=learner.selection.is_trained)
     module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
     count = arguments.gradient_accumulation_steps
     engine = MetaEngine(module, carry_declaration(config, settings.dtype), learner, settings, grid, count)
-    with failing_by_name(grid, lambda: engine.steps_done):
+    with failing_by_name(grid, lambda: engine.steps_done), explaining_out_of_memory(engine, arguments):
         if source.weights:
             load_weights(engine, source.weights)
         check_agreement(engine, arguments, stage_map, data)
         go_on(engine, arguments.output_dir, checkpoint)
-        keep_settings(engine, arguments, stage_map)
         sampler = TaskSampler(count * grid.num_replicas)
         steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
+        keep_settings(engine, arguments, stage_map)
         output_dir = Path(arguments.output_dir) if arguments.output_dir else None
         log = RunLog(output_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+        tokens = arguments.train_batch_size * arguments.max_seq_length  # of a task, which is what a sample is here
+        meter = Meter(engine, Work(tokens), arguments.peak_tflops)
         state = {
             "arguments": asdict(arguments),
             "global_batch": sampler.global_batch_size,
@@ -167,7 +173,7 @@ def meta_train(
             describe_model(config, source.tokenizer),
             {**state, "model": described, "data": data},
             log,
+            meter,
         )
         outcome = training.run()
-        tokens = arguments.train_batch_size * arguments.max_seq_length
-        return conclude(engine, arguments, stage_map, outcome, log, tokens)
+        return conclude(engine, arguments, stage_map, outcome, log, meter)

@@ -88,6 +88,19 @@ def layer_costs(
     ]
 
 
+def training_flops(
+    config: object, sequence_length: int, max_predictions: int = 0, head: str | Callable[..., Any] = "pretraining"
+) -> int:
+    """Return the floating-point operations of one sequence, forward and backward, through all layers.
+
+    Only useful ones count: what activation checkpointing computes again does not.
+
+    Args:
+        config, sequence_length, max_predictions, head: as `layer_costs`'s.
+    """
+    return sum(layer.flops for layer in layer_costs(config, sequence_length, max_predictions, head=head))
+
+
 def _sizes(config: object) -> dict[str, int]:
     """Return `SIZES` and, for BERT as for ALBERT, what ALBERT has besides, and the number of labels."""
     fields = config if isinstance(config, Mapping) else vars(config)

@@ -63,6 +63,7 @@ class TrainingArguments:
 
     bf16: bool = argument(False, "Weights and activations in bf16; sums and updates in fp32.")
     fp16: bool = argument(False, "The same in fp16 with a dynamic loss scale; CUDA only.")
+    tf32: bool = argument(True, "Without bf16 and fp16: matrix products on CUDA in TF32; false for full fp32.")
     gradient_checkpointing: bool = argument(False, "Keep only each layer's input, compute activations again.")
     seed: int = argument(42, "Of first weights, order of examples, masks and dropout.")
 
@@ -73,6 +74,8 @@ class TrainingArguments:
     save_async: bool = argument(False, "Write checkpoints while training goes on, from a copy in memory.")
     disable_tqdm: bool = argument(False, "No progress bar.")
     trace: bool = argument(False, "Keep the times of every instruction and draw the schedule as it ran.")
+    profile_steps: str | None = argument(None, "Steps to profile, as 10-12: output_dir/profile/, top operations.")
+    peak_tflops: float = argument(0.0, "A device's peak in this precision, dense; 0 to look it up by its name.")
     ddp_timeout: int = argument(1800, "Seconds after which a silent peer ends the job.")
     local_rank: int = argument(-1, "Set by the deepspeed launcher.")
 

@@ -1,6 +1,7 @@
 """What every training job checks of its arguments, and how long it trains."""
 
 import math
+import re
 
 import torch
 
@@ -33,6 +34,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "eval_steps": (-1, math.inf),
     "save_steps": (-1, math.inf),
     "save_total_limit": (0, math.inf),
+    "peak_tflops": (0, math.inf),
 }
 
 
@@ -53,14 +55,41 @@ def check_numbers(arguments: TrainingArguments) -> None:
         raise UserError("--num_train_epochs is 0, needed is more than 0, or --max_steps")
     if arguments.fp16 and not torch.cuda.is_available():
         raise UserError("--fp16 needs CUDA, which was not found on this machine; use --bf16 or neither")
+    if arguments.profile_steps is not None:
+        profiled_steps(arguments.profile_steps)
+        if not arguments.output_dir:
+            raise UserError("--profile_steps needs --output_dir, where the traces go")
+        if arguments.max_steps > 0 or arguments.num_minibatches:
+            total_steps(arguments, steps_per_epoch=0)
     if not arguments.output_dir and not arguments.num_minibatches:
         raise UserError("--output_dir is missing; it may be left out in throughput runs (--num_minibatches) only")
 
 
 def total_steps(arguments: TrainingArguments, steps_per_epoch: float) -> int:
-    """Optimizer steps of the whole training."""
+    """Optimizer steps of the whole training.
+
+    Raises:
+        UserError: it has none of the steps that are to be profiled.
+    """
     if arguments.num_minibatches:
-        return -(-arguments.num_minibatches // arguments.gradient_accumulation_steps)
-    if arguments.max_steps > 0:
-        return arguments.max_steps
-    return max(1, round(arguments.num_train_epochs * steps_per_epoch))
+        steps = -(-arguments.num_minibatches // arguments.gradient_accumulation_steps)
+    elif arguments.max_steps > 0:
+        steps = arguments.max_steps
+    else:
+        steps = max(1, round(arguments.num_train_epochs * steps_per_epoch))
+    if arguments.profile_steps and profiled_steps(arguments.profile_steps)[-1] > steps:
+        raise UserError(f"--profile_steps is {arguments.profile_steps}, but the training has {steps} steps")
+    return steps
+
+
+def profiled_steps(text: str) -> range:
+    """The steps, counted from 1, that ``--profile_steps`` names: one, as in "10", or several, as in "10-12".
+
+    Raises:
+        UserError: it names none.
+    """
+    found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= first <= last:
+        raise UserError(f"--profile_steps is {text!r}, needed is a step or a range of them, counted from 1, as 10-12")
+    return range(first, last + 1)

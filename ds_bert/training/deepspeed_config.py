@@ -174,6 +174,7 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
         max_grad_norm=arguments.max_grad_norm,
         zero_stage=config.get("zero_optimization.stage", 0),
         precision=precision,
+        tf32=arguments.tf32,
         loss_scaling=LossScaling(
             fixed=numbers["fp16.loss_scale"],
             initial=2.0 ** numbers["fp16.initial_scale_power"],

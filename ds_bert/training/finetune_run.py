@@ -5,13 +5,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ds_bert.checkpoint.folders import checkpoint_folder
 from ds_bert.checkpoint.training_state import describe_model, go_on, load_checkpoint, read_state
+from ds_bert.data.features import Features
 from ds_bert.data.sampler import LengthGroupedSampler
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
+from ds_bert.modeling.costs import training_flops
 from ds_bert.tasks.task import Examples, Outputs, Split, Task
 from ds_bert.training.agreement import check_agreement
 from ds_bert.training.best import Best
@@ -21,7 +25,9 @@ from ds_bert.training.feed import Feed
 from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Training
+from ds_bert.training.meter import Meter, Work
 from ds_bert.training.model_source import Source
+from ds_bert.training.out_of_memory import explaining_out_of_memory
 from ds_bert.training.run import conclude, failing_by_name, keep_settings, share
 
 RESULTS = "eval_results.json"
@@ -64,12 +70,14 @@ class FinetuneRun:
 
     def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; return the exit status and the measures."""
-        with failing_by_name(self.grid, lambda: self.engine.steps_done):
+        explaining = explaining_out_of_memory(self.engine, self.arguments)
+        with failing_by_name(self.grid, lambda: self.engine.steps_done), explaining:
             check_agreement(self.engine, self.arguments, self.grid.stage_map, self.task.fingerprint)
             self._go_on(checkpoint)
-            keep_settings(self.engine, self.arguments, self.grid.stage_map)
             measured: dict[str, float] | None = None
-            if self.arguments.do_train:
+            if not self.arguments.do_train:
+                keep_settings(self.engine, self.arguments, self.grid.stage_map)
+            else:
                 status, measured = self._train()
                 if status:
                     return status, {}
@@ -106,11 +114,12 @@ class FinetuneRun:
         """Train; go back to the best checkpoint; return the exit status, and that checkpoint's measures if known."""
         arguments, task, engine = self.arguments, self.task, self.engine
         assert task.train is not None
-        lengths = task.train.lengths
         sampler = self.make_sampler(task.train)
         steps = total_steps(arguments, sampler.steps_per_epoch)
+        keep_settings(engine, arguments, self.grid.stage_map)
         output_dir = self.output_dir if arguments.output_dir else None
         log = RunLog(output_dir, self.grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+        meter = Meter(engine, _work(self.config, task), arguments.peak_tflops)
         best = None
         if arguments.do_eval and output_dir:
             metric = arguments.metric_for_best_model or task.best_metric
@@ -134,11 +143,12 @@ class FinetuneRun:
                 "data": task.fingerprint,
             },
             log,
+            meter,
             best,
             self.state_now,
         )
         outcome = training.run()
-        status = conclude(engine, arguments, self.grid.stage_map, outcome, log, float(lengths.mean()))
+        status = conclude(engine, arguments, self.grid.stage_map, outcome, log, meter)
         if best is None or best.step is None or best.step == engine.steps_done == steps:
             return status, outcome.evaluation
         if not status:
@@ -188,6 +198,16 @@ class FinetuneRun:
     def _predict(self) -> None:
         for name, split in self.task.prediction.items():
             self._write(f"{name}_results.json", self._outputs_of(split, self._folder("predictions")))
+
+
+def _work(config: Any, task: Task) -> Work:
+    """What it takes to train on an example, on average over all: each of its sequences as long as it is."""
+    examples = task.train
+    assert examples is not None
+    lengths = examples.sequence_lengths if isinstance(examples, Features) else examples.lengths
+    distinct, counts = np.unique(lengths, return_counts=True)
+    flops = [training_flops(config, length, head=task.head) for length in distinct.tolist()]
+    return Work(float(lengths.sum()) / len(examples), float(np.dot(flops, counts)) / len(examples))
 
 
 def _interpret(split: Split, outputs: Sequence[Outputs], folder: Path | None) -> dict[str, float]:

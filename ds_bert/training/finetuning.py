@@ -15,6 +15,7 @@ from ds_bert.stage_map import StageMap
 from ds_bert.tasks.task import Task
 from ds_bert.training.checks import check_numbers
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
+from ds_bert.training.device import set_fp32_products
 from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.finetune_run import RESULTS, FinetuneRun
 from ds_bert.training.model_source import Source, default_cache_dir
@@ -102,6 +103,7 @@ def fine_tune(
     _claim_seeds(arguments)
     checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint or None) for run in runs]
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
+    set_fp32_products(grid, settings)
     results = []
     for run, checkpoint in zip(runs, checkpoints, strict=True):
         status, measures = kind(task, run, source, config, fresh, grid, settings).do(checkpoint)

@@ -52,15 +52,26 @@ class RunLog:
         if self.path is None:
             return
         entry = {"step": step, "time": round(time.time(), 3), **{f"{prefix}/{key}": v for key, v in values.items()}}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        self._append(entry)
         for key, value in values.items():
             self.writer.add_scalar(f"{prefix}/{key}", value, step)
+
+    def note(self, step: int, text: str) -> None:
+        """Print a line and keep it, as what was met at a step."""
+        self.say(text)
+        if self.path:
+            self._append({"step": step, "time": round(time.time(), 3), "note": text})
+            self.writer.add_text("notes", text, step)
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
         if self.is_main:
             tqdm.write(text)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        assert self.path is not None
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         """Finish the bar and TensorBoard's file."""

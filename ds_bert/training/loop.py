@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,12 +11,14 @@ from typing import Any
 from ds_bert.checkpoint.saving import CheckpointSaver
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.optimizer import StepResult
-from ds_bert.errors import UserError
+from ds_bert.errors import JobFailure, UserError
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.best import BEST, Best
 from ds_bert.training.feed import Feed
 from ds_bert.training.learning_rate import learning_rate
 from ds_bert.training.log import RunLog
+from ds_bert.training.meter import Meter
+from ds_bert.training.profiling import Profiler
 from ds_bert.training.stop import StopSignal
 
 
@@ -30,6 +32,7 @@ class Outcome:
         signal: that ended the run early, or 0.
         evaluation: last measures on held-out data.
         checkpoint: last one written.
+        profile: what --profile_steps found, in lines.
     """
 
     seconds: float = 0.0
@@ -38,9 +41,10 @@ class Outcome:
     signal: int = 0
     evaluation: dict[str, float] | None = None
     checkpoint: Path | None = None
+    profile: list[str] = field(default_factory=list)
 
 
-class Diverged(RuntimeError):
+class Diverged(JobFailure):
     """Too many steps without a finite loss and gradient; raised on all processes alike."""
 
 
@@ -58,6 +62,7 @@ class Training:
         describe: writes the model's configuration and tokenizer into a checkpoint.
         state: what else a checkpoint keeps of the run.
         log: what rank 0 shows.
+        meter: what all processes measure of themselves.
         best: chooses the best checkpoint by what ``evaluate`` returns; None where only the last one counts.
         state_now: returns what else a checkpoint keeps of the run, and what changes from step to step.
     """
@@ -73,12 +78,13 @@ class Training:
         describe: Callable[[Path], None],
         state: dict[str, Any],
         log: RunLog,
+        meter: Meter,
         best: Best | None = None,
         state_now: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.engine, self.arguments, self.feed, self.sampler = engine, arguments, feed, sampler
         self.total_steps, self.evaluate = total_steps, evaluate
-        self.log, self.best, self.state_now = log, best, state_now
+        self.log, self.meter, self.best, self.state_now = log, meter, best, state_now
         self.stopped_early = best is not None and best.is_hopeless
         self.saver = None
         if arguments.output_dir:
@@ -88,6 +94,7 @@ class Training:
         self.first_step = engine.steps_done
         self.unsound: list[int] = []  # global batches whose loss or gradient was not finite
         self._unshown: list[dict[str, float]] = []  # measures of the steps since those that the log has
+        self.profiler = Profiler(arguments, engine.place)
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -102,6 +109,7 @@ class Training:
                 self._step(stop)
                 self._evaluate_and_save()
             self._finish_saving()
+            self.outcome.profile = self.profiler.end(self.engine.steps_done)
         except Diverged:  # not for other failures: where a peer has died, it would be waited for
             self._finish_saving()
             raise
@@ -112,15 +120,17 @@ class Training:
     def _step(self, stop: StopSignal) -> None:
         arguments, engine, outcome = self.arguments, self.engine, self.outcome
         step, begin, busy = engine.steps_done, time.perf_counter(), engine.timeline.busy_seconds
+        self.profiler.reach(step + 1)
         rate = learning_rate(
             step, self.total_steps, self.warmup_steps, arguments.learning_rate, arguments.lr_scheduler_type
         )
         batches = self.feed.step(
             self.sampler, step, arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
         )
-        results = engine.train_batch(batches, rate, votes=stop.votes())
+        results = engine.train_batch(batches, rate, votes=[*stop.votes(), *self.meter.votes(batches)])
         seconds = time.perf_counter() - begin
         samples = self.sampler.global_batch_size
+        self.meter.took(samples, seconds)
         if step == self.first_step + 1:
             outcome.seconds, outcome.samples, outcome.busy_seconds = 0.0, 0, 0.0  # the first step was to warm up
         outcome.seconds += seconds
@@ -131,12 +141,15 @@ class Training:
     def _report(self, results: Sequence[StepResult], samples_per_second: float | None = None) -> None:
         """Take note of finished steps; under 2BW they are not the ones that were just begun.
 
-        The log has the mean of the measures over the steps since its last entry.
+        The log has the mean of measures and speed over the steps since its last entry.
         """
         objective, measured = self.engine.objective, len(self.engine.objective.sums)
         for result in results:
             step, measures = result.step + 1, objective.report(result.sums[:measured])
-            self.outcome.signal = self.outcome.signal or StopSignal.agreed(result.sums[measured:].tolist())
+            wishes, figures = StopSignal.divide(result.sums[measured:].tolist())
+            self.outcome.signal = self.outcome.signal or StopSignal.agreed(wishes)
+            for sentence in self.meter.note(step, figures):
+                self.log.note(step, sentence)
             self.log.progress(measures["loss"], samples_per_second)
             is_shown = step % self.arguments.logging_steps == 0 or step in (1, self.total_steps)
             if not self._is_sound(result, measures["loss"]):
@@ -146,9 +159,7 @@ class Training:
                 kept = _means(self._unshown)
                 self._unshown.clear()
                 kept |= {"grad_norm": result.grad_norm, "learning_rate": result.learning_rate}
-                if samples_per_second:
-                    kept["samples_per_second"] = samples_per_second
-                self.log.record(step, kept)
+                self.log.record(step, kept | self.meter.entry())
 
     def _is_sound(self, result: StepResult, loss: float) -> bool:
         """Whether a step was taken, with a finite loss; end the run after too many that were not.
@@ -231,7 +242,9 @@ class Training:
     def _drain(self) -> None:
         outcome, begin, busy = self.outcome, time.perf_counter(), self.engine.timeline.busy_seconds
         results = self.engine.drain()
-        outcome.seconds += time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        self.meter.took(0, seconds)
+        outcome.seconds += seconds
         outcome.busy_seconds += self.engine.timeline.busy_seconds - busy
         self._report(results)
 

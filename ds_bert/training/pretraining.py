@@ -11,9 +11,11 @@ from ds_bert.data.vocabulary import check_fits, load_tokenizer
 from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import PretrainArguments
+from ds_bert.training.meter import Work
 from ds_bert.training.model_source import refuse_conditional
 from ds_bert.training.weights import check_weights
 
@@ -93,6 +95,13 @@ def choose_objective(
         return arguments
     usual: dict[str, Any] = {"sentence_order": True} | ({} if "whole_word_mask" in given else {"ngram_mask": 3})
     return replace(arguments, **{name: value for name, value in usual.items() if name not in given})
+
+
+def work_of_example(arguments: PretrainArguments, model: Mapping[str, Any]) -> Work:
+    """What it takes to train on one example; as many of its tokens are masked as `mlm_probability` has it."""
+    length = arguments.max_seq_length
+    masked = min(arguments.max_predictions_per_seq, max(1, round(arguments.mlm_probability * length)))
+    return Work(length, training_flops(model, length, masked))
 
 
 def open_data(arguments: PretrainArguments, model: dict[str, Any], stage_map: StageMap) -> PretrainingData:

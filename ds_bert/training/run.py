@@ -22,6 +22,7 @@ from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.charts import draw_loss, terminal_chart
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Outcome
+from ds_bert.training.meter import Meter
 from ds_bert.training.summary import summarize, summary_lines
 from ds_bert.training.trace import draw_schedule, last_training_step, write_trace
 
@@ -44,6 +45,7 @@ FIXED = (
     "optim",
     "adam_bias_correction",
     "layerwise_lr_decay",
+    "tf32",
 )
 
 
@@ -153,10 +155,10 @@ def conclude(
     stage_map: StageMap,
     outcome: Outcome,
     log: RunLog,
-    tokens_per_sample: float,
+    meter: Meter,
 ) -> int:
     """Write charts and the summary, print them on rank 0, and return the exit status: 0, or 128 + signal."""
-    figures = summarize(engine, outcome, arguments.gradient_accumulation_steps, tokens_per_sample)
+    figures = summarize(engine, outcome, arguments.gradient_accumulation_steps, meter)
     spans = _gather_spans(engine)
     log.close()
     if engine.place.rank == 0:
@@ -177,7 +179,7 @@ def conclude(
             lines.append(f"saved:  {outcome.checkpoint}")
         if outcome.signal:
             lines.append(f"ended by signal {outcome.signal} after step {engine.steps_done}; go on with --resume")
-        print("\n".join(lines), flush=True)
+        print("\n".join([*lines, *outcome.profile]), flush=True)
     dist.barrier(group=engine.control)  # a launcher ends all ranks as soon as one has left with a signal's status
     return 128 + outcome.signal if outcome.signal else 0
 

@@ -32,6 +32,11 @@ class StopSignal:
         return [float(self.number == number) for number in _SIGNALS]
 
     @staticmethod
+    def divide(sums: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+        """Divide what was added up of votes and of what was sent behind them."""
+        return sums[: len(_SIGNALS)], sums[len(_SIGNALS) :]
+
+    @staticmethod
     def agreed(votes: Sequence[float]) -> int:
         """The signal that the added votes are for, or 0."""
         return next((int(number) for number, vote in zip(_SIGNALS, votes, strict=True) if vote > 0), 0)

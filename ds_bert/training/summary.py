@@ -1,27 +1,26 @@
 """What is printed when a run has ended: speed, busy time per stage, bubble."""
 
-import resource
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from ds_bert.engine.engine import Engine
 from ds_bert.schedules.one_f_one_b import bubble_share
 from ds_bert.training.loop import Outcome
+from ds_bert.training.meter import Meter
 
 
-def summarize(engine: Engine, outcome: Outcome, micro_batches: int, tokens_per_sample: float) -> dict[str, Any]:
+def summarize(engine: Engine, outcome: Outcome, micro_batches: int, meter: Meter) -> dict[str, Any]:
     """Gather the figures of all processes; a collective call.
 
     Returns:
-        samples and tokens per second; the share of time each stage computed (mean of its replicas); the bubble share
-        measured (mean idle share of all stages) and that of an even cut in theory; bytes sent between stages in all;
-        and each stage's peak memory in bytes (of the device, or of the process on CPUs; maximum of its replicas).
+        `Meter.speeds`; the share of time each stage computed (mean of its replicas); the bubble share measured (mean
+        idle share of all stages) and that of an even cut in theory; bytes sent between stages in all; and each stage's
+        peak memory in bytes (of the device, or of the process on CPUs; maximum of its replicas).
     """
     seconds = max(outcome.seconds, 1e-9)
     busy_share = outcome.busy_seconds / seconds
-    mine = (engine.place.stage, busy_share, engine.execution.transport.bytes_sent, _peak_memory(engine))
+    mine = (engine.place.stage, busy_share, engine.execution.transport.bytes_sent, meter.peak_memory())
     everyone: list[Any] = [None] * engine.place.world_size
     dist.all_gather_object(everyone, mine, group=engine.control)
     stages = range(engine.place.num_stages)
@@ -29,8 +28,7 @@ def summarize(engine: Engine, outcome: Outcome, micro_batches: int, tokens_per_s
     busy = [sum(share for _, share, _, _ in figures) / len(figures) for figures in of_stage]
     never_drains = engine.settings.schedule == "2bw"
     return {
-        "samples_per_second": outcome.samples / seconds,
-        "tokens_per_second": outcome.samples * tokens_per_sample / seconds,
+        **meter.speeds(outcome.samples, seconds),
         "busy_share_per_stage": busy,
         "bubble_share": 1.0 - sum(busy) / len(stages),
         "bubble_share_even_cut": 0.0 if never_drains else bubble_share(len(stages), micro_batches),
@@ -39,18 +37,14 @@ def summarize(engine: Engine, outcome: Outcome, micro_batches: int, tokens_per_s
     }
 
 
-def _peak_memory(engine: Engine) -> int:
-    if engine.place.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(engine.place.device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def summary_lines(figures: dict[str, Any]) -> list[str]:
     """Put the figures into words."""
+    share = f"; {figures['share_of_peak']:.1%} of the peak FLOP/s" if "share_of_peak" in figures else ""
     shares = ", ".join(f"stage {stage} {share:.0%}" for stage, share in enumerate(figures["busy_share_per_stage"]))
     memory = ", ".join(f"stage {s} {peak / 2**30:.2f} GiB" for s, peak in enumerate(figures["peak_memory_per_stage"]))
     return [
-        f"speed:  {figures['samples_per_second']:.1f} samples/s, {figures['tokens_per_second']:,.0f} tokens/s",
+        f"speed:  {figures['samples_per_second']:.1f} samples/s, {figures['tokens_per_second']:,.0f} tokens/s "
+        f"({figures['tokens_per_second_per_rank']:,.0f} per rank{share})",
         f"busy:   {shares}; idle {figures['bubble_share']:.0%} on average "
         f"(an even cut in theory: {figures['bubble_share_even_cut']:.0%})",
         f"memory: {memory} at the most",

@@ -15,16 +15,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
+from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.build import build_engine
+from ds_bert.training.device import known_peak
 
 VOCABULARY = 30522
 SIZES = {  # layers, hidden size, heads
@@ -33,15 +36,13 @@ SIZES = {  # layers, hidden size, heads
 }
 MICRO_BATCH = {128: 256, 512: 64}
 PREDICTIONS = {128: 20, 512: 76}
-PEAK_BF16_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250}  # dense, from the data sheets
 
 
-def training_flops(size: str, length: int) -> float:
-    """Return the FLOPs of one sequence, forward and backward, with MLM logits at masked positions only."""
-    layers, hidden, _ = SIZES[size]
-    per_layer = 24 * length * hidden**2 + 4 * length**2 * hidden
-    head = 2 * PREDICTIONS[length] * hidden * (hidden + VOCABULARY)
-    return 3.0 * (layers * per_layer + head)
+def model_config(size: str) -> Any:
+    """Return the configuration of a model of one of `SIZES`."""
+    layers, hidden, heads = SIZES[size]
+    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
+    return build_config(sizes | {"intermediate_size": 4 * hidden, "vocab_size": VOCABULARY})
 
 
 def transformers_step(size: str, length: int) -> Callable[[], torch.Tensor]:
@@ -81,10 +82,8 @@ def one_process() -> Grid:
 
 def ds_bert_step(size: str, length: int) -> Callable[[], torch.Tensor]:
     """Return one optimizer step of ds_bert's engine on one stage, fed with the same random micro-batch."""
-    layers, hidden, heads = SIZES[size]
-    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
-    config = build_config(sizes | {"intermediate_size": 4 * hidden, "vocab_size": VOCABULARY})
-    grid = replace(one_process(), stage_map=StageMap((0,) * (layers + 2), ((0,),)))
+    config = model_config(size)
+    grid = replace(one_process(), stage_map=StageMap((0,) * (config.num_hidden_layers + 2), ((0,),)))
     rows, predictions = MICRO_BATCH[length], PREDICTIONS[length]
     settings = EngineSettings(weight_decay=0.01, precision="bf16")
     engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, 1)
@@ -134,14 +133,14 @@ def main() -> int:
         parser.error(f"--output: {arguments.output} exists already, and is not overwritten")
 
     device = torch.cuda.get_device_name()
-    peak = next((tflops * 1e12 for name, tflops in PEAK_BF16_TFLOPS.items() if name in device), None)
+    peak = known_peak(device, "bf16", tf32=False)
     print(f"{device}, torch {torch.__version__}, bf16, peak {f'{peak / 1e12:.0f} TFLOP/s' if peak else 'unknown'}")
     rows = []
     for system in arguments.systems:
         for size in SIZES:
             for length, micro_batch in MICRO_BATCH.items():
                 speed = sequences_per_second(SYSTEMS[system](size, length), micro_batch, arguments.steps)
-                share = speed * training_flops(size, length) / peak if peak else None
+                share = speed * training_flops(model_config(size), length, PREDICTIONS[length]) / peak if peak else None
                 rows.append({"system": system, "size": size, "length": length, "micro_batch": micro_batch})
                 rows[-1] |= {"sequences_per_second": speed, "share_of_peak": share}
                 percent = f"{share:6.1%} of peak" if share else ""

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ds_bert.engine.optimizer import StepResult
-from ds_bert.engine.timeline import Timeline
 from ds_bert.errors import UserError
 from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.arguments import TrainingArguments
@@ -16,13 +15,18 @@ from ds_bert.training.best import Best
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Diverged, Training
 from ds_bert.training.stop import StopSignal
+from tests.support.meters import fake_engine, meter_of
+
+NO_VOTES = [0.0, 0.0]
+FIGURES = [0.0, 5e8, 0.0]  # of one process: nothing known of its speed, 500 MB
 
 
 class _Engine:
     objective = PretrainingObjective()
 
     def __init__(self) -> None:
-        self.steps_done, self.timeline = 0, Timeline(torch.device("cpu"), keep=False)
+        self.steps_done = 0
+        vars(self).update(vars(fake_engine()))
 
     def drain(self) -> list[StepResult]:
         return []
@@ -44,11 +48,12 @@ def _training(folder: Path | None = None, best: Best | None = None, **changes: A
     log = RunLog(folder, is_main=folder is not None, first_step=0, total_steps=10, show_bar=False)
     arguments = TrainingArguments(**changes)
     nothing = cast(Any, None)
-    return Training(cast(Any, _Engine()), arguments, nothing, nothing, 10, None, nothing, {}, log, best)
+    engine = cast(Any, _Engine())
+    return Training(engine, arguments, nothing, nothing, 10, None, nothing, {}, log, meter_of(engine), best)
 
 
 def _result(loss: float, norm: float, skipped: bool = False, step: int = 3, scale_fell: bool = False) -> StepResult:
-    sums = torch.tensor([loss, 1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    sums = torch.tensor([loss, 1.0, 0.0, 0.5, 1.0, 0.0, *NO_VOTES, *FIGURES], dtype=torch.float64)
     return StepResult(step, 1e-3, norm, skipped, sums, scale_fell)
 
 
@@ -105,7 +110,7 @@ def test_a_vote_that_draining_brings_ends_the_run_with_a_checkpoint(monkeypatch:
     training, events = _training(eval_steps=5, save_steps=0), []
     training.engine.steps_done = 5
     late = _result(2.0, 1.0, step=4)
-    late.sums[-1] = 1.0
+    late.sums[6 + 1] = 1.0
     monkeypatch.setattr(training.engine, "drain", lambda: [late])
     training.evaluate = lambda: events.append("evaluated") or {"loss": 1.0}
     training.saver = cast(Any, _Saver(events))

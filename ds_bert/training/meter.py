@@ -1,0 +1,184 @@
+"""What each process measures of itself in a step, and what all know of it from the sums that a step comes with.
+
+A process's figures stand at its rank's place of a vector that is zero elsewhere; it is added up over all processes on
+the way, beside the votes to stop, so that measuring costs no collective.
+"""
+
+import resource
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from ds_bert.checkpoint.saving import gather
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.execution import MicroBatch
+from ds_bert.training.device import known_peak
+from ds_bert.training.stragglers import IN_A_ROW, TOO_SLOW, Stragglers
+
+_FIGURES = 3  # of a rank: seconds computed per token, bytes of memory, times that the allocator had to free some
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an example is, on average.
+
+    Args:
+        tokens: of it.
+        flops: that training on it takes, forward and backward; None where they are not known.
+    """
+
+    tokens: float
+    flops: float | None = None
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What all know of one process: its machine, its device's peak FLOP/s, whether all its weights are trained."""
+
+    machine: str
+    peak: float | None
+    is_whole: bool
+
+
+class Meter:
+    """Measures this process, and keeps what all have measured since the log's last entry; all make one together.
+
+    Args:
+        engine: that is to be measured.
+        work: of an example.
+        peak_tflops: of a device, as the user gave it; 0 to look it up.
+    """
+
+    def __init__(self, engine: Engine, work: Work, peak_tflops: float = 0.0) -> None:
+        self.place, self.timeline, self.work = engine.place, engine.timeline, work
+        place, device, settings = engine.place, engine.place.device, engine.settings
+        peak = peak_tflops * 1e12 or None
+        if peak is None and device.type == "cuda":
+            peak = known_peak(torch.cuda.get_device_name(device), settings.precision, settings.tf32)
+        mine = _Member(socket.gethostname(), peak, not engine.boundary.frozen)
+        self._members: list[_Member] = gather(engine.control, mine, place.world_size)
+        self.peak = _peak_of_all(self._members)
+        self._stragglers = Stragglers(place.num_replicas, place.world_size)
+        self._begun, self._busy, self._tokens = 0, 0.0, 0  # of the step before, and how many were begun
+        self._peak_memory = 0
+        self._retries_before = _retries(place.device)
+        self._retries_told = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._samples, self._seconds = 0, 0.0
+        self._memory = [0.0] * self.place.world_size
+
+    def votes(self, micro_batches: Iterable[Any]) -> list[float]:
+        """This process's figures of the step before, on the way with the step whose micro-batches these are."""
+        busy, before = self.timeline.busy_seconds, self._busy
+        is_warm = self._begun >= 2  # the very first step is for warming up
+        rate = (busy - before) / self._tokens if is_warm and self._tokens else 0.0
+        self._begun, self._busy, self._tokens = self._begun + 1, busy, sum(map(_tokens, micro_batches))
+        vector = [0.0] * (_FIGURES * self.place.world_size)
+        begin = _FIGURES * self.place.rank
+        retries = _retries(self.place.device) - self._retries_before
+        vector[begin : begin + _FIGURES] = rate, float(self._memory_now()), float(retries)
+        return vector
+
+    def _memory_now(self) -> int:
+        """Bytes: the device's peak since the last call, or, on CPUs, what the process holds now."""
+        device = self.place.device
+        if device.type != "cuda":
+            return psutil.Process().memory_info().rss
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        self._peak_memory = max(self._peak_memory, peak)
+        return peak
+
+    def peak_memory(self) -> int:
+        """The most bytes that the device had allocated, or, on CPUs, that the process held, in all its time."""
+        if self.place.device.type == "cuda":
+            self._memory_now()
+            return self._peak_memory
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def note(self, step: int, sums: Sequence[float]) -> list[str]:
+        """Take in what all processes measured; return what people should know of it, in sentences.
+
+        Args:
+            step: that the sums came with, from 1.
+            sums: of `votes`.
+        """
+        rates, memory, retries = (sums[place::_FIGURES] for place in range(_FIGURES))
+        self._memory = list(map(max, self._memory, memory))
+        sentences = [
+            f"step {step}: {self._name(rank)} is slow: for {IN_A_ROW} steps it has computed over {TOO_SLOW:g} times, "
+            f"now {times:.1f} times, as long as {self._measure_of_all()}"
+            for rank, times in self._stragglers.note(step, rates).items()
+        ]
+        if any(retries) and not self._retries_told:
+            self._retries_told = True
+            names = ", ".join(self._name(rank) for rank, count in enumerate(retries) if count)
+            sentences.append(
+                f"step {step}: {names} ran short of device memory and had to free cached blocks to go on, which stalls "
+                "the pipeline; lower --per_device_train_batch_size (with more --gradient_accumulation_steps), or set "
+                "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+            )
+        return sentences
+
+    def _name(self, rank: int) -> str:
+        return f"{self.place.describe(rank)} on {self._members[rank].machine}"
+
+    def _measure_of_all(self) -> str:
+        return "the other replicas of its stage" if self.place.num_replicas > 1 else "in its earlier steps"
+
+    def took(self, samples: int, seconds: float) -> None:
+        """Take note of examples trained on, of all replicas, and the seconds that it took."""
+        self._samples += samples
+        self._seconds += seconds
+
+    def entry(self) -> dict[str, float]:
+        """The figures since the last entry: speeds, and the bytes of each stage (maximum of its replicas)."""
+        speeds = self.speeds(self._samples, self._seconds) if self._samples else {}
+        replicas = self.place.num_replicas
+        memory = {
+            f"memory_stage_{stage}": max(self._memory[stage * replicas : (stage + 1) * replicas])
+            for stage in range(self.place.num_stages)
+        }
+        self._clear()
+        return speeds | memory
+
+    def speeds(self, samples: int, seconds: float) -> dict[str, float]:
+        """Examples and tokens per second, tokens per second of one rank, and the share of the devices' peak FLOP/s.
+
+        The share counts useful work only: a forward and a backward of every layer, not what is computed again.
+        """
+        rate = samples / max(seconds, 1e-9)
+        tokens = rate * self.work.tokens
+        found = {
+            "samples_per_second": rate,
+            "tokens_per_second": tokens,
+            "tokens_per_second_per_rank": tokens / self.place.world_size,
+        }
+        if self.peak and self.work.flops is not None:
+            found["share_of_peak"] = rate * self.work.flops / self.peak
+        return found
+
+
+def _peak_of_all(members: Sequence[_Member]) -> float | None:
+    """FLOP/s of all devices; None where one is not known, or where the work is less than a backward of everything."""
+    peaks = [member.peak for member in members if member.is_whole and member.peak is not None]
+    return sum(peaks) if len(peaks) == len(members) else None
+
+
+def _tokens(item: Any) -> int:
+    """Tokens of a micro-batch, padding included; or of a task's batches, which are gone through alike on all ranks."""
+    if isinstance(item, MicroBatch):
+        rows, length, *_ = item.shape
+        return rows * length
+    return sum(map(_tokens, (*item.support, item.query)))
+
+
+def _retries(device: torch.device) -> int:
+    """How often the caching allocator had to give its blocks back before it got what was asked of it."""
+    return torch.cuda.memory_stats(device).get("num_alloc_retries", 0) if device.type == "cuda" else 0
