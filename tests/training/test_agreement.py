@@ -34,6 +34,7 @@ def _agree(stage_map: StageMap, told: list[Told]) -> str:
     ("other", "words"),
     [
         (({"learning_rate": 1e-3}, {}, "data"), ("--learning_rate", "0.0001", "0.001")),
+        (({"tf32": False}, {}, "data"), ("--tf32", "True", "False")),
         (({"resume": True}, {}, "data"), ("--resume", "False", "True")),
         (({}, {"zero_stage": 1}, "data"), ("DeepSpeed",)),
         (({}, {}, "other data"), ("training data", "'data'", "'other data'")),
