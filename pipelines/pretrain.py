@@ -67,12 +67,12 @@ def train(
     from ds_bert.training.agreement import check_agreement
     from ds_bert.training.build import build_engine, load_weights
     from ds_bert.training.checks import total_steps
-    from ds_bert.training.device import set_fp32_products
     from ds_bert.training.feed import Feed
     from ds_bert.training.log import RunLog
     from ds_bert.training.loop import Training
     from ds_bert.training.meter import Meter
     from ds_bert.training.out_of_memory import explaining_out_of_memory
+    from ds_bert.training.precision import set_fp32_products
     from ds_bert.training.pretraining import work_of_example
     from ds_bert.training.run import conclude, failing_by_name, keep_settings, share
 

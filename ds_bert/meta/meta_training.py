@@ -25,13 +25,13 @@ from ds_bert.training.agreement import check_agreement
 from ds_bert.training.build import load_weights
 from ds_bert.training.checks import check_numbers, total_steps
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
-from ds_bert.training.device import set_fp32_products
 from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Training
 from ds_bert.training.meter import Meter, Work
 from ds_bert.training.model_source import Source
 from ds_bert.training.out_of_memory import explaining_out_of_memory
 from ds_bert.training.placement import choose_stage_map
+from ds_bert.training.precision import set_fp32_products
 from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings
 
 # What a course of meta-training is a function of, besides what every job's is.

@@ -15,12 +15,12 @@ from ds_bert.stage_map import StageMap
 from ds_bert.tasks.task import Task
 from ds_bert.training.checks import check_numbers
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
-from ds_bert.training.device import set_fp32_products
 from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.finetune_run import RESULTS, FinetuneRun
 from ds_bert.training.model_source import Source, default_cache_dir
 from ds_bert.training.parameter_groups import with_layerwise_decay
 from ds_bert.training.placement import check_schedule, choose_stage_map
+from ds_bert.training.precision import set_fp32_products
 from ds_bert.training.run import claim_run
 from ds_bert.training.weights import check_weights
 

@@ -16,7 +16,7 @@ import torch
 from ds_bert.checkpoint.saving import gather
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
-from ds_bert.training.device import known_peak
+from ds_bert.training.precision import known_peak
 from ds_bert.training.stragglers import IN_A_ROW, TOO_SLOW, Stragglers
 
 _FIGURES = 3  # of a rank: seconds computed per token, bytes of memory, times that the allocator had to free some

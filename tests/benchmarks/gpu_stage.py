@@ -27,7 +27,7 @@ from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.build import build_engine
-from ds_bert.training.device import known_peak
+from ds_bert.training.precision import known_peak
 
 VOCABULARY = 30522
 SIZES = {  # layers, hidden size, heads

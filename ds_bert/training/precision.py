@@ -1,4 +1,4 @@
-"""What a GPU can do: fp32 products in TF32, and the peak FLOP/s that a run's speed is a share of."""
+"""What matrix products are taken in, and the peak FLOP/s of a card that takes them so."""
 
 import re
 from typing import NamedTuple

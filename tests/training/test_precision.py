@@ -9,7 +9,7 @@ from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings, Precision
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
-from ds_bert.training.device import known_peak, set_fp32_products
+from ds_bert.training.precision import known_peak, set_fp32_products
 from tests.support.meters import ONE
 
 
