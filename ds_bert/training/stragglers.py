@@ -1,8 +1,9 @@
 """Which ranks compute more slowly than they should, told from what all have measured of the same steps."""
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from statistics import median
+from statistics import fmean, median
 
 TOO_SLOW = 1.5  # times the median
 IN_A_ROW = 5  # steps that a rank must have been too slow, so that a hiccup is none
@@ -40,8 +41,11 @@ class Stragglers:
             The stragglers to be named now: how many times as long as it should each took in this step.
         """
         found = {}
+        stages = [
+            sorted(seconds[first : first + self.num_replicas]) for first in range(0, len(seconds), self.num_replicas)
+        ]
         for rank, own in enumerate(seconds):
-            usual = self._usual(rank, seconds)
+            usual = self._usual(rank, own, stages[rank // self.num_replicas])
             self._past[rank].append(own)
             is_slow = usual > 0 and own > TOO_SLOW * usual
             self._slow_for[rank] = self._slow_for[rank] + 1 if is_slow else 0
@@ -51,11 +55,15 @@ class Stragglers:
                 found[rank] = own / usual
         return found
 
-    def _usual(self, rank: int, seconds: Sequence[float]) -> float:
+    def _usual(self, rank: int, own: float, of_stage: Sequence[float]) -> float:
         """What a rank should take; 0 where that is not known yet."""
         if self.num_replicas > 1:
-            first = rank // self.num_replicas * self.num_replicas
-            others = [seconds[other] for other in range(first, first + self.num_replicas) if other != rank]
-            return median(others) if all(others) else 0.0
+            return _median_of_others(of_stage, own) if of_stage[0] > 0 else 0.0
         known = [value for value in self._past[rank] if value > 0]
         return median(known) if len(known) >= _ENOUGH else 0.0
+
+
+def _median_of_others(ascending: Sequence[float], own: float) -> float:
+    """The median of all values but one that is ``own``; there may be hundreds, so they are not sorted again."""
+    place, count = bisect_left(ascending, own), len(ascending) - 1
+    return fmean(ascending[middle + (middle >= place)] for middle in ((count - 1) // 2, count // 2))

@@ -1,9 +1,11 @@
 """A rank is named when it is slow for long, by the measure of what its work should take."""
 
+import statistics
+
 import numpy as np
 import pytest
 
-from ds_bert.training.stragglers import AGAIN_AFTER, IN_A_ROW, Stragglers
+from ds_bert.training.stragglers import AGAIN_AFTER, IN_A_ROW, Stragglers, _median_of_others
 
 STEPS = 40
 
@@ -73,6 +75,15 @@ def test_what_is_not_measured_is_not_judged(replicas: int) -> None:
     times = _times(2 // replicas, replicas)
     times[:, 0] = 0.0
     assert _named(times, replicas) == {}
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8])
+def test_the_others_are_all_but_one(count: int) -> None:
+    for seed in range(20):
+        values = np.random.default_rng(seed).integers(1, 5, count).astype(float).tolist()  # some are equal
+        for place, own in enumerate(values):
+            others = values[:place] + values[place + 1 :]
+            assert _median_of_others(sorted(values), own) == statistics.median(others)
 
 
 def test_it_says_how_many_times_as_long() -> None:
