@@ -52,7 +52,9 @@ class Place:
         owners = tuple(stage for stage in range(self.stages) for _ in range(of_stages[stage], of_stages[stage + 1]))
         ranks = np.arange(self.stages * self.replicas).reshape(self.stages, self.replicas).tolist()
         processes.become(self.stage * self.replicas + self.replica, self.stages * self.replicas)
-        return start_process_group(StageMap(owners, tuple(map(tuple, ranks))), timeout_seconds=60)
+        grid = start_process_group(StageMap(owners, tuple(map(tuple, ranks))), timeout_seconds=60)
+        assert grid.device.type == "cuda" and grid.backend == "nccl"
+        return grid
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.cuda.cases import QUICK, SLOW
-from tests.cuda.stage import MICRO_BATCHES, Case, Report, Reports, run
+from tests.cuda.stage import CONDITIONAL, MICRO_BATCHES, Case, Report, Reports, run
 from tests.support.fake_cuda.server import FakeCuda
 
 CASES = [
@@ -40,7 +40,9 @@ def test_a_micro_batch_goes_to_the_device_in_one_pinned_copy_each_of_inputs_and_
     steady, kinds = report(case).steady, case.is_first + case.is_last
     copies = [copy for copy in steady.copies.elements() if copy.to_device]
     assert all(copy.pinned and copy.non_blocking for copy in copies), steady.describe()
-    assert len(copies) <= kinds * MICRO_BATCHES + 1, steady.describe()  # one more for what comes once in a step
+    # The votes come once in a step, and what the losses of many tasks are weighted with.
+    once = 1 + (case.is_last and case.head == CONDITIONAL)
+    assert 0 <= len(copies) - kinds * MICRO_BATCHES <= once, steady.describe()
 
 
 @every_case

@@ -70,9 +70,9 @@ def learn(place: Place, method: str) -> dict[str, Phase]:
 EFFICIENT = Selection(parameter_efficient=True, global_adapters=True)
 TRAINED = {
     "first, nothing adapted": MetaTraining(FIRST, Selection(min_layer_with_grad=1), learner={"tasks_in_flight": 2}),
-    "last": MetaTraining(LAST, learner={"tasks_in_flight": 2}),
 }
 TRAINED_SLOWLY = {
+    "last": MetaTraining(LAST, learner={"tasks_in_flight": 2}),
     "only, second order": MetaTraining(learner={"first_order": False}),
     "first": MetaTraining(FIRST),
     "first, nothing trained": MetaTraining(FIRST, Selection(parameter_efficient=True, min_layer_with_grad=1)),
@@ -91,9 +91,9 @@ META_CASES = [
     *(pytest.param(case, id=name) for name, case in TRAINED.items()),
     *(pytest.param(case, id=name, marks=pytest.mark.slow) for name, case in TRAINED_SLOWLY.items()),
 ]
+QUICK = LAST, "fine-tuning"
 FEW_SHOT_CASES = [
-    pytest.param(place, method, id=f"{name}, {method}", marks=[] if (place, method) in quick else pytest.mark.slow)
-    for quick in [((LAST, "fine-tuning"), (FIRST, "head-only"))]
+    pytest.param(place, method, id=f"{name}, {method}", marks=[] if (place, method) == QUICK else pytest.mark.slow)
     for name, place in {"first": FIRST, "middle": MIDDLE, "last": LAST, "only": ONLY}.items()
     for method in METHODS
 ]

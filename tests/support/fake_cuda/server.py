@@ -59,7 +59,6 @@ class FakeCuda:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._connection.close()
-        self._process.join(10)
         self._kill()
 
     def _kill(self) -> None:
