@@ -55,7 +55,7 @@ QUICK = {
     "middle, LAMB, ZeRO 1": _case("nsp", MIDDLE, "lamb", shares=True),
     "only, sop, ALBERT, full rows": _case("sop", ONLY, "plain", family="albert", padded=False),
     "last, beam, without bias correction": _case("beam", LAST, "uncorrected"),
-    "only, many tasks": _case("base", ONLY, "bf16"),
+    "last, many tasks": _case("base", LAST, "bf16"),
 }
 SLOW = {
     "last, classes, fp16": _case("classes", LAST, "fp16"),

@@ -44,8 +44,8 @@ def meta_train(case: MetaTraining) -> dict[str, Phase]:
     learner = Learner(task_passes(BATCHES, 1, 0), case.method, case.selection, **case.learner)
     grid = case.place.start()
     let_peers_answer(grid, meta_layers(config))
-    settings = EngineSettings(**{"precision": "fp32", **case.settings})
-    engine = meta_engine(grid, MetaCase(config, learner, TASKS * grid.num_replicas, BATCHES), settings)
+    job = MetaCase(config, learner, TASKS * grid.num_replicas, BATCHES)
+    engine = meta_engine(grid, job, EngineSettings(**case.settings))
     for step in range(STEPS):
         RECORDER.step = step
         RECORDER.begin(f"step {step}")
@@ -77,7 +77,7 @@ TRAINED_SLOWLY = {
     "first": MetaTraining(FIRST),
     "first, nothing trained": MetaTraining(FIRST, Selection(parameter_efficient=True, min_layer_with_grad=1)),
     "middle, adapters": MetaTraining(MIDDLE, EFFICIENT, learner={"tasks_in_flight": 2}),
-    "last, adapters, bf16": MetaTraining(LAST, EFFICIENT, settings={"precision": "bf16"}),
+    "last, adapters": MetaTraining(LAST, EFFICIENT),
     "last, unclipped, euclidean": MetaTraining(LAST, method=Method(euclidean=True, max_grad_norm=0.0)),
     "last, nothing adapted in it": MetaTraining(LAST, Selection(min_layer_with_grad=9)),
     "only, warp layers, LAMB, ZeRO 1": MetaTraining(
@@ -91,7 +91,7 @@ META_CASES = [
     *(pytest.param(case, id=name) for name, case in TRAINED.items()),
     *(pytest.param(case, id=name, marks=pytest.mark.slow) for name, case in TRAINED_SLOWLY.items()),
 ]
-QUICK = LAST, "fine-tuning"
+QUICK = LAST, "head-only"
 FEW_SHOT_CASES = [
     pytest.param(place, method, id=f"{name}, {method}", marks=[] if (place, method) == QUICK else pytest.mark.slow)
     for name, place in {"first": FIRST, "middle": MIDDLE, "last": LAST, "only": ONLY}.items()
