@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from ds_bert.terminal import keep_printing
+
 USER_ERROR_NOTE = "DS_BERT_USER_ERROR_NOTE"  # of the environment; names a file that a user's mistake leaves behind
 
 
@@ -35,13 +37,14 @@ class JobFailure(RuntimeError):
 def exit_on_user_error(job: Callable[[], int | None]) -> int:
     """Run ``job``; return its exit status (None counts as 0), or print a `UserError` (2) or `StartError` (1).
 
-    A `JobFailure` has been printed: it gives 1.
+    A `JobFailure` has been printed: it gives 1. Nothing that is printed can end the job; see `keep_printing`.
 
     Under a launcher every rank meets the same mistake. The first to leave makes the launcher end the others, so all
     ranks but the first of each machine hold back a moment: the sentence is printed once, and a mistake that only one
     rank meets is still printed. Where the environment names a file by `USER_ERROR_NOTE`, a `UserError` makes that
     file: torchrun turns all statuses into 1.
     """
+    keep_printing()
     try:
         return job() or 0
     except JobFailure:
