@@ -1,6 +1,7 @@
 """How a process ends: with a sentence and exit status 2 for a user's own mistake, and without delay."""
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import NoReturn
 from ds_bert.terminal import keep_printing
 
 USER_ERROR_NOTE = "DS_BERT_USER_ERROR_NOTE"  # of the environment; names a file that a user's mistake leaves behind
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class UserError(Exception):
@@ -46,7 +48,7 @@ def exit_on_user_error(job: Callable[[], int | None]) -> int:
     """
     keep_printing()
     try:
-        return job() or 0
+        return _without_access_errors(job) or 0
     except JobFailure:
         return 1
     except (UserError, StartError) as error:
@@ -57,6 +59,16 @@ def exit_on_user_error(job: Callable[[], int | None]) -> int:
             time.sleep(5)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, UserError) else 1
+
+
+def _without_access_errors(job: Callable[[], int | None]) -> int | None:
+    """Run ``job``; a path that may not be used, or cannot be there, is a user's mistake wherever it turns up."""
+    try:
+        return job()
+    except OSError as error:
+        if error.errno in _NO_ACCESS and isinstance(error.filename, str | bytes):
+            raise UserError(f"{os.fsdecode(error.filename)}: {error.strerror}") from None
+        raise
 
 
 def _leave_note() -> None:
