@@ -37,6 +37,7 @@ _SAMPLE_BYTES = 1 << 18
 _LONGEST_DOCUMENT_BYTES = 1 << 24
 _LONGEST_LINE_BYTES = 1 << 20
 _WHOLE = -1  # lines of any length
+_TEXT_BYTES_A_ZERO = 32  # where there are fewer to each zero byte, a file is no text; a line with one never is
 
 
 class RawDocument(NamedTuple):
@@ -256,7 +257,7 @@ def _decoded_lines(path: Path, bad: BadRecords, longest: int = _LONGEST_LINE_BYT
     with reading_bytes(path) as file:
         head = file.read(1 << 16)
         refuse_other_than_text(head.removeprefix(codecs.BOM_UTF8), path)
-        if b"\0" in head:
+        if head.count(0) > len(head) // _TEXT_BYTES_A_ZERO:
             raise UserError(f"{path}: holds binary data (a zero byte), needs UTF-8 text")
         file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
         for number, line in _numbered_lines(file, longest):
