@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ds_bert.data.features import Features
+from ds_bert.data.mapping import map_array
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
 
@@ -136,7 +137,7 @@ def _load(place: Path) -> Features | None:
         arrays = {}
         for name, checksum in checksums.items():
             # What is mapped is checked, not what may have taken its name since.
-            arrays[name] = np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            arrays[name] = map_array(place / f"{name}.npy")
             if _checksum(arrays[name]) != checksum:
                 return None
         parts = {name: arrays.pop(name) for name in _ARRAYS}

@@ -50,7 +50,7 @@ def test_what_was_built_comes_back_memory_mapped(tmp_path: Path) -> None:
     assert_same(cached_features(tmp_path / "cache", KEY, build), build())
     found = cached_features(tmp_path / "cache", dict(reversed(KEY.items())), refuse)
     assert_same(found, build())
-    assert isinstance(found.tokens, np.memmap)
+    assert not found.tokens.flags.owndata and not found.tokens.flags.writeable
     assert len(entries(tmp_path / "cache")) == 1
 
 
