@@ -36,7 +36,6 @@ _SAMPLE_BYTES = 1 << 18
 # Text without any blank line must not become one document that fills the memory.
 _LONGEST_DOCUMENT_BYTES = 1 << 24
 _LONGEST_LINE_BYTES = 1 << 20
-_WHOLE = -1  # lines of any length
 _TEXT_BYTES_A_ZERO = 32  # where there are fewer to each zero byte, a file is no text; a line with one never is
 
 
@@ -185,7 +184,7 @@ def _read_file(path: Path, reading: Reading, bad: BadRecords) -> Iterator[RawDoc
 
 
 def _read_json_lines(path: Path, text_key: str, bad: BadRecords) -> Iterator[RawDocument]:
-    for number, line, length in _decoded_lines(path, bad, _WHOLE):
+    for number, line, length in _decoded_lines(path, bad, whole=True):
         if not line.strip():
             continue
         try:
@@ -245,22 +244,22 @@ def detect_format(path: Path) -> str:
 
 
 def _begins_with_json_object(path: Path) -> bool:
-    lines = (line for _, line, _ in _decoded_lines(path, BadRecords(math.inf), _WHOLE))
+    lines = (line for _, line, _ in _decoded_lines(path, BadRecords(math.inf), whole=True))
     try:
         return isinstance(json.loads(next(line for line in lines if line.strip())), dict)
     except (ValueError, RecursionError):
         return False
 
 
-def _decoded_lines(path: Path, bad: BadRecords, longest: int = _LONGEST_LINE_BYTES) -> Iterator[tuple[int, str, int]]:
-    """Yield (line number from 1, text, length in bytes) of a UTF-8 file; a longer line comes in several parts."""
+def _decoded_lines(path: Path, bad: BadRecords, whole: bool = False) -> Iterator[tuple[int, str, int]]:
+    """Yield (line number from 1, text, length in bytes) of a file; a long one comes in parts, unless ``whole``."""
     with reading_bytes(path) as file:
         head = file.read(1 << 16)
         refuse_other_than_text(head.removeprefix(codecs.BOM_UTF8), path)
         if head.count(0) > len(head) // _TEXT_BYTES_A_ZERO:
             raise UserError(f"{path}: holds binary data (a zero byte), needs UTF-8 text")
         file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
-        for number, line in _numbered_lines(file, longest):
+        for number, line in _numbered_lines(file, -1 if whole else _LONGEST_LINE_BYTES):
             if b"\0" in line:
                 bad.add(path, number, "holds binary data (a zero byte), needs UTF-8 text")
                 continue
@@ -273,6 +272,7 @@ def _decoded_lines(path: Path, bad: BadRecords, longest: int = _LONGEST_LINE_BYT
 
 
 def _numbered_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
+    """Yield each line, or its parts of up to ``longest`` bytes (-1: of any length), with its number from 1."""
     number, rest = 1, b""
     while part := rest + file.readline(longest):
         if 0 < longest <= len(part) and not part.endswith(b"\n"):
