@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.jobs import REPOSITORY
 
+JOB = REPOSITORY / "pipelines" / "pretrain.py"
 STDOUT = {
     "latin-1": ("latin-1", ""),
     "ascii": ("ascii", ""),
@@ -26,8 +27,7 @@ def test_pre_training(tmp_path: Path, prepared: Path, model: Path, stdout: str) 
     words = ["--config_name", model, "--train_path", prepared, "--output_dir", tmp_path / "out", "--max_steps", "4"]
     words += ["--max_seq_length", "32", "--max_predictions_per_seq", "5", "--logging_steps", "1"]
     ended = subprocess.run(
-        ["bash", "-c", f'"$@" {redirected}; exit "${{PIPESTATUS[0]}}"', "bash", sys.executable]
-        + [REPOSITORY / "pipelines" / "pretrain.py", *words],
+        ["bash", "-c", f'"$@" {redirected}; exit "${{PIPESTATUS[0]}}"', "bash", sys.executable, JOB, *words],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(REPOSITORY)},
         timeout=200,
