@@ -1,6 +1,7 @@
 """How a process ends: with a sentence and exit status 2 for a user's own mistake, and without delay."""
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -8,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from ds_bert.terminal import keep_printing
+
 USER_ERROR_NOTE = "DS_BERT_USER_ERROR_NOTE"  # of the environment; names a file that a user's mistake leaves behind
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class UserError(Exception):
@@ -35,15 +39,16 @@ class JobFailure(RuntimeError):
 def exit_on_user_error(job: Callable[[], int | None]) -> int:
     """Run ``job``; return its exit status (None counts as 0), or print a `UserError` (2) or `StartError` (1).
 
-    A `JobFailure` has been printed: it gives 1.
+    A `JobFailure` has been printed: it gives 1. Nothing that is printed can end the job; see `keep_printing`.
 
     Under a launcher every rank meets the same mistake. The first to leave makes the launcher end the others, so all
     ranks but the first of each machine hold back a moment: the sentence is printed once, and a mistake that only one
     rank meets is still printed. Where the environment names a file by `USER_ERROR_NOTE`, a `UserError` makes that
     file: torchrun turns all statuses into 1.
     """
+    keep_printing()
     try:
-        return job() or 0
+        return _without_access_errors(job) or 0
     except JobFailure:
         return 1
     except (UserError, StartError) as error:
@@ -54,6 +59,16 @@ def exit_on_user_error(job: Callable[[], int | None]) -> int:
             time.sleep(5)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, UserError) else 1
+
+
+def _without_access_errors(job: Callable[[], int | None]) -> int | None:
+    """Run ``job``; a path that may not be used, or cannot be there, is a user's mistake wherever it turns up."""
+    try:
+        return job()
+    except OSError as error:
+        if error.errno in _NO_ACCESS and isinstance(error.filename, str | bytes):
+            raise UserError(f"{os.fsdecode(error.filename)}: {error.strerror}") from None
+        raise
 
 
 def _leave_note() -> None:

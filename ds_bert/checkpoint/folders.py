@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ds_bert.checkpoint.manifest import MANIFEST, Entry, check_files, faults, hash_file, write_manifest
 from ds_bert.errors import UserError
-from ds_bert.files import write_atomically
+from ds_bert.files import make_folder, write_atomically
 
 __all__ = ["MANIFEST", "check_files"]  # known by these names here, too
 
@@ -207,7 +207,10 @@ def claim_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
         output_dir = output_dir.resolve()
         if Path.cwd().is_relative_to(output_dir):
             raise UserError(f"{output_dir}: --output_dir holds the current folder and cannot be moved aside")
-        output_dir.rename(_free_name(output_dir))
+        try:
+            output_dir.rename(_free_name(output_dir))
+        except OSError as error:
+            raise UserError(f"{output_dir}: --output_dir cannot be moved aside: {error.strerror}") from None
     elif not resume:
         refuse_occupied(output_dir)
     _make(output_dir)
@@ -230,13 +233,19 @@ def claim_empty(output_dir: Path) -> None:
 
 
 def _is_occupied(output_dir: Path) -> bool:
-    if output_dir.is_file():
-        raise UserError(f"{output_dir}: is a file, needed is a folder for --output_dir")
-    return output_dir.is_dir() and any(output_dir.iterdir())
+    try:
+        if output_dir.is_file():
+            raise UserError(f"{output_dir}: is a file, needed is a folder for --output_dir")
+        return output_dir.is_dir() and any(output_dir.iterdir())
+    except OSError as error:
+        raise UserError(f"{output_dir}: --output_dir cannot be read: {error.strerror}") from None
 
 
 def _make(output_dir: Path) -> None:
+    """Make the folder, and see that it can be written: training for days must not end with its first checkpoint."""
+    was_there = output_dir.is_dir()
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(output_dir)
     except OSError as error:
-        raise UserError(f"{output_dir}: cannot be made: {error.strerror}") from None
+        what = "--output_dir cannot be written" if was_there else "cannot be made"
+        raise UserError(f"{output_dir}: {what}: {error.strerror}") from None

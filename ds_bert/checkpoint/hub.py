@@ -18,6 +18,8 @@ def local_folder(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_dir():
         return path
+    if path.is_file():
+        raise UserError(f"{name_or_path}: is a file; needed is its folder, with config.json and weights")
     if path.exists() or path.is_absolute() or name_or_path.endswith("/") or not _HUB_NAME.fullmatch(name_or_path):
         raise UserError(f"{name_or_path}: no such folder; needed is a folder with config.json and weights")
     from huggingface_hub import snapshot_download

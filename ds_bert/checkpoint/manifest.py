@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,7 +17,9 @@ FORMAT_VERSION = 1
 THREADS = 4  # files read or written at once: while some wait for the disk, others are hashed
 _BLOCK = 2**20  # bytes read and hashed at once: they stay in the processor's cache
 _OF_THE_RUN = ("optimizer", "trainer_state.json", "arguments.json", "stage_map.json")  # beginnings of names
-_FOREIGN = f"not of this checkpoint: {MANIFEST} does not list it; move it away"
+_FOREIGN = f"not of this checkpoint: {MANIFEST} does not list it, but it would be read; move it away"
+# Files of these names are read whether they are listed or not. What else people and programs leave does no harm.
+_READ = re.compile(r"(model|ds_bert|optimizer)(-.*-of-.*)?\.safetensors|model\.safetensors\.index\.json")
 _REPAIR = "restore it or remove this checkpoint"
 
 
@@ -82,16 +85,17 @@ def faults(folder: Path, tensors: bool = True, share: tuple[int, int] = (0, 1)) 
         share: (number, of how many): read only every so manieth file, where several processes do it together.
 
     Returns:
-        A sentence for every file that is missing, damaged or not the checkpoint's; it begins with the file's path.
+        A sentence for every file that is missing or damaged, or would be read though it is not the checkpoint's; it
+        begins with the file's path.
     """
     try:
         entries = read_manifest(folder)
     except UserError as error:
         return [str(error)]
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    present = _present(folder)
     missing = f"missing, but {MANIFEST} lists it; {_REPAIR}"
     found = [f"{folder / name}: {missing}" for name in entries.keys() - present]
-    found += [f"{folder / name}: {_FOREIGN}" for name in present - entries.keys() if _counts(Path(name))]
+    found += [f"{folder / name}: {_FOREIGN}" for name in present - entries.keys() if _READ.fullmatch(name)]
     number, of_how_many = share
     mine = sorted(entries.keys() & present, key=lambda name: (entries[name].size, name))[number::of_how_many]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -99,6 +103,15 @@ def faults(folder: Path, tensors: bool = True, share: tuple[int, int] = (0, 1)) 
             lambda name: _fault(folder / name, entries[name], tensors or not name.endswith(".safetensors")), mine
         )
         return sorted(found + [f"{folder / name}: {fault}" for name, fault in zip(mine, read, strict=True) if fault])
+
+
+def unlisted(folder: Path) -> list[str]:
+    """Return the files beside a checkpoint's own: notes and results of people and programs, sorted."""
+    return sorted(_present(folder) - read_manifest(folder).keys() - {MANIFEST})
+
+
+def _present(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
 def check_files(folder: Path, tensors: bool = True) -> None:
@@ -122,7 +135,8 @@ def check_model(folder: Path) -> None:
     if not ((folder / MANIFEST).is_file() and (folder / _OF_THE_RUN[1]).is_file()):
         return
     entries = read_manifest(folder)
-    found = {path.name for path in folder.glob("*.safetensors")} | {name for name in entries if _is_read(folder / name)}
+    found = {path.name for path in folder.iterdir() if _READ.fullmatch(path.name)}
+    found |= {name for name in entries if _is_read(folder / name)}
     names = sorted(name for name in found if not name.startswith(_OF_THE_RUN))
     with ThreadPoolExecutor(THREADS) as pool:
         read = pool.map(lambda name: _fault(folder / name, entries[name], True) if name in entries else _FOREIGN, names)
@@ -134,11 +148,6 @@ def check_model(folder: Path) -> None:
 def _is_read(path: Path) -> bool:
     """Whether a listed file matters to who starts from a model: all of its weights, what there is of the rest."""
     return path.suffix == ".safetensors" or path.exists()
-
-
-def _counts(relative: Path) -> bool:
-    """Whether a path could be part of a checkpoint; file systems and desktops leave hidden files of their own."""
-    return relative != Path(MANIFEST) and not any(part.startswith(".") for part in relative.parts)
 
 
 def _fault(path: Path, expected: Entry, read: bool) -> str | None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ds_bert.checkpoint.manifest import Entry
 from ds_bert.errors import UserError
-from ds_bert.files import read_json
+from ds_bert.files import read_json, reading
 
 WEIGHTS = "model"
 EXTRA = "ds_bert"
@@ -106,13 +106,18 @@ class TensorFolder:
         self.folder, self.kind = folder, kind
         files = _files(folder, kind)
         if not files:
-            raise UserError(f"{folder}: has no {kind}.safetensors; needed is a folder with weights in that format")
+            pickled = kind == WEIGHTS and any(folder.glob("pytorch_model*.bin"))
+            advice = f"; `ds-bert import --from huggingface {folder} --output_dir …` makes one of its pytorch_model.bin"
+            needed = f"needed is a folder with weights in that format{advice if pickled else ''}"
+            raise UserError(f"{folder}: has no {kind}.safetensors; {needed}")
         if kind == WEIGHTS and (folder / INDEX).is_file():
             missing = _listed_files(folder / INDEX) - {file.name for file in files}
             if missing:
                 raise UserError(f"{folder}: {', '.join(sorted(missing))} is missing, but {INDEX} lists it")
         self._readers: dict[str, Any] = {}
         for file in files + (_files(folder, EXTRA) if kind == WEIGHTS else []):
+            with reading(file):
+                pass  # what it cannot open, safe_open says is not there
             try:
                 reader = safe_open(file, framework="pt")
             except (SafetensorError, OSError) as error:

@@ -6,6 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from ds_bert.errors import UserError
+from ds_bert.files import read_text
 from ds_bert.stage_map import StageMap
 
 _LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(#.*)?")
@@ -43,12 +44,9 @@ def load_hostfile(path: str | Path) -> Hostfile:
         UserError: the file is missing, or has a line of another form, a node twice or none at all.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read as text: {error}"
-        raise UserError(
-            f"{path}: {reason}; needed is a hostfile with a line `NAME slots=NUMBER` for each node"
-        ) from None
+        lines = read_text(Path(path)).splitlines()
+    except UserError as error:
+        raise UserError(f"{error}; needed is a hostfile with a line `NAME slots=NUMBER` for each node") from None
     nodes: dict[str, int] = {}
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from ds_bert.commands.resumable import INTERRUPTED, made, num_cores
 from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading
-from ds_bert.data.prepare import PartSummary, PrepareSettings, prepare
+from ds_bert.data.prepare import BAD_RECORDS, PartSummary, PrepareSettings, prepare, read_bad_records
 
 _MOST_UNKNOWN = 0.01
 _SHORT_DOCUMENT = 128
+_MOST_SHOWN = 20  # of bad records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=DOCUMENT_ENDS,
         default="blank_line",
         help="what ends a document in text files: a blank line (default), or only the end of the file",
+    )
+    text.add_argument(
+        "--skip_bad_records",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pass over up to N lines that are not UTF-8 or hold no text, and list them (default: 0)",
     )
     vocabulary = parser.add_argument_group("vocabulary (one of the two)")
     vocabulary.add_argument(
@@ -57,12 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
         num_workers=arguments.num_workers,
         shard_tokens=arguments.shard_tokens,
         validation_share=arguments.validation_share,
+        skip_bad_records=arguments.skip_bad_records,
     )
     summaries = made(lambda: prepare(settings), settings.output_dir)
     if summaries is None:
         return INTERRUPTED
     for summary in summaries:
         _print_summary(summary)
+    _print_bad_records(settings.output_dir)
     print(f"next: deepspeed pipelines/pretrain.py --train_path {settings.output_dir} --config_name … --output_dir …")
     return 0
 
@@ -87,6 +97,15 @@ def _print_summary(summary: PartSummary) -> None:
             f"  warning: documents have {summary.num_tokens / summary.num_documents:.0f} tokens on average, so many "
             f"examples will hold padding; if a file is one document, say --document_end file"
         )
+
+
+def _print_bad_records(folder: Path) -> None:
+    bad = read_bad_records(folder)
+    if bad:
+        print(f"{len(bad):,} bad records were passed over; {folder / BAD_RECORDS} lists them:")
+        print("\n".join(f"  {record.file}: line {record.line}: {record.reason}" for record in bad[:_MOST_SHOWN]))
+        if len(bad) > _MOST_SHOWN:
+            print(f"  … and {len(bad) - _MOST_SHOWN:,} more")
 
 
 def _number(text: str) -> int:

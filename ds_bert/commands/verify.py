@@ -62,13 +62,15 @@ def _parts(path: Path) -> Iterator[tuple[Compare, Path]]:
 
 
 def _checkpoint(folder: Path) -> tuple[list[str], str]:
-    from ds_bert.checkpoint.manifest import faults, read_manifest
+    from ds_bert.checkpoint.manifest import faults, read_manifest, unlisted
 
     found = faults(folder)
     if found:
         return found, ""
     entries = read_manifest(folder).values()
-    return [], f"{len(entries)} files are whole, {sum(entry.size for entry in entries):,} bytes"
+    others = unlisted(folder)
+    beside = f"; not of it: {', '.join(others)}" if others else ""
+    return [], f"{len(entries)} files are whole, {sum(entry.size for entry in entries):,} bytes{beside}"
 
 
 def _corpus(folder: Path) -> tuple[list[str], str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ds_bert.data.mapping import map_array
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import file_fingerprint, read_json
@@ -54,14 +55,16 @@ def open_array(path: Path, num_bytes: int, dtype: np.dtype, length: int, manifes
             f"restore it or make the folder anew"
         )
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = map_array(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror or error})") from None
+    except (ValueError, EOFError) as error:
         raise UserError(f"{path}: no readable .npy file ({error}); restore it or make the folder anew") from None
     if array.dtype != dtype or array.shape != (length,):
         raise UserError(
             f"{path}: holds {array.dtype} of shape {array.shape}, but {manifest} asks for {dtype} of shape ({length},)"
         )
-    return np.asarray(array)  # still mapped, without the cost of np.memmap at every slice
+    return array
 
 
 def check_offsets(path: Path, offsets: np.ndarray, last: int) -> None:

@@ -7,18 +7,25 @@ Three formats:
   instead;
 - ``jsonl``: one JSON object a line, its text under a key; line breaks separate paragraphs.
 
+Text is UTF-8, plain or compressed by gzip. A line of the first two formats that is longer than a megabyte is read as
+several, cut at white space, so that it does not fill the memory.
+
 Reading (here, serial) is kept apart from splitting into sentences (`RawDocument.sentences`), which workers do.
 """
 
+import codecs
 import glob
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ds_bert.data.sentences import split_sentences
 from ds_bert.errors import UserError
+from ds_bert.files import reading as reading_bytes
+from ds_bert.files import refuse_other_than_text, suffix_of
 
 FORMATS = ("auto", "lines", "prose", "jsonl")
 DOCUMENT_ENDS = ("blank_line", "file")
@@ -28,6 +35,8 @@ _WIKITEXT_TITLE = re.compile(r"\s*= [^=](.*[^=])? =\s*")
 _SAMPLE_BYTES = 1 << 18
 # Text without any blank line must not become one document that fills the memory.
 _LONGEST_DOCUMENT_BYTES = 1 << 24
+_LONGEST_LINE_BYTES = 1 << 20
+_TEXT_BYTES_A_ZERO = 32  # where there are fewer to each zero byte, a file is no text; a line with one never is
 
 
 class RawDocument(NamedTuple):
@@ -55,15 +64,59 @@ class Reading(NamedTuple):
 DEFAULT_READING = Reading()
 
 
-def read_documents(files: Iterable[Path], reading: Reading = DEFAULT_READING) -> Iterator[RawDocument]:
+class BadRecord(NamedTuple):
+    """A line that is no text, or no JSON object with one: its file, its number, and what is wrong with it."""
+
+    file: str
+    line: int
+    reason: str
+
+
+class BadRecords:
+    """Collects the bad records that are passed over.
+
+    Args:
+        most: how many may be.
+
+    Attributes:
+        found: those so far.
+    """
+
+    def __init__(self, most: float = 0) -> None:
+        self.most = most
+        self.found: list[BadRecord] = []
+
+    def add(self, path: Path, line: int, reason: str) -> None:
+        """Pass over one more.
+
+        Raises:
+            UserError: these are too many.
+        """
+        if len(self.found) >= self.most:
+            where = f"{path}: line {line}: {reason}"
+            if not self.most:
+                raise UserError(f"{where} (`ds-bert prepare --skip_bad_records N` passes over up to N such lines)")
+            raise UserError(f"{where}; it is bad record {self.most + 1}, --skip_bad_records allows {self.most}")
+        self.found.append(BadRecord(str(path), line, reason))
+
+
+def read_documents(
+    files: Iterable[Path], reading: Reading = DEFAULT_READING, bad: BadRecords | None = None
+) -> Iterator[RawDocument]:
     """Yield every document of the files, not yet split into sentences.
 
+    Args:
+        files: in the order they are read in.
+        reading: how.
+        bad: passes over lines that are not UTF-8 or not a JSON object with the text key; default: over none.
+
     Raises:
-        UserError: a file is empty, binary, not UTF-8, or a line of it is not a JSON object with the text key.
+        UserError: a file is empty, binary, or of another encoding, or has too many bad lines.
     """
+    bad = bad or BadRecords()
     for path in files:
         is_empty = True
-        for document in _read_file(path, reading):
+        for document in _read_file(path, reading, bad):
             is_empty = False
             yield document
         if is_empty:
@@ -101,23 +154,25 @@ def _files_of(name: str) -> list[Path]:
     return sorted(Path(match).resolve() for match in glob.glob(name, recursive=True) if Path(match).is_file())
 
 
-def _read_file(path: Path, reading: Reading) -> Iterator[RawDocument]:
+def _read_file(path: Path, reading: Reading, bad: BadRecords) -> Iterator[RawDocument]:
     format_ = detect_format(path) if reading.format == "auto" else reading.format
     if format_ == "jsonl":
-        yield from _read_json_lines(path, reading.text_key)
+        yield from _read_json_lines(path, reading.text_key, bad)
         return
     is_prose = format_ == "prose"
     lines: list[str] = []
     num_bytes = 0
     is_wikitext: bool | None = None  # unknown before the first line with text
-    for _, text, length in _decoded_lines(path):
+    last_number = 0
+    for number, text, length in _decoded_lines(path, bad):
         is_blank = not text.strip()
+        is_rest, last_number = number == last_number, number  # of a long line
         if is_wikitext is None and not is_blank:
             is_wikitext = is_prose and bool(_WIKITEXT_TITLE.fullmatch(text))
         if is_wikitext:
             ends_document = bool(_WIKITEXT_TITLE.fullmatch(text))
         else:
-            ends_document = is_blank and reading.document_end == "blank_line"
+            ends_document = is_blank and not is_rest and reading.document_end == "blank_line"
         if lines and (ends_document or num_bytes > _LONGEST_DOCUMENT_BYTES):
             yield RawDocument(lines, is_prose, num_bytes)
             lines, num_bytes = [], 0
@@ -128,29 +183,37 @@ def _read_file(path: Path, reading: Reading) -> Iterator[RawDocument]:
         yield RawDocument(lines, is_prose, num_bytes)
 
 
-def _read_json_lines(path: Path, text_key: str) -> Iterator[RawDocument]:
-    for number, line, length in _decoded_lines(path):
+def _read_json_lines(path: Path, text_key: str, bad: BadRecords) -> Iterator[RawDocument]:
+    for number, line, length in _decoded_lines(path, bad, whole=True):
         if not line.strip():
             continue
-        text = _text_of(line, text_key, f"{path}: line {number}")
+        try:
+            text = _text_of(line, text_key)
+        except _NoText as error:
+            bad.add(path, number, str(error))
+            continue
         if "\\u" in line:  # an escape may hold half a surrogate pair, which is no text
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         yield RawDocument([paragraph for paragraph in text.splitlines() if paragraph.strip()], True, length)
 
 
-def _text_of(line: str, text_key: str, where: str) -> str:
+class _NoText(Exception):
+    """Says what a record is instead of an object with a text."""
+
+
+def _text_of(line: str, text_key: str) -> str:
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); JSON lines need one object a line") from None
+        raise _NoText(f"not JSON ({error}); JSON lines need one object a line") from None
     if not isinstance(record, dict):
-        raise UserError(f"{where}: a JSON {type(record).__name__}, but JSON lines need one object a line")
+        raise _NoText(f"a JSON {type(record).__name__}, but JSON lines need one object a line")
     if text_key not in record:
         keys = ", ".join(map(repr, record)) or "none"
-        raise UserError(f"{where}: no key {text_key!r} (keys: {keys}); name the key of the text by --text_key")
+        raise _NoText(f"no key {text_key!r} (keys: {keys}); name the key of the text by --text_key")
     if not isinstance(record[text_key], str):
         kind = type(record[text_key]).__name__
-        raise UserError(f"{where}: {text_key!r} holds a value of type {kind}, but needs a string")
+        raise _NoText(f"{text_key!r} holds a value of type {kind}, but needs a string")
     return record[text_key]
 
 
@@ -159,14 +222,15 @@ def detect_format(path: Path) -> str:
 
     Text counts as prose when it is WikiText, or when most of it stands in lines of two or more sentences.
     """
-    if path.suffix.lower() in _JSON_SUFFIXES:
+    if suffix_of(path) in _JSON_SUFFIXES:
         return "jsonl"
     in_prose = in_lines = 0
-    for _, line, _ in _decoded_lines(path):
+    bad = BadRecords(math.inf)  # whoever reads the file will say so
+    for _, line, _ in _decoded_lines(path, bad):
         if not line.strip():
             continue
         if not in_prose and not in_lines:
-            if _is_json_object(line):
+            if line.lstrip().startswith("{") and _begins_with_json_object(path):
                 return "jsonl"
             if _WIKITEXT_TITLE.fullmatch(line):
                 return "prose"
@@ -179,33 +243,51 @@ def detect_format(path: Path) -> str:
     return "prose" if in_prose > in_lines else "lines"
 
 
-def _is_json_object(line: str) -> bool:
-    if not line.lstrip().startswith("{"):
-        return False
+def _begins_with_json_object(path: Path) -> bool:
+    lines = (line for _, line, _ in _decoded_lines(path, BadRecords(math.inf), whole=True))
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(json.loads(next(line for line in lines if line.strip())), dict)
     except (ValueError, RecursionError):
         return False
 
 
-def _decoded_lines(path: Path) -> Iterator[tuple[int, str, int]]:
-    """Yield (line number from 1, text, length in bytes) of a UTF-8 file."""
-    try:
-        with open(path, "rb") as file:
-            if b"\0" in file.read(1 << 16):
-                raise UserError(f"{path}: holds binary data (a zero byte), needs UTF-8 text")
-            file.seek(0)
-            for number, line in enumerate(file, start=1):
-                yield number, _decode(line, number, path), len(line)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), needs to be a readable text file") from None
+def _decoded_lines(path: Path, bad: BadRecords, whole: bool = False) -> Iterator[tuple[int, str, int]]:
+    """Yield (line number from 1, text, length in bytes) of a file; a long one comes in parts, unless ``whole``."""
+    with reading_bytes(path) as file:
+        head = file.read(1 << 16)
+        refuse_other_than_text(head.removeprefix(codecs.BOM_UTF8), path)
+        if head.count(0) > len(head) // _TEXT_BYTES_A_ZERO:
+            raise UserError(f"{path}: holds binary data (a zero byte), needs UTF-8 text")
+        file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
+        for number, line in _numbered_lines(file, -1 if whole else _LONGEST_LINE_BYTES):
+            if b"\0" in line:
+                bad.add(path, number, "holds binary data (a zero byte), needs UTF-8 text")
+                continue
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                bad.add(path, number, f"byte 0x{line[error.start]:02x} is not UTF-8 text; convert the file to UTF-8")
+                continue
+            yield number, text, len(line)
 
 
-def _decode(line: bytes, number: int, path: Path) -> str:
-    if b"\0" in line:
-        raise UserError(f"{path}: line {number}: holds binary data (a zero byte), needs UTF-8 text")
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
-        raise UserError(f"{path}: line {number}: not UTF-8 text ({found}); convert the file to UTF-8") from None
+def _numbered_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
+    """Yield each line, or its parts of up to ``longest`` bytes (-1: of any length), with its number from 1."""
+    number, rest = 1, b""
+    while part := rest + file.readline(longest):
+        if 0 < longest <= len(part) and not part.endswith(b"\n"):
+            end = _end_of_part(part)
+            yield number, part[:end]
+            rest = part[end:]
+        else:
+            yield number, part
+            number, rest = number + 1, b""
+
+
+def _end_of_part(part: bytes) -> int:
+    """Where to cut the beginning of a long line: after its last white space, or before its last character."""
+    space = max(part.rfind(sign) for sign in (b" ", b"\t", b"\r"))
+    if space > 0:
+        return space + 1
+    inside = (place for place in range(len(part) - 1, len(part) - 4, -1) if part[place] & 0xC0 != 0x80)
+    return max(1, next(inside, len(part) - 1))

@@ -22,8 +22,11 @@ from ds_bert.errors import UserError
 
 _CHUNK_BYTES = 1 << 20
 _CHUNKS_IN_FLIGHT = 3  # of each worker
-# One call of the tokenizers library; a larger one holds more of its (large) results at a time.
+# One call of the tokenizers library; a larger one holds more of its (large) results at a time. A longer sentence is
+# tokenised in pieces.
 _SENTENCES_AT_A_TIME = 2000
+_CHARACTERS_AT_A_TIME = 1 << 19
+_LONGEST_PIECE = 1 << 16  # characters
 
 
 class NumberedDocument(NamedTuple):
@@ -110,14 +113,16 @@ def encode_documents(
 def encode_chunk(tokenizer: Tokenizer, chunk: list[NumberedDocument]) -> EncodedChunk:
     """Split the documents into sentences and tokenise them; sentences without a token are dropped."""
     documents = [entry.document.sentences() for entry in chunk]
-    sentences = itertools.chain.from_iterable(documents)
+    sentences = [cut_text(sentence) for document in documents for sentence in document]
     dtype = token_dtype(tokenizer.size)
     tokens, lengths = [np.zeros(0, dtype)], [np.zeros(0, np.int64)]
-    while batch := list(itertools.islice(sentences, _SENTENCES_AT_A_TIME)):
+    for batch in _batches(itertools.chain.from_iterable(sentences)):
         ids, counts = tokenizer.encode(batch)
         tokens.append(ids.astype(dtype))
         lengths.append(counts)
-    all_tokens, all_lengths = np.concatenate(tokens), np.concatenate(lengths)
+    all_tokens = np.concatenate(tokens)
+    first_pieces = np.cumsum([0, *map(len, sentences)])[:-1]
+    all_lengths = np.add.reduceat(np.concatenate(lengths), first_pieces) if sentences else lengths[0]
     document_of_sentence = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     document_of_token = np.repeat(document_of_sentence, all_lengths)
     return EncodedChunk(
@@ -128,6 +133,33 @@ def encode_chunk(tokenizer: Tokenizer, chunk: list[NumberedDocument]) -> Encoded
         num_unknown=np.bincount(document_of_token[all_tokens == tokenizer.unk_id], minlength=len(documents)),
         num_bytes=sum(entry.document.num_bytes for entry in chunk),
     )
+
+
+def cut_text(text: str) -> list[str]:
+    """Cut a text at white space into pieces short enough to be tokenised at once; tokens stay as they are.
+
+    Where there is no white space in a piece's length, it is cut all the same.
+    """
+    pieces, start = [], 0
+    while len(text) - start > _LONGEST_PIECE:
+        end = max(text.rfind(space, start + 1, start + _LONGEST_PIECE) for space in " \t\n")
+        end = end if end > 0 else start + _LONGEST_PIECE
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]]
+
+
+def _batches(pieces: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    num_characters = 0
+    for piece in pieces:
+        batch.append(piece)
+        num_characters += len(piece)
+        if len(batch) == _SENTENCES_AT_A_TIME or num_characters >= _CHARACTERS_AT_A_TIME:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
 
 
 def _chunks(documents: Iterable[NumberedDocument]) -> Iterator[list[NumberedDocument]]:

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from ds_bert.data.features import Features
+from ds_bert.data.mapping import map_array
 from ds_bert.errors import UserError
-from ds_bert.files import write_json
+from ds_bert.files import make_folder, write_json
 
 FORMAT_VERSION = 3
 _DESCRIPTION = "features.json"
@@ -49,16 +50,39 @@ def cached_features(
         overwrite: build even where they are there. What is there, where it differs, is moved aside.
 
     Returns:
-        The features, memory-mapped where they come from the cache. A damaged cache is moved aside and built anew.
-
-    Raises:
-        UserError: the folder cannot be written.
+        The features, memory-mapped where they come from the cache. A damaged cache is moved aside and built anew; where
+        the folder cannot be written, that is said and the features are kept in memory.
     """
     features = build() if folder is None else _load_or_build(folder, key, build, overwrite)
-    if os.environ.get("RANK", "0") == "0":
-        for note in features.notes:
-            print(f"warning: {note}", file=sys.stderr, flush=True)
+    for note in features.notes:
+        _warn(note)
     return features
+
+
+def _warn(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def cache_folder(given: str | None) -> Path | None:
+    """Return where encoded data is kept: the folder that is given, or one of the user's.
+
+    Where the user has no home, or one that cannot be written, that is said, and None returned: nothing is kept.
+
+    Raises:
+        UserError: the given folder cannot be written.
+    """
+    try:
+        folder = Path(given) if given else Path.home() / ".cache" / "ds_bert" / "features"
+        make_folder(folder)
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows a home
+        reason = getattr(error, "strerror", None) or error
+        if given:
+            raise UserError(f"{given}: --cache_dir cannot be written ({reason}); name another folder") from None
+        where = getattr(error, "filename", None) or "home folder"
+        _warn(f"{where}: {reason}; encoded data is not kept for the next run, name a folder for it by --cache_dir")
+        return None
+    return folder
 
 
 def _load_or_build(folder: Path, key: Mapping[str, Any], build: Callable[[], Features], overwrite: bool) -> Features:
@@ -71,9 +95,8 @@ def _load_or_build(folder: Path, key: Mapping[str, Any], build: Callable[[], Fea
         folder.mkdir(parents=True, exist_ok=True)
         _publish(built, key, place)
     except OSError as error:
-        raise UserError(
-            f"{folder}: the cache cannot be written there ({error}); name another with --cache_dir"
-        ) from None
+        _warn(f"{folder}: the cache cannot be written there ({error}); name another with --cache_dir")
+        return built
     return _load(place) or built
 
 
@@ -136,7 +159,7 @@ def _load(place: Path) -> Features | None:
         arrays = {}
         for name, checksum in checksums.items():
             # What is mapped is checked, not what may have taken its name since.
-            arrays[name] = np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            arrays[name] = map_array(place / f"{name}.npy")
             if _checksum(arrays[name]) != checksum:
                 return None
         parts = {name: arrays.pop(name) for name in _ARRAYS}

@@ -17,9 +17,10 @@ from ds_bert.data.features import Features
 from ds_bert.data.tables import whole_text
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
+from ds_bert.files import read_lines
 
 # A blank to fill in; underscores between two letters are part of a name, as in get_name.
-_BLANK = re.compile(r"(?<!\w)_+|_+(?!\w)")
+_BLANK = re.compile(r"(?<!\w)_+|(?<!_)_+(?!\w)")
 _ENCODED_AT_ONCE = 256  # questions; the tokenizers library's results are large
 _JSON_NAMES = {str: "string", list: "list", int: "whole number", dict: "object"}
 
@@ -136,18 +137,11 @@ def read_own_questions(path: Path, with_answers: bool = True) -> list[Question]:
 
 
 def _json_lines(path: Path) -> Iterable[tuple[int, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}: line {number}: not JSON ({error}), one object a line is needed") from None
+    for number, line in read_lines(path):
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: line {number}: not JSON ({error}), one object a line is needed") from None
 
 
 def fingerprint(questions: Sequence[Question]) -> str:

@@ -1,8 +1,9 @@
 """From text to a data folder: read, tokenise in parallel, write shards, resume after an interruption."""
 
+import hashlib
 import itertools
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,34 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ds_bert.data.corpus import DEFAULT_READING, RawDocument, Reading, find_files, read_documents
+from ds_bert.data.corpus import (
+    DEFAULT_READING,
+    BadRecord,
+    BadRecords,
+    RawDocument,
+    Reading,
+    find_files,
+    read_documents,
+)
 from ds_bert.data.encoding import NumberedDocument, encode_documents
-from ds_bert.data.prepare_state import TRAIN, VALIDATION, PartWriter, PrepareState, files_fingerprint
+from ds_bert.data.prepare_state import (
+    TRAIN,
+    VALIDATION,
+    CoveredText,
+    PartWriter,
+    PrepareState,
+    TextChanged,
+    files_fingerprint,
+)
 from ds_bert.data.python_docs import python_docs
 from ds_bert.data.randomness import random_bits, uniform
 from ds_bert.data.shards import MANIFEST, write_manifest
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.data.vocabulary_training import train_vocabulary
 from ds_bert.errors import UserError
+from ds_bert.files import read_json, write_json
 
+BAD_RECORDS = "bad_records.json"
 _VALIDATION_STREAM = 0x5EED  # any constant: which documents are held out is the same for all
 _DRAWS_AT_A_TIME = 4096
 
@@ -37,6 +56,7 @@ class PrepareSettings:
     num_workers: int = 1
     shard_tokens: int = 1 << 24
     validation_share: float = 0.0
+    skip_bad_records: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,8 @@ class PartSummary:
 def prepare(settings: PrepareSettings) -> list[PartSummary]:
     """Write the data folder, or finish one that was begun with the same settings.
 
-    The result depends on the texts and settings only, not on the number of workers or on interruptions.
+    The result depends on the texts and settings only, not on the number of workers or on interruptions. Where the text
+    was changed since, shards are kept up to the first whose own text differs.
 
     Returns:
         The summary of the training data and, with a validation share, that of the validation data.
@@ -80,30 +101,68 @@ def prepare(settings: PrepareSettings) -> list[PartSummary]:
         raise
 
 
+def read_bad_records(folder: Path) -> list[BadRecord]:
+    """Return the records that were passed over when a data folder was made."""
+    path = folder / BAD_RECORDS
+    return [BadRecord(**record) for record in read_json(path)] if path.is_file() else []
+
+
 def _prepare(
     settings: PrepareSettings, corpus: "_Corpus", state: PrepareState, given: Tokenizer | None
 ) -> list[PartSummary]:
-    tokenizer = _saved_tokenizer(settings, corpus, given)
     parts = [TRAIN, VALIDATION] if settings.validation_share else [TRAIN]
-    empty_at_end = dict.fromkeys(parts, 0)
-    if not (settings.output_dir / MANIFEST).is_file():
+    if (settings.output_dir / MANIFEST).is_file():
+        if not state.is_same_input and corpus.read_through() != state.texts.get("finished"):
+            raise UserError(f"{settings.output_dir}: is finished, and of another text; name a new --output_dir")
+        tokenizer = load_tokenizer(settings.output_dir / "tokenizer")
+    else:
+        tokenizer = _saved_tokenizer(settings, corpus, state, given)
         empty_at_end = _write_shards(settings, corpus, state, parts)
         _refuse_empty_parts(settings, state, parts)
+        state.texts["finished"] = corpus.text_sha256
+        if corpus.bad.found:
+            write_json(settings.output_dir / BAD_RECORDS, [record._asdict() for record in corpus.bad.found])
         for part in reversed(parts):  # the training data's manifest comes last: it says that all is complete
             _complete(state, part, tokenizer, empty_at_end[part])
     return [_summarise(state, part, tokenizer) for part in parts]
 
 
 class _Corpus:
-    """The chosen source of documents, which can be read more than once."""
+    """The chosen source of documents, which can be read more than once.
+
+    Attributes:
+        files: what is read; empty for Python's documentation.
+        num_bytes: of all files; None where it is not known how much text that is.
+        bad: the bad records that the last reading has passed over.
+        text_sha256: of all documents, once a reading has come to its end.
+    """
 
     def __init__(self, settings: PrepareSettings) -> None:
         self._reading = settings.reading
+        self._most_bad = settings.skip_bad_records
         self.files = [] if settings.python_docs else find_files(settings.input, settings.output_dir)
-        self.num_bytes = sum(path.stat().st_size for path in self.files) or None
+        plain = not any(path.suffix.lower() == ".gz" for path in self.files)
+        self.num_bytes = sum(path.stat().st_size for path in self.files) or None if plain else None
+        self.bad = BadRecords(self._most_bad)
+        self.text_sha256 = ""
 
-    def documents(self) -> Iterator[RawDocument]:
-        return read_documents(self.files, self._reading) if self.files else python_docs()
+    def documents(self) -> Iterator[tuple[RawDocument, bytes]]:
+        """Read from the beginning: yield each document and the hash of its text."""
+        self.bad, self.text_sha256 = BadRecords(self._most_bad), ""
+        whole = hashlib.sha256()
+        for document in read_documents(self.files, self._reading, self.bad) if self.files else python_docs():
+            lines = "\0".join([str(document.is_prose), *document.lines])
+            digest = hashlib.sha256(lines.encode("utf-8", "surrogatepass")).digest()
+            whole.update(digest)
+            yield document, digest
+        self.text_sha256 = whole.hexdigest()
+
+    def read_through(self) -> str:
+        """Read everything and return the hash of it."""
+        with _progress_bar(self, "compare") as bar:
+            for document, _ in self.documents():
+                bar.update(document.num_bytes)
+        return self.text_sha256
 
     @property
     def fingerprint(self) -> str:
@@ -121,6 +180,8 @@ def _refuse_wrong_settings(settings: PrepareSettings) -> None:
         raise UserError(f"--validation_share {settings.validation_share}: must be at least 0 and below 1")
     if settings.num_workers < 1 or settings.shard_tokens < 1:
         raise UserError("--num_workers and --shard_tokens must be at least 1")
+    if settings.skip_bad_records < 0:
+        raise UserError(f"--skip_bad_records {settings.skip_bad_records}: must be at least 0")
 
 
 def _decisive(settings: PrepareSettings, corpus: _Corpus, given: Tokenizer | None) -> dict[str, Any]:
@@ -136,13 +197,20 @@ def _decisive(settings: PrepareSettings, corpus: _Corpus, given: Tokenizer | Non
     }
 
 
-def _saved_tokenizer(settings: PrepareSettings, corpus: _Corpus, given: Tokenizer | None) -> Tokenizer:
+def _saved_tokenizer(
+    settings: PrepareSettings, corpus: _Corpus, state: PrepareState, given: Tokenizer | None
+) -> Tokenizer:
     folder = settings.output_dir / "tokenizer"
     if (folder / "tokenizer_config.json").is_file():  # the last file that `save` writes
-        return load_tokenizer(folder)
+        if given or corpus.read_through() == state.texts.get("vocabulary"):
+            return load_tokenizer(folder)
+        for part in state.shards:  # their ids are those of a vocabulary of another text
+            state.forget(part)
     if given is None:
         assert settings.train_vocab is not None
         given = train_vocabulary(lambda: _with_progress(corpus, "vocabulary"), settings.train_vocab)
+        state.texts["vocabulary"] = corpus.text_sha256
+        state.save()
     if settings.validation_share:
         given.save(settings.output_dir / VALIDATION / "tokenizer")
     given.save(folder)  # last: with it, all tokenizers are there
@@ -151,35 +219,49 @@ def _saved_tokenizer(settings: PrepareSettings, corpus: _Corpus, given: Tokenize
 
 def _with_progress(corpus: _Corpus, title: str) -> Iterator[list[str]]:
     with _progress_bar(corpus, title) as bar:
-        for document in corpus.documents():
+        for document, _ in corpus.documents():
             bar.update(document.num_bytes)
             yield document.sentences()
 
 
 def _write_shards(settings: PrepareSettings, corpus: _Corpus, state: PrepareState, parts: list[str]) -> dict[str, int]:
     """Tokenise all that no finished shard covers; return the empty documents after each part's last shard."""
+    while True:
+        try:
+            return _write_missing(settings, corpus, state, parts)
+        except TextChanged as changed:
+            state.forget(changed.part, changed.shard)
+        except UserError as error:
+            finished = sum(map(len, state.shards.values()))
+            kept = f"; {finished} finished shards are kept: mend that, and the same command goes on"
+            raise UserError(f"{error}{kept if finished else ''}") from None
+
+
+def _write_missing(settings: PrepareSettings, corpus: _Corpus, state: PrepareState, parts: list[str]) -> dict[str, int]:
     writers = {
         part: PartWriter(state.part_folder(part), state.shards[part], settings.shard_tokens, state.save)
         for part in parts
     }
-    part_of: dict[int, str] = {}
+    place_of: dict[int, tuple[str, bytes]] = {}  # of a document on its way: its part, and the hash of its text
     with _progress_bar(corpus, "tokenise") as bar:
 
         def missing() -> Iterator[NumberedDocument]:
-            next_document = {part: state.next_document(part) for part in parts}
-            documents: Iterable[RawDocument] = corpus.documents()
+            covered = {part: CoveredText(part, state.shards[part]) for part in parts}
             held_out = _held_out(settings.validation_share)
-            for number, (document, is_held_out) in enumerate(zip(documents, held_out, strict=False)):
+            for number, ((document, digest), is_held_out) in enumerate(zip(corpus.documents(), held_out, strict=False)):
                 part = VALIDATION if is_held_out else TRAIN
-                if number < next_document[part]:
+                if covered[part].covers(number, digest):
                     bar.update(document.num_bytes)
                 else:
-                    part_of[number] = part
+                    place_of[number] = part, digest
                     yield NumberedDocument(number, document)
+            for text in covered.values():
+                text.finish()
 
         for chunk in encode_documents(missing(), settings.output_dir / "tokenizer", settings.num_workers):
             for encoded in chunk.documents():
-                writers[part_of.pop(encoded.number)].add(encoded)
+                part, digest = place_of.pop(encoded.number)
+                writers[part].add(encoded, digest)
             bar.update(chunk.num_bytes)
     return {part: writer.finish() for part, writer in writers.items()}
 

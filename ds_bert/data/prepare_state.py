@@ -1,4 +1,4 @@
-"""What an interrupted `ds-bert prepare` needs to go on: its settings and the shards that are finished."""
+"""What an interrupted `ds-bert prepare` needs to go on: its settings, the finished shards, what text they are of."""
 
 import hashlib
 import json
@@ -24,18 +24,22 @@ class PrepareState:
 
     Attributes:
         folder: the output folder.
-        shards: of `TRAIN` and `VALIDATION`, the entries of the finished shards.
+        shards: of `TRAIN` and `VALIDATION`, the entries of the finished shards; each has the hash of its text.
+        texts: hashes of the whole text: that the vocabulary was trained on, and that the finished folder is made of.
+        is_same_input: whether the files have the names, sizes and times of change that they had at the start.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], shards: dict[str, list[dict[str, Any]]]) -> None:
         self.folder = folder
         self.shards = shards
+        self.texts: dict[str, str] = {}
+        self.is_same_input = True
         self._settings = settings
         self._begun_in = ""
 
     @classmethod
     def start_or_resume(cls, folder: Path, settings: dict[str, Any]) -> "PrepareState":
-        """Claim an empty folder, or go on in one that was started with the same settings.
+        """Claim an empty folder, or go on in one that was started with the same settings; the input may differ.
 
         Raises:
             UserError: the folder holds something else, or was started with other settings, or lost a shard.
@@ -64,8 +68,10 @@ class PrepareState:
         stored = read_json(path)
         try:
             before, shards = stored["settings"], {part: stored["shards"][part] for part in (TRAIN, VALIDATION)}
-            changed = [key for key in settings if before.get(key) != settings[key]]
+            changed = [key for key in settings if before.get(key) != settings[key] and key != "input"]
             state = cls(folder, settings, shards)
+            state.texts = dict(stored.get("texts", {}))
+            state.is_same_input = before["input"] == settings["input"]
             for part, entries in shards.items():
                 for index, entry in enumerate(entries):
                     _refuse_lost_shard(state.part_folder(part) / shard_name(index), entry)
@@ -87,13 +93,58 @@ class PrepareState:
         """Return the data folder of a part: the output folder, or its subfolder ``validation``."""
         return self.folder if part == TRAIN else self.folder / VALIDATION
 
-    def next_document(self, part: str) -> int:
-        """Return the number of the first document that no finished shard of the part covers."""
-        return self.shards[part][-1]["next_document"] if self.shards[part] else 0
-
     def save(self) -> None:
         """Write the file, atomically."""
-        write_json(self.folder / STATE, {"settings": self._settings, "shards": self.shards})
+        write_json(self.folder / STATE, {"settings": self._settings, "shards": self.shards, "texts": self.texts})
+
+    def forget(self, part: str, first: int = 0) -> None:
+        """Take back the part's shards from number ``first`` on: they are of another text."""
+        count = len(self.shards[part])
+        del self.shards[part][first:]
+        self.save()
+        for index in range(first, count):
+            shutil.rmtree(self.part_folder(part) / shard_name(index), ignore_errors=True)
+
+
+class TextChanged(Exception):
+    """A finished shard of a part is not of the text that is there now."""
+
+    def __init__(self, part: str, shard: int) -> None:
+        super().__init__(part, shard)
+        self.part, self.shard = part, shard
+
+
+class CoveredText:
+    """Compares the documents that a part's finished shards were made of with those that are there now.
+
+    Args:
+        part: for `TextChanged`.
+        entries: of the finished shards.
+    """
+
+    def __init__(self, part: str, entries: list[dict[str, Any]]) -> None:
+        self._part = part
+        self._entries = list(entries)
+        self._shard = 0
+        self._text = hashlib.sha256()
+
+    def covers(self, number: int, digest: bytes) -> bool:
+        """Say whether the part's next document is in a finished shard. Raises `TextChanged` at the end of another."""
+        if self._shard == len(self._entries):
+            return False
+        entry = self._entries[self._shard]
+        self._text.update(digest)
+        if number + 1 == entry["next_document"]:
+            if self._text.hexdigest() != entry.get("text_sha256"):
+                raise TextChanged(self._part, self._shard)
+            self._shard += 1
+            self._text = hashlib.sha256()
+        return True
+
+    def finish(self) -> None:
+        """Raise `TextChanged` where the text ended before the last shard did."""
+        if self._shard < len(self._entries):
+            raise TextChanged(self._part, self._shard)
 
 
 class PartWriter:
@@ -111,10 +162,12 @@ class PartWriter:
         self._tokens: list[np.ndarray] = []
         self._sentence_lengths: list[np.ndarray] = []
         self._num_tokens = self._num_unknown = self._num_empty = self._next_document = 0
+        self._text = hashlib.sha256()
 
-    def add(self, document: EncodedDocument) -> None:
-        """Take the next document; one without a token is only counted."""
+    def add(self, document: EncodedDocument, digest: bytes) -> None:
+        """Take the next document and the hash of its text; one without a token is only counted."""
         self._next_document = document.number + 1
+        self._text.update(digest)
         if not len(document.tokens):
             self._num_empty += 1
             return
@@ -141,13 +194,14 @@ class PartWriter:
         entry["num_unknown"] = self._num_unknown
         entry["num_empty_documents"] = self._num_empty
         entry["next_document"] = self._next_document
+        entry["text_sha256"] = self._text.hexdigest()
         self._shards.append(entry)
         self._save()
         self._clear()
 
 
 def files_fingerprint(files: list[Path]) -> str:
-    """Return a hash of the files' paths, sizes and times of change: cheap, and it notices what a person would do."""
+    """Return a hash of the files' paths, sizes and times of change: where it is the same, nobody has touched them."""
     facts = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 

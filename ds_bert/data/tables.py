@@ -1,6 +1,5 @@
 """Rows with named columns from TSV, CSV and JSON lines, each with its line in the file."""
 
-import codecs
 import csv
 import io
 import json
@@ -12,7 +11,10 @@ from typing import Any
 
 from ds_bert.data.feature_cache import key_fingerprint
 from ds_bert.errors import UserError
-from ds_bert.files import file_fingerprint
+from ds_bert.files import file_fingerprint, read_text, suffix_of
+
+# One text may be longer than 131,072 characters, the library's limit; a file is in memory as a whole anyway.
+csv.field_size_limit(1 << 30)
 
 _SUFFIXES = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 
@@ -97,7 +99,8 @@ def open_table(path: Path, columns: Sequence[str] | None = None, incomplete: flo
     """Open a file of rows: .tsv and .txt (nothing is quoted, as in GLUE), .csv (quoted as in RFC 4180) or JSON lines.
 
     Args:
-        path: UTF-8 text, with or without a byte order mark.
+        path: UTF-8 text, with or without a byte order mark, plain or compressed by gzip (``.csv.gz``). Blank lines are
+            passed over, unless there is one column only: there they are empty cells.
         columns: names of the columns of a file that has no header; None: the first line (the first object) names them.
         incomplete: share of a TSV's lines that may have too few or too many fields; they are left out, with a note.
 
@@ -105,9 +108,11 @@ def open_table(path: Path, columns: Sequence[str] | None = None, incomplete: flo
         UserError: the file is missing, is not text, is empty, has a column twice or is of another kind. `Table.read`
             raises it for a line with a wrong number of fields, or that is not CSV or JSON.
     """
-    kind = _SUFFIXES.get(path.suffix.lower())
+    kind = _SUFFIXES.get(suffix_of(path))
     if kind is None:
-        raise UserError(f"{path}: the name ends in {path.suffix!r}; needs one of {', '.join(_SUFFIXES)}")
+        raise UserError(
+            f"{path}: the name ends in {path.suffix!r}; needs one of {', '.join(_SUFFIXES)}, or one with .gz behind it"
+        )
     fingerprint = file_fingerprint(path)
     notes: list[str] = []
     if kind == "json":
@@ -115,7 +120,8 @@ def open_table(path: Path, columns: Sequence[str] | None = None, incomplete: flo
         rows = partial(_json_rows, path, names)
     else:
         records = _tsv_records if kind == "tsv" else _csv_records
-        names = tuple(next(records(path), (1, []))[1] if columns is None else columns)
+        header = next((cells for _, cells in records(path) if not _is_blank(cells)), [])
+        names = tuple(header if columns is None else columns)
         rows = partial(_delimited_rows, path, names, records, columns is None, incomplete, notes)
     if not names:
         raise UserError(f"{path}: is empty; needs rows with named columns")
@@ -152,15 +158,18 @@ def _delimited_rows(
     """Yield the rows below the header that have a cell for each name; then note how many had not."""
     left_out: list[int] = []
     number = 0
-    for place, (number, cells) in enumerate(records(path)):
-        if place == 0 and has_header:
+    header_is_next = has_header
+    for number, cells in records(path):
+        if _is_blank(cells) and (header_is_next or len(names) > 1):
             continue
-        if len(cells) == len(names):
+        if header_is_next:
+            header_is_next = False
+        elif len(cells) == len(names):
             yield number, cells
-            continue
-        if not incomplete:
+        elif not incomplete:
             raise _wrong_fields(path, number, names, len(cells))
-        left_out.append(number)
+        else:
+            left_out.append(number)
     if len(left_out) > incomplete * number:
         raise UserError(
             f"{path}: line {left_out[0]}: not {len(names)} fields ({', '.join(names)}), and {len(left_out)} of "
@@ -171,25 +180,17 @@ def _delimited_rows(
     )
 
 
+def _is_blank(cells: Sequence[str]) -> bool:
+    return not cells or (len(cells) == 1 and not cells[0].strip())
+
+
 def _wrong_fields(path: Path, number: int, names: Sequence[str], found: int) -> UserError:
     return UserError(f"{path}: line {number}: {found} fields, but {len(names)} are needed ({', '.join(names)})")
 
 
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: line {number}: byte 0x{content[error.start]:02x} is not UTF-8 text") from None
-
-
 def _lines(path: Path) -> list[str]:
     """Lines, ended by a newline alone: texts may hold other characters that Python's `splitlines` would cut at."""
-    lines = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     return lines
@@ -200,7 +201,7 @@ def _tsv_records(path: Path) -> Iterator[Row]:
 
 
 def _csv_records(path: Path) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     begin = 1
     try:
         for cells in reader:
@@ -213,6 +214,8 @@ def _csv_records(path: Path) -> Iterator[Row]:
 
 def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -13,7 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from ds_bert.data import sentencepiece
 from ds_bert.errors import UserError
-from ds_bert.files import read_json, write_atomically, write_json
+from ds_bert.files import read_json, read_text, write_atomically, write_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FEWEST_TOKENS = 100
@@ -194,16 +194,13 @@ def _refuse_unusable(backend: tokenizers.Tokenizer, special_tokens: Sequence[str
 def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     read_json(path)  # for its message
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_str(read_text(path))
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"{path}: no tokenizer of the tokenizers library ({error})") from None
 
 
 def _read_vocabulary(path: Path, lower_case: bool | None) -> tokenizers.Tokenizer:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no vocabulary: cannot be read as UTF-8 text ({error})") from None
+    lines = read_text(path).split("\n")
     tokens = [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
     if lower_case is None:
         words = (token for token in tokens if len(token) > 1 and not token.startswith("["))

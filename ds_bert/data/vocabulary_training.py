@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import tokenizers
 from tokenizers import trainers
 
+from ds_bert.data.encoding import cut_text
 from ds_bert.data.vocabulary import CONTINUATION, FEWEST_TOKENS, SPECIAL_TOKENS, Tokenizer, wordpiece
 from ds_bert.errors import UserError
 
@@ -37,7 +38,8 @@ def train_vocabulary(documents: Callable[[], Iterable[list[str]]], size: int) ->
         continuing_subword_prefix=CONTINUATION,
         show_progress=False,
     )
-    backend.train_from_iterator((" ".join(document) for document in documents()), trainer)
+    pieces = (piece for document in documents() for piece in cut_text(" ".join(document)))
+    backend.train_from_iterator(pieces, trainer)
     vocabulary = backend.get_vocab(with_added_tokens=False)
     return Tokenizer(wordpiece(vocabulary, lower_case=True), "the trained vocabulary")
 
@@ -45,7 +47,8 @@ def train_vocabulary(documents: Callable[[], Iterable[list[str]]], size: int) ->
 def _alphabet(backend: tokenizers.Tokenizer, documents: Iterable[list[str]], limit: int) -> list[str]:
     counts: Counter[str] = Counter()
     for document in documents:
-        counts.update(backend.normalizer.normalize_str(" ".join(document)))
+        for piece in cut_text(" ".join(document)):
+            counts.update(backend.normalizer.normalize_str(piece))
     frequent = sorted(counts, key=lambda character: (-counts[character], character))
     return sorted([character for character in frequent if not character.isspace()][:limit])
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.training_state import read_state
+from ds_bert.data.feature_cache import cache_folder
 from ds_bert.data.tasks.episodes import EpisodeSource, TaskSource, fits_batches, misfit
 from ds_bert.data.tasks.opening import OpenedFile, TaskReader, mix
 from ds_bert.data.tasks.sources import Divided, SupervisedTasks
@@ -17,7 +18,7 @@ from ds_bert.errors import UserError
 from ds_bert.files import file_fingerprint
 from ds_bert.meta.arguments import MetaTrainArguments
 from ds_bert.tasks.glue import glue_task
-from ds_bert.training.model_source import Source, default_cache_dir
+from ds_bert.training.model_source import Source
 
 
 def open_tasks(arguments: MetaTrainArguments, model: Source) -> tuple[EpisodeSource, str]:
@@ -27,7 +28,7 @@ def open_tasks(arguments: MetaTrainArguments, model: Source) -> tuple[EpisodeSou
         UserError: there are none, one cannot be read, or the model cannot learn from them.
     """
     unlabelled, labelled = arguments.task_train_files, arguments.supervised_train_files
-    cache_dir = Path(arguments.cache_dir) if arguments.cache_dir else default_cache_dir()
+    cache_dir = cache_folder(arguments.cache_dir)
     data_dir = Path(arguments.data_dir) if arguments.data_dir else None
     query = arguments.train_batch_size - arguments.meta_batchsz
     reader = TaskReader(model.tokenizer, arguments.meta_batchsz, query, cache_dir, data_dir)

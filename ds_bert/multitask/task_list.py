@@ -8,7 +8,7 @@ from typing import Any
 
 from ds_bert.data.glue import OTHER_TASKS, find_task
 from ds_bert.errors import UserError
-from ds_bert.files import read_json
+from ds_bert.files import read_json, read_text
 
 PAPER = ("cola", "mnli", "rte", "wnli", "qqp", "stsb", "sst2", "qnli", "mrpc")
 """GLUE's tasks in the order of the paper's task ids."""
@@ -100,10 +100,7 @@ def _official(name: str, where: str) -> TaskEntry:
 
 def _read_file(path: Path) -> list[TaskEntry]:
     if path.suffix != ".json":
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--tasks {path}: cannot be read as text: {error}") from None
+        lines = read_text(path).splitlines()
         return [
             _official(line.strip(), f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()
         ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ds_bert.checkpoint.folders import claim_output_dir
+from ds_bert.data.feature_cache import cache_folder
 from ds_bert.engine.process_group import launcher_world, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
@@ -17,7 +18,7 @@ from ds_bert.training.checks import check_numbers
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
 from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.finetune_run import RESULTS, FinetuneRun
-from ds_bert.training.model_source import Source, default_cache_dir
+from ds_bert.training.model_source import Source
 from ds_bert.training.parameter_groups import with_layerwise_decay
 from ds_bert.training.placement import check_schedule, choose_stage_map
 from ds_bert.training.precision import set_fp32_products
@@ -57,7 +58,7 @@ def data_options(arguments: FinetuneArguments) -> dict[str, Any]:
     return {
         "splits": {split for split, is_wanted in wanted.items() if is_wanted},
         "max_seq_length": arguments.max_seq_length,
-        "cache_dir": Path(arguments.cache_dir) if arguments.cache_dir else default_cache_dir(),
+        "cache_dir": cache_folder(arguments.cache_dir),
         "overwrite_cache": arguments.overwrite_cache,
         "max_train_samples": arguments.max_train_samples or None,
         "max_eval_samples": arguments.max_eval_samples or None,

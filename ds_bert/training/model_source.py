@@ -123,8 +123,3 @@ def _override(arguments: FinetuneArguments, fields: dict[str, Any]) -> None:
             if not 0 <= value < 1:
                 raise UserError(f"--{name} is {value}, needed is a probability from 0 to below 1")
             fields[name] = value
-
-
-def default_cache_dir() -> Path:
-    """Where encoded data is kept if nothing else is said."""
-    return Path.home() / ".cache" / "ds_bert" / "features"

@@ -1,7 +1,6 @@
 """Keep a launcher's job going: start it again after a crash, hand signals on to all of it, leave nothing behind."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import psutil
 
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.errors import USER_ERROR_NOTE, UserError
+from ds_bert.files import read_json
 
 PATIENCE = 30.0  # seconds that a signalled job has for its checkpoint
 _MARK = "DS_BERT_SUPERVISOR"
@@ -164,8 +164,8 @@ def _output_dir_in(word: str) -> Path | None:
     if not word.endswith(".json"):
         return None
     try:
-        arguments = json.loads(Path(word).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the job itself will say so
+        arguments = read_json(Path(word))
+    except UserError:  # the job itself will say so
         return None
     found = arguments.get("output_dir") if isinstance(arguments, dict) else None
     return Path(found) if isinstance(found, str) and found else None

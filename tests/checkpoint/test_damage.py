@@ -59,8 +59,53 @@ def refused(checkpoint: Path, name: str) -> str:
 def test_a_whole_checkpoint_has_no_faults(checkpoint: Path) -> None:
     assert sorted([*read_manifest(checkpoint), "manifest.json"]) == sorted(NAMES)
     assert faults(checkpoint) == []
-    (checkpoint / ".DS_Store").write_text("what desktops leave")
-    (checkpoint / ".nfs0001").write_text("what file systems leave")
+
+
+FOREIGN = [
+    "README.md",
+    "eval_results.txt",
+    ".gitattributes",
+    ".DS_Store",
+    "._model-00001-of-00002.safetensors",
+    ".nfs0001",
+    "Thumbs.db",
+    "desktop.ini",
+    "config.json~",
+    "config.json.bak",
+    "#config.json#",
+    ".config.json.swp",
+    "model.safetensors.bak",
+    "model-00001-of-00002.safetensors.lock",
+    "model copy.safetensors",
+    "adapter_model.safetensors",
+    "pytorch_model.bin",
+    "training_args.bin",
+    "tokenizer/vocab.txt",
+    "runs/events.out.tfevents.1",
+    ".ipynb_checkpoints/config-checkpoint.json",
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_files_do_no_harm(checkpoint: Path, capsys: pytest.CaptureFixture, name: str) -> None:
+    """Neither alone, nor do they hide damage; they are named where a checkpoint is looked at."""
+    (checkpoint / name).parent.mkdir(exist_ok=True)
+    (checkpoint / name).write_text("left by others")
+    assert faults(checkpoint) == []
+    assert folders.newest_checkpoint(checkpoint.parent) == checkpoint
+    PretrainedWeights(checkpoint, "bert")
+    assert cli.main(["verify", str(checkpoint)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.rstrip().endswith(f"not of it: {name}".encode(errors="backslashreplace").decode())
+    flip_last_bit(checkpoint / "model-00001-of-00002.safetensors")
+    refused(checkpoint, "model-00001-of-00002.safetensors")
+
+
+def test_links_and_folders_that_lead_nowhere_do_no_harm(checkpoint: Path) -> None:
+    (checkpoint / "notes").symlink_to(checkpoint / "nowhere")
+    (checkpoint / "loop").symlink_to(checkpoint)
+    (checkpoint / "model.safetensors.d").mkdir()
+    (checkpoint / "not\udcffutf8").write_text("")
     assert faults(checkpoint) == []
 
 
@@ -111,10 +156,18 @@ def test_of_another_checkpoint(checkpoint: Path, name: str) -> None:
     assert "checksum" in refused(checkpoint, name)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer/vocab.txt", "pytorch_model.bin", "notes.txt"])
-def test_not_listed(checkpoint: Path, name: str) -> None:
-    """One of them would be read in place of the listed ones: `model.safetensors` comes before an index."""
-    (checkpoint / name).parent.mkdir(exist_ok=True)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "model-00003-of-00003.safetensors",
+        "ds_bert.safetensors",
+        "optimizer-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ],
+)
+def test_weights_that_are_not_listed(checkpoint: Path, name: str) -> None:
+    """They would be read beside the listed ones, or in their place: `model.safetensors` comes before an index."""
     (checkpoint / name).write_text("text")
     assert "does not list it" in refused(checkpoint, name)
 
@@ -174,8 +227,12 @@ def test_a_pickle_never_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, 
     path.write_bytes(pickle.dumps(_Malice()).ljust(path.stat().st_size if path.exists() else 0, b" "))
     unpickled = []
     sys.addaudithook(lambda event, _: unpickled.append(event) if event == "pickle.find_class" else None)
-    refused(checkpoint, name)
-    assert cli.main(["verify", str(checkpoint)]) == 2
+    status = cli.main(["verify", str(checkpoint)])
+    if name in NAMES:
+        refused(checkpoint, name)
+        assert status == 2
+    else:
+        assert status == 0 and faults(checkpoint) == []
     assert not unpickled and not (checkpoint.parent / "owned").exists()
 
 

@@ -256,3 +256,30 @@ def test_an_occupied_output_folder(tmp_path: Path) -> None:
     assert (out / "file").read_text() == "mine"
     folders.claim_output_dir(out, resume=False, overwrite=True)
     assert not list(out.iterdir()) and (tmp_path / "out.old-1" / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("claim", [lambda folder: folders.claim_output_dir(folder, True, False), folders.claim_empty])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_is_there_but_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim: Any, number: int
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    with pytest.raises(UserError, match=rf"{tmp_path}: --output_dir cannot be written: {os.strerror(number)}"):
+        claim(tmp_path)
+
+
+def test_folders_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """Not even by root."""
+    (tmp_path / "file").write_text("")
+    for folder in (Path("/proc/sys"), Path("/proc/nowhere"), tmp_path / "file" / "below", tmp_path / ("long" * 100)):
+        for resume, overwrite in ((True, False), (False, True), (False, False)):
+            with pytest.raises(UserError, match=f"{folder}: "):
+                folders.claim_output_dir(folder, resume, overwrite)
+
+
+def test_a_claimed_folder_is_empty(tmp_path: Path) -> None:
+    folders.claim_output_dir(tmp_path / "out", False, False)
+    assert list((tmp_path / "out").iterdir()) == []

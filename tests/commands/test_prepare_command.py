@@ -1,6 +1,9 @@
+import gzip
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ds_bert.cli import main
+from ds_bert.data.prepare import _held_out
 from ds_bert.data.shards import ShardedCorpus
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 
@@ -278,10 +282,188 @@ def test_changed_settings_and_damage_are_refused(
     before = contents(out)
     assert "shard_tokens (was 16000000, now 500)" in refusal(capsys, *flags, "--shard_tokens", 500)
     write_text(text, 21)
-    assert "other settings: input" in refusal(capsys, *flags)
+    assert "is finished, and of another text" in refusal(capsys, *flags)
     assert contents(out) == before
     write_text(text, 20)
     state = json.loads((out / "prepare.json").read_text())
     state["shards"] = 5
     (out / "prepare.json").write_text(json.dumps(state))
     assert "damaged" in refusal(capsys, *flags)
+
+
+def write_json_lines(path: Path, texts: list[str | None]) -> Path:
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def some_texts(count: int) -> list[str | None]:
+    rng = random.Random(3)
+    return [" ".join(rng.choices(WORDS[:-1], k=rng.randint(20, 60))) + " ." for _ in range(count)]
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("tokens.npy")}
+
+
+BAD_LINES = {
+    "not JSON": b"none",
+    "cut off": b'{"text": "a b',
+    "a JSON list": b'["a"]',
+    "no key 'text'": b'{"body": "a"}',
+    "value of type NoneType": b'{"text": null}',
+    "value of type int": b'{"text": 3}',
+    "byte 0xe9 is not UTF-8": b'{"text": "caf\xe9"}',
+    "binary data": b'{"text": "a\0b"}',
+    "Exceeds the limit": b'{"text": "a", "id": ' + b"7" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("name", ["text.jsonl", "text.jsonl.gz", "text.txt"])
+def test_a_mended_record_loses_no_finished_shard(
+    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("ds_bert.data.encoding._CHUNK_BYTES", 1000)
+    texts = some_texts(120)
+    path, out = tmp_path / name, tmp_path / "out"
+    flags = ["--input", path, "--tokenizer_name", vocabulary, "--shard_tokens", 400, "--validation_share", 0.1]
+    flags += ["--num_workers", 1]
+    write_json_lines(path, [*texts[:100], None, *texts[100:110], None, *texts[110:]])
+    for mended in ([*texts[:100], *texts[100:110], None, *texts[110:]], [*texts[:110], "", *texts[110:]]):
+        message = refusal(capsys, *flags, "--output_dir", out)
+        assert f"{path}: line 1" in message and "finished shards are kept" in message
+        before = times(out)
+        assert len(before) > 5 and "shard-00002/tokens.npy" in before
+        write_json_lines(path, mended)
+    assert prepare(*flags, "--output_dir", out) == 0
+    after = times(out)
+    assert before.items() <= after.items() and len(after) > len(before)
+    assert prepare(*flags, "--output_dir", tmp_path / "whole") == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+CHANGES = {
+    "touched": lambda texts, place: texts,
+    "edited": lambda texts, place: [*texts[:place], "bad cab dad .", *texts[place + 1 :]],
+    "edited at the same length": lambda texts, place: [*texts[:place], texts[place][::-1], *texts[place + 1 :]],
+    "one more": lambda texts, place: [*texts[:place], "bad cab dad .", *texts[place:]],
+    "one less": lambda texts, place: [*texts[:place], *texts[place + 1 :]],
+    "shorter": lambda texts, place: texts[: max(place, 20)],
+    "swapped": lambda texts, place: [*texts[place:], *texts[:place]],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("place", [0, 37, 110])
+def test_a_resumed_run_keeps_the_shards_whose_text_is_the_same(
+    tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch, change: str, place: int
+) -> None:
+    monkeypatch.setattr("ds_bert.data.encoding._CHUNK_BYTES", 1000)
+    texts, path, out = some_texts(120), tmp_path / "text.jsonl", tmp_path / "out"
+    flags = ["--input", path, "--tokenizer_name", vocabulary, "--shard_tokens", 400, "--validation_share", 0.1]
+    flags += ["--num_workers", 1]
+    stamp = os.stat(write_json_lines(path, [*texts[:100], None])).st_mtime_ns
+    assert prepare(*flags, "--output_dir", out) == 2
+    before, entries = times(out), json.loads((out / "prepare.json").read_text())["shards"]
+    write_json_lines(path, CHANGES[change](texts, place))
+    if change == "edited at the same length":
+        os.utime(path, ns=(stamp, stamp))  # the content tells, not the time
+    assert prepare(*flags, "--output_dir", out) == 0
+    held_out = list(itertools.islice(_held_out(0.1), 200))
+    now, kept = CHANGES[change](texts, place), 0
+    for part, shards in entries.items():
+        for entry in shards:
+            numbers = [n for n in range(entry["next_document"]) if held_out[n] == (part == "validation")]
+            kept += all(n < len(now) and now[n] == texts[n] for n in numbers)
+    assert len(before.items() & times(out).items()) == kept
+    assert kept == len(before) if change == "touched" else place < 100 or change == "swapped" or kept > 5
+    assert prepare(*flags, "--output_dir", tmp_path / "whole") == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_vocabulary_of_another_text_is_trained_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, path, out = random.Random(5), tmp_path / "text.jsonl", tmp_path / "out"
+    texts = [" ".join("".join(rng.choices("abcdefghij", k=4)) for _ in range(40)) for _ in range(120)]
+    flags = ["--input", write_json_lines(path, texts), "--train_vocab", 110, "--shard_tokens", 400, "--num_workers", 1]
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for changed in (False, True):
+        monkeypatch.setattr("ds_bert.data.prepare_state.PartWriter.finish", die)
+        monkeypatch.setattr("ds_bert.data.encoding._CHUNK_BYTES", 1000)
+        assert prepare(*flags, "--output_dir", out) == 130
+        monkeypatch.undo()
+        before = times(out)
+        write_json_lines(path, [*texts, "zzz xyz " * 50] if changed else texts)
+        assert prepare(*flags, "--output_dir", out) == 0
+        assert bool(before) and (before.items() <= times(out).items()) != changed
+        assert prepare(*flags, "--output_dir", tmp_path / f"whole{changed}") == 0
+        assert contents(out) == contents(tmp_path / f"whole{changed}")
+        shutil.rmtree(out)
+
+
+def test_a_finished_folder_is_known_by_the_content_of_its_text(
+    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path, out = write_json_lines(tmp_path / "text.jsonl", some_texts(30)), tmp_path / "out"
+    assert prepare("--input", path, "--tokenizer_name", vocabulary, "--output_dir", out) == 0
+    before = contents(out)
+    os.utime(path, (1, 1))
+    moved = path.rename(tmp_path / "moved.jsonl")
+    assert prepare("--input", moved, "--tokenizer_name", vocabulary, "--output_dir", out) == 0
+    write_json_lines(moved, [*some_texts(30), ""])
+    message = refusal(capsys, "--input", moved, "--tokenizer_name", vocabulary, "--output_dir", out)
+    assert "is finished, and of another text" in message
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("name", ["text.jsonl", "text.txt"])
+def test_bad_records_are_passed_over_counted_and_listed(
+    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    lines = [json.dumps({"text": text}).encode() for text in some_texts(60)]
+    (tmp_path / "good").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "good" / name).write_bytes(b"\n".join(lines))
+    for place, bad in enumerate(BAD_LINES.values()):
+        lines.insert(10 + 5 * place, bad)
+    path = tmp_path / "bad" / name
+    path.write_bytes(b"\n".join(lines))
+    flags = ["--tokenizer_name", vocabulary, "--shard_tokens", 400, "--num_workers", 1, "--validation_share", 0.1]
+    many = len(BAD_LINES)
+    assert prepare("--input", tmp_path / "good", *flags, "--output_dir", tmp_path / "whole") == 0
+    out = ["--input", path, *flags, "--output_dir", tmp_path / "out"]
+    assert f"{path}: line 11: not JSON" in refusal(capsys, *out)
+    message = refusal(capsys, *out, "--skip_bad_records", many - 1)
+    assert f"{path}: line {11 + 5 * (many - 1)}: " in message and f"bad record {many}" in message
+    assert "--skip_bad_records -1" in refusal(capsys, *out, "--skip_bad_records", -1)
+    for _ in range(2):  # a finished folder says it again
+        assert prepare(*out, "--skip_bad_records", many) == 0
+        printed = capsys.readouterr().out
+        assert f"{many} bad records were passed over; {tmp_path / 'out' / 'bad_records.json'} lists them" in printed
+        listed = json.loads((tmp_path / "out" / "bad_records.json").read_text())
+        assert [(record["file"], record["line"]) for record in listed] == [
+            (str(path), 11 + 5 * place) for place in range(many)
+        ]
+        for record, reason in zip(listed, BAD_LINES, strict=True):
+            assert reason in record["reason"] or reason == "cut off"
+            assert f"  {path}: line {record['line']}: {record['reason']}" in printed
+    hidden = ("prepare.json", "bad_records.json")
+    assert contents(tmp_path / "out", hidden) == contents(tmp_path / "whole", hidden)
+    assert not (tmp_path / "whole" / "bad_records.json").exists()
+
+
+def test_bad_lines_of_plain_text_are_passed_over(tmp_path: Path, vocabulary: Path) -> None:
+    lines = [b"bad cab .", b"caf\xe9 .", b"dad\0fab", b"gag hag .", b"", b"jab lab ."] * 5
+    (tmp_path / "text.txt").write_bytes(b"\n".join(lines))
+    (tmp_path / "good.txt").write_bytes(b"\n".join(lines[:1] + lines[3:6]) + b"\n" + b"\n".join(
+        line for line in lines[6:] if b"caf" not in line and b"\0" not in line))  # fmt: skip
+    flags = ["--tokenizer_name", vocabulary, "--num_workers", 1, "--format", "lines"]
+    skip = ["--skip_bad_records", 10]
+    assert prepare("--input", tmp_path / "text.txt", *flags, *skip, "--output_dir", tmp_path / "out") == 0
+    assert prepare("--input", tmp_path / "good.txt", *flags, "--output_dir", tmp_path / "whole") == 0
+    hidden = ("prepare.json", "bad_records.json")
+    assert contents(tmp_path / "out", hidden) == contents(tmp_path / "whole", hidden)
+    listed = json.loads((tmp_path / "out" / "bad_records.json").read_text())
+    assert [record["line"] for record in listed] == [6 * block + place for block in range(5) for place in (2, 3)]

@@ -1,5 +1,6 @@
 """The cache of encoded examples: the same as built, once, whatever is there before and whoever is there besides."""
 
+import errno
 import multiprocessing
 import threading
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data.feature_cache import cached_features, key_fingerprint
+from ds_bert.data.feature_cache import cache_folder, cached_features, key_fingerprint
 from ds_bert.data.features import Features, make_features
 from ds_bert.errors import UserError
 from ds_bert.files import file_fingerprint
@@ -50,7 +51,7 @@ def test_what_was_built_comes_back_memory_mapped(tmp_path: Path) -> None:
     assert_same(cached_features(tmp_path / "cache", KEY, build), build())
     found = cached_features(tmp_path / "cache", dict(reversed(KEY.items())), refuse)
     assert_same(found, build())
-    assert isinstance(found.tokens, np.memmap)
+    assert not found.tokens.flags.owndata and not found.tokens.flags.writeable
     assert len(entries(tmp_path / "cache")) == 1
 
 
@@ -120,10 +121,53 @@ def test_overwriting_builds_and_replaces_only_what_differs(tmp_path: Path) -> No
     assert len(entries(tmp_path)) == 2
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+@pytest.fixture
+def no_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", fail)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, no_space: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (tmp_path / "full", tmp_path / "file"):
+        (tmp_path / "file").write_text("")
+        assert_same(cached_features(folder, KEY, build), build())
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: {folder}: the cache cannot be written") and "--cache_dir" in said
+    assert entries(tmp_path / "full") == []
+
+
+def test_a_home_that_cannot_be_written_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder(None) == tmp_path / ".cache" / "ds_bert" / "features"
+    assert capsys.readouterr().err == ""
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file: the cache cannot be written .*--cache_dir"):
-        cached_features(tmp_path / "file", KEY, build)
+    for home in (str(tmp_path / "file"), "/dev/null", "/proc/nowhere"):
+        monkeypatch.setenv("HOME", home)
+        assert cache_folder(None) is None
+        assert "encoded data is not kept" in capsys.readouterr().err
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    assert cache_folder(None) is None
+    assert "warning: home folder: Could not determine home directory.; enc" in capsys.readouterr().err
+
+
+def test_a_given_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    assert cache_folder(str(tmp_path / "new")) == tmp_path / "new"
+    (tmp_path / "file").write_text("")
+    for given in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        with pytest.raises(UserError, match=rf"{given}: --cache_dir cannot be written .*; name another"):
+            cache_folder(str(given))
 
 
 def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_wrong_own_lines_are_refused(tmp_path: Path, change: dict, message: str)
         (b"\n\n", "own.jsonl: no question"),
         (b"{\n", "own.jsonl: line 1: not JSON"),
         (b"[1]\n", "own.jsonl: line 1: a list, needed is an object with the key 'context'"),
-        (b"\xff\n", "own.jsonl: cannot be read as UTF-8"),
+        (b"\xff\n", "own.jsonl: line 1: byte 0xff is not UTF-8"),
     ],
 )
 def test_files_that_are_no_json_lines_are_refused(tmp_path: Path, content: bytes, message: str) -> None:

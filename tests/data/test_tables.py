@@ -77,15 +77,41 @@ BAD = [
     ("a.xlsx", b"a", "ends in '.xlsx'; needs one of .tsv"),
     ("a.tsv", b"a\tb\ta\n1\t2\t3\n", "line 1: the column 'a' stands there twice"),
     ("a.tsv", b"a\tb\n1\t2\n3\n", r"line 3: 1 fields, but 2 are needed \(a, b\)"),
-    ("a.tsv", b"a\tb\n1\t2\n\n3\t4\n", "line 3: 1 fields, but 2"),
     ("a.tsv", b"a\tb\n1\t2\t3\n", "line 2: 3 fields, but 2"),
     ("a.csv", b"a,b\n1,2\n\n1\n", "line 4: 1 fields, but 2"),
     ("a.csv", b'a,b\n1,"open\n2,3\n', "line 2: not CSV"),
     ("a.tsv", b"a\tb\n1\t2\n3\t\xe9t\xe9\n", "line 3: byte 0xe9 is not UTF-8"),
-    ("a.tsv", "a\tb\n1\t2\n".encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
+    ("a.tsv", "a\tb\n1\t2\n".encode("utf-16"), "is UTF-16 text, needs UTF-8"),
     ("a.jsonl", b'{"a": 1}\n{"a": \n', "line 2: not JSON .*one JSON object a line"),
     ("a.json", b'[{"a": 1}]', "line 1: JSON but no object"),
 ]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u00a0"])
+def test_blank_lines_are_no_rows(write: Write, blank: str) -> None:
+    tsv = open_table(write("a.tsv", f"{blank}\na\tb\n1\t2\n{blank}\n\t\n3\t4\n{blank}\n"))
+    assert rows(tsv) == [(3, ("1", "2")), (5, ("", "")), (6, ("3", "4"))]
+    assert rows(open_table(write("a.csv", f"{blank}\na,b\n1,2\n{blank}\n3,4\n{blank}\n"))) == [
+        (3, ("1", "2")),
+        (5, ("3", "4")),
+    ]
+    assert rows(open_table(write("a.jsonl", f'{blank}\n{{"a": 1}}\n{blank}\n{{"a": 2}}\n{blank}\n'))) == [
+        (2, (1,)),
+        (4, (2,)),
+    ]
+    # Where there is one column, an empty cell is a row.
+    assert rows(open_table(write("a.tsv", f"\na\nx\n{blank}\ny\n"))) == [(3, ("x",)), (4, (blank,)), (5, ("y",))]
+
+
+@pytest.mark.parametrize("length", [131_071, 131_073, 2_000_000])
+def test_long_cells(write: Write, length: int) -> None:
+    text = "ab " * (length // 3)
+    for name, content in (
+        ("a.csv", f'text,label\n"{text}",x\n{text},y\n'),
+        ("a.tsv", f"text\tlabel\n{text}\tx\n{text}\ty\n"),
+        ("a.jsonl", f'{{"text": "{text}", "label": "x"}}\n{{"text": "{text}", "label": "y"}}\n'),
+    ):
+        assert [cells for _, cells in rows(open_table(write(name, content)))] == [(text, "x"), (text, "y")]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD)

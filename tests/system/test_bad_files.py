@@ -53,6 +53,15 @@ def test_the_current_folder_is_not_moved_aside(job: Job) -> None:
     assert str(job.folder) in sentence and "cannot be moved aside" in sentence
 
 
+def test_an_output_folder_that_cannot_be_written(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (job.folder / "out").mkdir()
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    assert "out: --output_dir cannot be written: Permission denied" in job.refuse()
+
+
 @pytest.mark.parametrize("name", ["tokens.npy", "sentences.npy", "documents.npy"])
 @pytest.mark.parametrize("damage", ["truncated", "missing", "overwritten"])
 def test_damaged_shards(job: Job, name: str, damage: str) -> None:
@@ -182,6 +191,16 @@ def test_a_flipped_bit_in_a_model_to_start_from(trained: Job, name: str) -> None
     assert f"{name}: does not have the checksum" in trained.refuse_ds_bert(*words)
 
 
+@pytest.mark.parametrize("name", ["README.md", "eval_results.txt", "config.json~", "pytorch_model.bin"])
+def test_a_run_goes_on_from_a_checkpoint_with_a_foreign_file(trained: Job, name: str) -> None:
+    out = trained.folder / "out"
+    trained.write(f"out/checkpoint-2/{name}", "accuracy 0.8")
+    (ended,) = pretrain(trained.folder / "resumed", [trained.write("run.json", trained.arguments | {"save_steps": 2})])
+    assert ended.status == 0 and "is skipped" not in (trained.folder / "resumed" / "0.err.txt").read_text()
+    assert [path.name for path in folders.checkpoints(out)] == [f"checkpoint-{step}" for step in (1, 2, 4)]
+    assert not list(out.glob("*.old-*"))
+
+
 def test_a_damaged_checkpoint_is_skipped_for_an_earlier_one(trained: Job, prepared: Path) -> None:
     out = trained.folder / "out"
     path = out / "checkpoint-2" / f"optimizer-{SHARD}"
@@ -272,7 +291,10 @@ def test_model_folders(job: Job) -> None:
     assert "config.json" in job.refuse("--model_name_or_path", folder)
     write_model(folder / "config.json")
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    assert f"{folder}: has no model.safetensors" in job.refuse("--model_name_or_path", folder)
+    sentence = job.refuse("--model_name_or_path", folder)
+    assert f"{folder}: has no model.safetensors" in sentence
+    assert f"`ds-bert import --from huggingface {folder} --output_dir …`" in sentence
+    assert "is a file; needed is its folder" in job.refuse("--model_name_or_path", folder / "pytorch_model.bin")
     (folder / "model.safetensors").write_bytes(b"nonsense" * 10)
     assert "model.safetensors: not a readable safetensors file" in job.refuse("--model_name_or_path", folder)
 

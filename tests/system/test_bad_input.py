@@ -43,7 +43,7 @@ def test_values_of_the_file(job: Job, key: str, value: Any, words: Words) -> Non
         ('{"seed": 1, "seed": 2}', ("'seed'", "twice")),
         ("[1, 2]", ("list", "object")),
         ("", ("not JSON",)),
-        (b"\xff\xfe\x00", ("cannot be read as text",)),
+        (b"\xff\xfe\x00", ("is UTF-16 text",)),
     ],
 )
 def test_files_that_hold_no_arguments(job: Job, text: str | bytes, words: Words) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ds_bert.errors import UserError
+from ds_bert.files import reading
 
 
 def load_pickle(path: Path) -> Any:
@@ -16,6 +17,8 @@ def load_pickle(path: Path) -> Any:
     Raises:
         UserError: it is missing or damaged, or holds anything but tensors, numbers, text, lists and dictionaries.
     """
+    with reading(path):
+        pass  # what cannot be opened is not damaged
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ds_bert.data.mapping import map_array
 from ds_bert.data.randomness import random_bits, uniform
 from ds_bert.data.tasks.text_index import TextIndex
 from ds_bert.files import read_json, write_json
@@ -49,7 +50,7 @@ class Groups:
     @classmethod
     def open(cls, folder: Path) -> "Groups":
         """Open groups that `save` wrote; their arrays are memory-mapped."""
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        arrays = {name: map_array(folder / f"{name}.npy") for name in _ARRAYS}
         return cls(names=read_json(folder / "names.json"), **arrays)
 
 

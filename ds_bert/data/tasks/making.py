@@ -59,6 +59,11 @@ def make_tasks(settings: TaskSettings) -> list[PartSummary]:
     folders = {part: settings.output_dir / ("" if part == TRAIN else part) for part in parts_of(settings)}
     try:
         corpus = _prepare_corpus(settings, work)
+    except UserError:
+        if not (work / CORPUS).exists():  # else it holds finished shards
+            _withdraw(settings.output_dir)
+        raise
+    try:
         with threadpool_limits(1):  # sums in one order
             _prepare_index(settings, corpus, work)
         maker = TaskMaker(work, settings)

@@ -20,7 +20,7 @@ from ds_bert.data.tasks.task_set import TaskExamples
 from ds_bert.data.tasks.tf_example import BadExample, decode_example, encode_example
 from ds_bert.data.tasks.tfrecord import frame_records, read_records
 from ds_bert.errors import UserError
-from ds_bert.files import file_fingerprint, read_json
+from ds_bert.files import file_fingerprint, read_json, read_lines, suffix_of
 
 _LOG = logging.getLogger(__name__)
 TFRECORD, JSON_LINES, JSON = ".tf_record", ".jsonl", ".json"
@@ -160,19 +160,18 @@ def _build(path: Path, pad_id: int) -> Features:
 
 def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (where, record) of a file."""
-    if path.suffix == JSON:
+    if suffix_of(path) == JSON:
         records = read_json(path)
         if not isinstance(records, list):
             raise UserError(f"{path}: holds a JSON {type(records).__name__}, needs a list of examples")
         yield from ((f"{path}: record {number}", record) for number, record in enumerate(records, 1))
-    elif path.suffix == JSON_LINES:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                where = f"{path}: record {number}"
-                try:
-                    yield where, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{where}: not JSON ({error}); needs one example a line") from None
+    elif suffix_of(path) == JSON_LINES:
+        for number, (_, line) in enumerate(read_lines(path), 1):
+            where = f"{path}: record {number}"
+            try:
+                yield where, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where}: not JSON ({error}); needs one example a line") from None
     else:
         for number, data in enumerate(read_records(path), 1):
             where = f"{path}: record {number}"

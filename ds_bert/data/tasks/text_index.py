@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ds_bert.data.mapping import map_array
 from ds_bert.data.randomness import random_bits
 from ds_bert.data.shards import ShardedCorpus
 from ds_bert.data.vocabulary import Tokenizer
@@ -78,7 +79,7 @@ class TextIndex:
     @classmethod
     def open(cls, folder: Path, corpus: ShardedCorpus) -> "TextIndex":
         """Open an index that `save` wrote; its arrays are memory-mapped."""
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        arrays = {name: map_array(folder / f"{name}.npy") for name in _ARRAYS}
         return cls(corpus, words=read_json(folder / "words.json"), **arrays)
 
     def save(self, folder: Path) -> None:

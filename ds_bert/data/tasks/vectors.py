@@ -10,6 +10,7 @@ from sklearn.decomposition import TruncatedSVD
 from ds_bert.data.tasks.text_index import TextIndex
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.errors import UserError
+from ds_bert.files import reading
 
 _MATRIX = "embeddings.word_embeddings.weight"
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "spiece.model")
@@ -55,6 +56,8 @@ def model_word_vectors(index: TextIndex, folder: Path) -> np.ndarray:
 def _read_matrix(folder: Path) -> np.ndarray:
     files = sorted(folder.glob("*.safetensors"))
     for path in files:
+        with reading(path):
+            pass  # what it cannot open, safe_open says is not there
         try:
             with safe_open(path, framework="np") as tensors:
                 names = list(tensors.keys())

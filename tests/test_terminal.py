@@ -1,0 +1,123 @@
+"""What is printed never ends a program: whatever stdout is, whoever has stopped reading it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ds_bert.cli import COMMANDS
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SIGNS = "chart ●┤└─ 1–2 − 3 × 4 ± … → “é” 漢字 \udcff 😀"
+PLAIN = r'chart *|+- 1-2 - 3 x 4 +/- ... -> "\xe9" \u6f22\u5b57 \udcff \U0001f600'
+PROGRAM = f"""
+import sys
+from ds_bert.errors import exit_on_user_error
+def job():
+    for _ in range(2000):
+        print({SIGNS!r})
+        print({SIGNS!r}, file=sys.stderr)
+    sys.stdout.flush()
+    open("done", "w").close()
+sys.exit(exit_on_user_error(job))
+"""
+
+
+def run(words: list[str], folder: Path, encoding: str = "utf-8", shell: str = "", **streams: object):
+    """Run Python with these words, its streams redirected as ``shell`` says; return the ended process."""
+    command = f'"$@" {shell}'
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        ["bash", "-c", command, "bash", sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        timeout=60,
+        **({"capture_output": True} | streams),
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "koi8-r", "gb2312", "utf-8", "utf-16"])
+def test_signs_that_the_encoding_lacks_are_replaced(tmp_path: Path, encoding: str) -> None:
+    ended = run(["-c", PROGRAM], tmp_path, encoding)
+    assert ended.returncode == 0 and (tmp_path / "done").exists()
+    for printed in (ended.stdout, ended.stderr):
+        lines = printed.decode(encoding).splitlines()
+        assert len(lines) == 2000 and len(set(lines)) == 1
+    # What the encoding has is left as it is; what it lacks has its plain form.
+    plain = dict(zip("●┤└─–−×±…→“é”漢字\udcff😀", PLAIN_SIGNS, strict=True))
+    expected = "".join(sign if _has(encoding, sign) else plain[sign] for sign in SIGNS)
+    assert lines[0] == expected
+    if encoding == "ascii":
+        assert expected == PLAIN
+
+
+PLAIN_SIGNS = [*"*|+---x", "+/-", "...", "->", '"', r"\xe9", '"', r"\u6f22", r"\u5b57", r"\udcff", r"\U0001f600"]
+
+
+def _has(encoding: str, sign: str) -> bool:
+    try:
+        sign.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+READERS = {
+    "a reader that leaves": ("| head -n 1 > first", b""),
+    "a reader that has left": ("| true", b""),
+    "closed stdout": (">&-", b""),
+    "closed stderr": ("2>&-", b""),
+    "all closed": ("<&- >&- 2>&-", b""),
+    "a full disk": ("> /dev/full", b"warning: stdout cannot be written (No space left on device)"),
+    "a full disk for both": ("> /dev/full 2>&1", b""),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_job_goes_on_when_nobody_reads(tmp_path: Path, reader: str, unbuffered: bool) -> None:
+    redirected, said = READERS[reader]
+    ended = run(["-u"] * unbuffered + ["-c", PROGRAM], tmp_path, shell=f'{redirected}; exit "${{PIPESTATUS[0]}}"')
+    assert ended.returncode == 0 and (tmp_path / "done").exists()
+    assert b"Traceback" not in ended.stderr and b"Exception ignored" not in ended.stderr
+    assert ended.stderr.count(b"cannot be written") == bool(said) and said in ended.stderr
+
+
+def test_a_pipe_that_does_not_wait_loses_nothing(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    slow = subprocess.Popen([sys.executable, "-c", "import sys, time; time.sleep(1); print(len(sys.stdin.read()))"],
+                            stdin=reading, stdout=subprocess.PIPE)  # fmt: skip
+    os.close(reading)
+    ended = run(["-c", PROGRAM], tmp_path, stdout=writing, stderr=subprocess.DEVNULL, capture_output=False)
+    os.close(writing)
+    assert ended.returncode == 0
+    assert int(slow.communicate(timeout=60)[0]) == 2000 * (len(SIGNS.replace("\udcff", r"\udcff")) + 1)
+
+
+def test_stdin_and_files_do_not_take_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    program = "from ds_bert.errors import exit_on_user_error\nimport os\n" + (
+        "def job():\n    with open('kept', 'w') as file:\n"
+        "        assert file.fileno() > 2\n        os.write(1, b'printed in C')\n"
+        "raise SystemExit(exit_on_user_error(job))"
+    )
+    assert run(["-c", program], tmp_path, shell="<&- >&- 2>&-").returncode == 0
+    assert (tmp_path / "kept").read_bytes() == b""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_ends_quietly_when_its_reader_has_left(tmp_path: Path, command: str) -> None:
+    words = ["-m", "ds_bert.cli", command, "--help"]
+    ended = run(words, tmp_path, "ascii", '| true; exit "${PIPESTATUS[0]}"')
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_command_that_prints_a_table(tmp_path: Path) -> None:
+    words = ["-m", "ds_bert.cli", "stage-map", "show", "bert24_8x8", "--config_name", "bert24"]
+    whole = run(words, tmp_path)
+    assert whole.returncode == 0 and "×" in whole.stdout.decode()
+    assert run(words, tmp_path, "ascii").stdout.decode() == whole.stdout.decode().replace("×", "x").replace("–", "-")
+    ended = run(words, tmp_path, shell='| true; exit "${PIPESTATUS[0]}"')
+    assert (ended.returncode, ended.stderr) == (0, b"")
