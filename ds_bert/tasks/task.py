@@ -58,6 +58,7 @@ class Task:
             returned. Higher is better, but see `ds_bert.training.best.is_error`.
         measures: names of all that could choose it; not checked where there are none.
         fingerprint: of the data, the tokenizer and the options that the training examples follow from.
+        notes: sentences to be shown to people before the first step, on what was inferred from the user's files.
     """
 
     name: str
@@ -70,3 +71,4 @@ class Task:
     best_metric: str = ""
     measures: tuple[str, ...] = ()
     fingerprint: str = ""
+    notes: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from ds_bert.checkpoint.folders import checkpoints
@@ -53,8 +54,8 @@ def words(folder: Path, out: Path, *more: object, **flags: Any) -> list[object]:
         "learning_rate": 5e-3,
         "max_seq_length": 16,
     }
-    given = [part for name, value in (defaults | flags).items() for part in (f"--{name}", value)]
-    return [*given, *more]
+    given = [(f"--{name}", value) for name, value in (defaults | flags).items() if value is not None]
+    return [*(part for pair in given for part in pair), *more]
 
 
 def run(tmp_path: Path, arguments: list[object], ranks: int = 1, status: int = 0) -> str:
@@ -186,7 +187,7 @@ def test_a_classifier_of_another_task(folder: Path, tmp_path: Path) -> None:
     three = write_bert_folder(tmp_path / "three", [*GOOD, *BAD, *FILLER], BertForSequenceClassification, num_labels=3)
     flags = {"model_name_or_path": three, "max_steps": 2}
     printed = run(tmp_path, words(folder, tmp_path / "out", "--do_train", **flags), status=2)
-    assert "classifier.weight has shape (3, 32), but this model's is (2, 32)" in printed
+    assert "the model's labels are LABEL_0, LABEL_1, LABEL_2, but sst2 needs 0, 1;" in printed
     assert "--drop_classifier" in printed and not (tmp_path / "out").exists()
     run(tmp_path, words(folder, tmp_path / "out", "--do_train", "--drop_classifier", **flags))
 
@@ -224,3 +225,34 @@ def test_a_resumed_run_remembers_its_best(folder: Path, tmp_path: Path) -> None:
     after = json.loads((out / "best.json").read_text())
     assert (after["step"], after["value"]) == (before["step"], before["value"])
     assert after["evaluations_since"] == before["evaluations_since"] + 1
+
+
+@pytest.mark.parametrize("order", [["bad", "good", "so-so"], ["SO-SO", "GOOD", "BAD"]])
+def test_a_kept_head_keeps_the_meaning_of_its_rows(folder: Path, tmp_path: Path, order: list[str]) -> None:
+    """A model that says "good" to everything says so after a step that changes nothing, too, in every file."""
+    names = dict(enumerate(order))
+    labels = {"id2label": names, "label2id": {name: row for row, name in names.items()}}
+    model = write_bert_folder(tmp_path / "model", [*GOOD, *BAD], BertForSequenceClassification, num_labels=3, **labels)
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"][[name.lower() for name in order].index("good")] = 50.0
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    rows = [("nice film", "good"), ("fine story", "good"), ("sad film", "bad"), ("it was", "so-so"), ("great", "good")]
+    path = tmp_path / "own.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    files = {f"{split}_file": path for split in ("train", "validation", "test")}
+    own = {"task_name": None, "data_dir": None, "model_name_or_path": model, **files}
+    flags = own | {"max_steps": 1, "learning_rate": 1e-12}
+    printed = run(tmp_path, words(folder, tmp_path / "out", "--do_train", "--do_eval", "--do_predict", **flags))
+    found = [name.lower() for name in order]
+    assert f"labels: 3 classes: {', '.join(map(repr, found))}; this is the order of the model's head" in printed
+    assert results(tmp_path / "out")["accuracy"] == 3 / 5
+    predictions = (tmp_path / "out" / "predictions" / "predictions.tsv").read_text().splitlines()
+    assert predictions[1:] == [f"{number}\tgood" for number in range(5)]
+    (checkpoint,) = checkpoints(tmp_path / "out")
+    exported = BertForSequenceClassification.from_pretrained(checkpoint).config
+    assert exported.id2label == dict(enumerate(found))
+    assert exported.label2id == {name: row for row, name in enumerate(found)}
+    if order != sorted(order):
+        again = words(folder, tmp_path / "out", "--do_eval", "--resume", "--drop_classifier", **flags)
+        sentence = f"{checkpoint}: its head's labels are so-so, good, bad, now they are bad, good, so-so"
+        assert sentence in run(tmp_path, again, status=2)
