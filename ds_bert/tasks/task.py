@@ -32,6 +32,7 @@ class Split:
     Args:
         examples: without what the head would only need in training.
         measure: makes measures (names and values) of all examples' outputs, in order; None where no answers are known.
+            The loss is measured besides wherever the examples have the objective's targets.
         write: writes prediction files into a folder, and returns their paths; None where there are none to write.
         decode: what `measure` and `write` have in common: makes of all outputs what they are given in their place.
     """

@@ -15,6 +15,7 @@ from ds_bert.files import write_json
 from ds_bert.modeling.config import load_model_config
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.task import Task
+from ds_bert.training.best import LOSS
 from ds_bert.training.checks import check_numbers
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
 from ds_bert.training.finetune_arguments import FinetuneArguments
@@ -130,8 +131,9 @@ def _check_task(task: Task, arguments: FinetuneArguments) -> None:
         if getattr(arguments, flag) and not found:
             raise UserError(f"--{flag}: {task.name} has no examples for it")
     metric = arguments.metric_for_best_model
-    if metric and task.measures and metric not in task.measures:
-        raise UserError(f"--metric_for_best_model {metric}: {task.name} is measured by {', '.join(task.measures)}")
+    if metric and task.measures and metric not in (*task.measures, LOSS):
+        known = ", ".join((*task.measures, LOSS))
+        raise UserError(f"--metric_for_best_model {metric}: {task.name} is measured by {known}")
 
 
 def _check_labels(checkpoint: Path, config: Any) -> None:

@@ -51,7 +51,10 @@ def test_a_metric_may_have_any_name(tmp_path: Path, words: list[object]) -> None
     job.write_text(EXAMPLE.read_text().replace('{"accuracy":', '{"f1":'))
     run(tmp_path, job, [*words, "--max_steps", 4, "--eval_steps", 2])
     best = json.loads((tmp_path / "run" / "best.json").read_text())
-    assert best["metric"] == "f1" and list(json.loads((tmp_path / "run" / "eval_results.json").read_text())) == ["f1"]
+    assert best["metric"] == "f1" and list(json.loads((tmp_path / "run" / "eval_results.json").read_text())) == [
+        "f1",
+        "loss",
+    ]
 
 
 def test_a_metric_that_is_not_there_costs_no_training(tmp_path: Path, words: list[object]) -> None:

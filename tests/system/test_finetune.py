@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from ds_bert.checkpoint.folders import checkpoints
+from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.training.log import read_log
 from tests.support.jobs import Ended, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
@@ -86,7 +88,7 @@ def test_what_was_trained_can_be_measured_and_predicted_elsewhere(folder: Path, 
     (checkpoint,) = checkpoints(tmp_path / "out")
     flags = {"model_name_or_path": checkpoint, "num_stages": 2, "per_device_eval_batch_size": 5}
     run(tmp_path / "two", words(folder, tmp_path / "two" / "out", "--do_eval", "--do_predict", **flags), ranks=2)
-    assert results(tmp_path / "two" / "out") == results(tmp_path / "out")
+    assert results(tmp_path / "two" / "out") == pytest.approx(results(tmp_path / "out"), rel=1e-6)
 
 
 def test_resumed_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
@@ -256,3 +258,26 @@ def test_a_kept_head_keeps_the_meaning_of_its_rows(folder: Path, tmp_path: Path,
         again = words(folder, tmp_path / "out", "--do_eval", "--resume", "--drop_classifier", **flags)
         sentence = f"{checkpoint}: its head's labels are so-so, good, bad, now they are bad, good, so-so"
         assert sentence in run(tmp_path, again, status=2)
+
+
+def test_the_lowest_loss_can_choose_the_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """It is that of training: cross-entropy of the labels, as what is predicted of them says."""
+    out, flags = tmp_path / "out", {"eval_steps": 20, "lr_scheduler_type": "constant", "num_stages": 2}
+    by_loss = {"metric_for_best_model": "loss", "per_device_eval_batch_size": 5}
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", **flags, **by_loss, max_steps=40), ranks=2)
+    ruin = {**flags, **by_loss, "max_steps": 60, "learning_rate": 1}
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", "--resume", **ruin), ranks=2)
+    losses = {entry["step"]: entry["eval/loss"] for entry in read_log(out) if "eval/loss" in entry}
+    best = json.loads((out / "best.json").read_text())
+    assert losses.keys() == {20, 40, 60} and best["metric"] == "loss" and best["step"] != 60
+    assert best["value"] == min(losses.values()) == results(out)["loss"]
+
+    model = BertForSequenceClassification.from_pretrained(out / best["checkpoint"]).eval()
+    tokenizer = load_tokenizer(folder / "model")
+    total = 0.0
+    lines = (folder / "data" / "dev.tsv").read_text().splitlines()[1:]
+    for text, label in (line.split("\t") for line in lines):
+        ids = [tokenizer.cls_id, *tokenizer.encode([text])[0].tolist()[:14], tokenizer.sep_id]
+        with torch.no_grad():
+            total += model(input_ids=torch.tensor([ids]), labels=torch.tensor([int(label)])).loss.item()
+    assert best["value"] == pytest.approx(total / len(lines), rel=1e-4)

@@ -68,6 +68,10 @@ def test_many_tasks_on_two_stages(folder: Path, tmp_path: Path) -> None:
     assert results["reviews"] == results["reviews_macro_f1"] and results["sst2"] == results["sst2_accuracy"]
     genres = [results["mnli_matched_accuracy"], results["mnli_mismatched_accuracy"]]
     assert results["mnli"] == pytest.approx(sum(genres) / 2) and "mnli_diagnostic_matthews_correlation" in results
+    losses = [results[f"{name}_loss"] for name in names]
+    assert results["loss"] == pytest.approx(sum(losses) / 5) and min(losses) > 0
+    genres = [results["mnli_matched_loss"], results["mnli_mismatched_loss"]]
+    assert results["mnli_loss"] == pytest.approx(sum(genres) / 2)
     for name, count in SUBMISSIONS.items():
         header, *rows = (out / "predictions" / name).read_text().splitlines()
         assert header == "index\tprediction" and len(rows) == count
