@@ -187,8 +187,14 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: line {number}: byte 0x{content[error.start]:02x} is not UTF-8 text") from None
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines, ended by a newline alone: texts may hold other characters that Python's `splitlines` would cut at."""
+def text_lines(path: Path) -> list[str]:
+    """Read the lines of a file of UTF-8, with or without a byte order mark, the empty ones at its end left out.
+
+    A newline alone ends a line: texts may hold other characters that Python's `splitlines` would cut at.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8; the message names the line.
+    """
     lines = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -196,7 +202,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _tsv_records(path: Path) -> Iterator[Row]:
-    return ((number, line.split("\t")) for number, line in enumerate(_lines(path), 1))
+    return ((number, line.split("\t")) for number, line in enumerate(text_lines(path), 1))
 
 
 def _csv_records(path: Path) -> Iterator[Row]:
@@ -212,7 +218,7 @@ def _csv_records(path: Path) -> Iterator[Row]:
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(text_lines(path), 1):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:

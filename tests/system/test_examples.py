@@ -5,6 +5,8 @@ import random
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import BertForTokenClassification
 
 from tests.support.jobs import run_job
 from tests.support.model_folder import write_bert_folder
@@ -72,9 +74,11 @@ def test_a_metric_that_refuses_ends_all_ranks_and_costs_no_training(tmp_path: Pa
 
 
 MISTAKES = {
-    "two tags for three words": ({"words": ["the", "dog", "sees"], "tags": ["DET", "NOUN"]}, "line 11: 2 tags"),
+    "two tags for three words": (
+        {"words": ["the", "dog", "sees"], "tags": ["DET", "NOUN"]},
+        "line 11: 2 tags for 3 words",
+    ),
     "one tag for two words": ({"words": ["the", "dog"], "tags": ["DET"]}, "line 11: 1 tags"),
-    "a blank word at the end": ({"words": ["the", " "], "tags": ["DET", "NOUN"]}, "no word blank"),
     "no words": ({"tags": ["DET"]}, "line 11: 1 tags"),
     "nothing": ({"words": [], "tags": []}, "line 11: 0 tags"),
 }
@@ -90,3 +94,26 @@ def test_token_classification_refuses_what_it_cannot_tag(tmp_path: Path, words: 
         words = [*words, "--data_dir", "nowhere"]
     printed = run(tmp_path, EXAMPLE, [*words, "--max_steps", 2], status=2)
     assert expected in printed and "Traceback" not in printed
+
+
+def test_a_kept_head_keeps_its_tags_and_words_without_tokens_their_lines(tmp_path: Path, words: list[object]) -> None:
+    """Trained on from a head with the tags in another order, on CoNLL's columns; what is predicted keeps every word."""
+    names = ["VERB", "O", "NOUN", "DET"]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: row for row, name in enumerate(names)}}
+    given = [word for some in WORDS.values() for word in some]
+    model = write_bert_folder(tmp_path / "named", given, BertForTokenClassification, num_labels=4, **labels)
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"][2] = 50.0  # all words are nouns
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").unlink()
+        lines = ["\ufeff-DOCSTART- O", "", "the\tDET", "dog\tNOUN", "\ufe0f\tO", "sees\tVERB", "", "", "a\tDET", ""]
+        (tmp_path / f"{split}.conll").write_text("\r\n".join(lines))
+    more = ["--model_name_or_path", model, "--max_steps", 1, "--learning_rate", 1e-12]
+    printed = run(tmp_path, EXAMPLE, [*words, *more])
+    assert "validation.conll: 1 words give no tokens; they are not trained on" in printed
+    assert json.loads((tmp_path / "run" / "eval_results.json").read_text())["accuracy"] == 1 / 4
+    found = (tmp_path / "run" / "evaluation" / "tags.conll").read_text()
+    assert found == "the\tDET\tNOUN\ndog\tNOUN\tNOUN\n\ufe0f\tO\tO\nsees\tVERB\tNOUN\n\na\tDET\tNOUN\n\n"
+    config = json.loads((tmp_path / "run" / "checkpoint-1" / "config.json").read_text())
+    assert list(config["id2label"].values()) == names
