@@ -13,6 +13,7 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
 from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.task import Task
 from ds_bert.training.best import LOSS
@@ -138,13 +139,19 @@ def _check_task(task: Task, arguments: FinetuneArguments) -> None:
 
 def _check_labels(checkpoint: Path, config: Any) -> None:
     """Refuse to go on from a checkpoint whose head has the labels in another order than they have now."""
-    stored = {int(number): name for number, name in (load_model_config(checkpoint).get("id2label") or {}).items()}
-    if stored and stored != config.id2label:
-        before, now = (", ".join(str(names[number]) for number in sorted(names)) for names in (stored, config.id2label))
+    before, now = _labels_of(build_config(load_model_config(checkpoint))), _labels_of(config)
+    if before != now:
         raise UserError(
             f"{checkpoint}: its head's labels are {before}, now they are {now}; needed is what the run began with, "
             "--model_name_or_path and --drop_classifier included"
         )
+
+
+def _labels_of(config: Any) -> str:
+    """List the labels of a model's head, or of its tasks' decoders, in the order of their rows."""
+    tasks = getattr(config, "tasks", None)
+    heads = [task["labels"] for task in tasks] if tasks else [dict(sorted(config.id2label.items())).values()]
+    return "; ".join(", ".join(names) for names in heads)
 
 
 def _runs(arguments: FinetuneArguments) -> list[FinetuneArguments]:
