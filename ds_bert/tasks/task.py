@@ -30,9 +30,8 @@ class Split:
     """Examples to evaluate or predict.
 
     Args:
-        examples: without what the head would only need in training.
+        examples: with the objective's targets where they are known: the loss is then measured, too.
         measure: makes measures (names and values) of all examples' outputs, in order; None where no answers are known.
-            The loss is measured besides wherever the examples have the objective's targets.
         write: writes prediction files into a folder, and returns their paths; None where there are none to write.
         decode: what `measure` and `write` have in common: makes of all outputs what they are given in their place.
     """
