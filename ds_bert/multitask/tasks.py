@@ -163,7 +163,9 @@ def combine(tasks: Sequence[Task], model: Mapping[str, Any], share_of_largest: f
         measures=(AVERAGE, *(task.name for task in tasks), *(f"{task.name}_{LOSS}" for task in tasks)),
         fingerprint=key_fingerprint(
             {"tasks": described, "data": [task.fingerprint for task in tasks], "share": share_of_largest}
-        ),
+        )
+        if has_training
+        else "",
         members=tuple(tasks),
         notes=tuple(note for task in tasks for note in task.notes),
     )

@@ -79,7 +79,7 @@ def _predict(stage_map: StageMap) -> list[tuple[list[float], list[int]]]:
     for family, head in HEADS:
         objective = fine_tuning.objective(head)
         settings = EngineSettings(seed=CASE.settings.seed)
-        engine = build.build_engine(toy_model(family, head), head, objective, grid, settings, 2, 4)
+        engine = build.build_engine(toy_model(family, head), head, objective, grid, settings, 4)
         batch = fine_tuning.examples(head, 0)
         losses, kept = [], []
         for size in (1, 2, 8):

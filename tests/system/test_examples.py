@@ -68,7 +68,8 @@ def test_a_metric_that_is_not_there_costs_no_training(tmp_path: Path, words: lis
 
 def test_a_metric_that_refuses_ends_all_ranks_and_costs_no_training(tmp_path: Path, words: list[object]) -> None:
     job = tmp_path / "tagging.py"
-    job.write_text(EXAMPLE.read_text().replace('return {"accuracy":', 'raise UserError("nothing to measure")  #'))
+    text = EXAMPLE.read_text().replace("import exit_on_user_error", "import UserError, exit_on_user_error")
+    job.write_text(text.replace('return {"accuracy":', 'raise UserError("nothing to measure")  #'))
     printed = run(tmp_path, job, [*words, "--num_stages", 2, "--max_steps", 2], ranks=2, status=2)
     assert "error: nothing to measure" in printed and (tmp_path / "run" / "checkpoint-2").is_dir()
 

@@ -125,6 +125,8 @@ def test_decoders_keep_the_meaning_of_their_rows(folder: Path, tmp_path: Path) -
     assert results[0] == pytest.approx(results[1], abs=1e-6)
     files = [(path / "predictions" / "reviews" / "predictions.tsv").read_text() for path in (out, tmp_path / "again")]
     assert files[0] == files[1]
+    run(tmp_path, words(folder, tmp_path / "again", "--do_eval", "--resume", **flags))
+    assert json.loads((tmp_path / "again" / "eval_results.json").read_text()) == pytest.approx(results[1], abs=1e-6)
     anew = words(folder, tmp_path / "again", "--do_eval", "--resume", "--drop_classifier", **flags)
     printed = run(tmp_path, anew, status=2)
     assert "; positive, negative, now they are 0, 1; " in printed and "; negative, positive; needed is" in printed
