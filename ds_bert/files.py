@@ -138,7 +138,7 @@ def _no_utf_8(error: UnicodeDecodeError) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, with or without a byte order mark.
 
     Raises:
         UserError: the file is missing, unreadable or not JSON; the message says where it stops being JSON.

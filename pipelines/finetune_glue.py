@@ -34,7 +34,7 @@ def main() -> int:
         text_column=arguments.text_column,
         text_pair_column=arguments.text_pair_column,
         label_column=arguments.label_column,
-        label_names=None if arguments.do_train else source.label_names,
+        label_names=source.kept_labels(arguments.drop_classifier),
         regression=arguments.regression,
         **data_options(arguments),
     )

@@ -18,7 +18,7 @@ def main() -> int:
     arguments = settle(arguments, given)
 
     from ds_bert.multitask.checks import check_training
-    from ds_bert.multitask.model import conditional_fields, for_tasks, freeze, names_of_tasks
+    from ds_bert.multitask.model import conditional_fields, for_tasks, freeze, labels_of_decoders, names_of_tasks
     from ds_bert.multitask.run import MultitaskRun
     from ds_bert.multitask.task_list import read_tasks
     from ds_bert.multitask.tasks import build_tasks, combine
@@ -30,7 +30,8 @@ def main() -> int:
     arguments, settings, stage_map = place(arguments, given, source.fields, "sequence-classification")
     settings = freeze(settings, arguments.freeze_encoder_layers, source.fields)
     model = conditional_fields(arguments, given, source.fields)
-    tasks = build_tasks(entries, path_of(arguments.data_dir), source.tokenizer, data_options(arguments))
+    decoders = labels_of_decoders(source, arguments.drop_classifier)
+    tasks = build_tasks(entries, path_of(arguments.data_dir), source.tokenizer, data_options(arguments), decoders)
     task = combine(tasks, model, arguments.percent_of_max_data_size)
     check_training(task, entries, arguments.task_sampling)
     source = for_tasks(source, task, arguments.drop_classifier)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ds_bert.data.features import IGNORED, Features, make_features
-from ds_bert.data.tables import open_table
-from ds_bert.data.vocabulary import Tokenizer
-from ds_bert.errors import UserError, exit_on_user_error, leave
+from ds_bert.data.features import IGNORED
+from ds_bert.data.labels import in_order_of_head, sorted_names
+from ds_bert.data.tagging import encode_sentences, read_sentences, write_sentences
+from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.task import Outputs, Split, Task
 from ds_bert.training.finetune_arguments import FinetuneArguments
@@ -20,39 +20,37 @@ from ds_bert.training.parser import parse_arguments
 
 @dataclass
 class TaggingArguments(FinetuneArguments):
-    """A folder with train.jsonl and validation.jsonl, lines of {"words": [...], "tags": [...]}."""
+    """A folder with train and validation: .jsonl, lines of {"words": [...], "tags": [...]}, or .conll: word … tag."""
 
     data_dir: str = "."
-
-
-def encode(arguments: TaggingArguments, split: str, tags: dict[str, int], tokenizer: Tokenizer) -> Features:
-    """[CLS] words [SEP]; the first token of each word carries its tag."""
-    rows, labels, table = [], [], open_table(Path(arguments.data_dir, f"{split}.jsonl"))
-    for line, (words, named) in table.read(["words", "tags"]):
-        pieces, lengths = tokenizer.encode([*map(str, words or ())])
-        if not 0 < len(named or ()) == len(lengths) == np.count_nonzero(lengths):
-            raise UserError(f"{table.where(line)}: {len(named or ())} tags, needed: one for each word, no word blank")
-        spread = np.full(len(pieces), IGNORED)
-        spread[np.cumsum(lengths) - lengths] = [tags.setdefault(tag, len(tags)) for tag in named]
-        rows.append([tokenizer.cls_id, *pieces[: arguments.max_seq_length - 2], tokenizer.sep_id])
-        labels += [IGNORED, *spread[: arguments.max_seq_length - 2], IGNORED]
-    return make_features(rows, [*map(len, rows)], tokenizer.pad_id, token_columns={"labels": np.array(labels)})
 
 
 def main() -> int:
     """Train and measure; return the exit status."""
     arguments, given = parse_arguments(TaggingArguments)
-    source, head, tags = load_source(arguments), "token-classification", dict[str, int]()
+    source, head = load_source(arguments), "token-classification"
     arguments, settings, stage_map = place(arguments, given, source.fields, head)
-    train, gold = (encode(arguments, split, tags, source.tokenizer) for split in ("train", "validation"))
-    wanted = gold.token_columns["labels"]
+    folder, splits = Path(arguments.data_dir), ("train", "validation")
+    paths = [next(iter(sorted(folder.glob(f"{split}.*"))), folder / f"{split}.jsonl") for split in splits]
+    files = [read_sentences(path) for path in paths]
+    tags = sorted_names(tag for sentences in files for each in sentences for tag in each.tags)
+    tags = in_order_of_head(tags, source.kept_labels(arguments.drop_classifier), "the files have", may_lack=True)
+    train, gold = (encode_sentences(each, tags, source.tokenizer, arguments.max_seq_length) for each in files)
+    wanted = gold.features.token_columns["labels"]
 
     def accuracy(outputs: Sequence[Outputs]) -> dict[str, float]:  # an example's logits are (T, tags)
-        found = [output["logits"][:n].argmax(-1) for output, n in zip(outputs, gold.lengths, strict=True)]
+        found = [each["logits"][:n].argmax(-1) for each, n in zip(outputs, gold.features.lengths, strict=True)]
         return {"accuracy": float((np.concatenate(found) == wanted)[wanted != IGNORED].mean())}
 
-    config = {"num_labels": len(tags), "id2label": dict(enumerate(tags)), "label2id": {**tags}}
-    task = Task("tagging", head, config, ClassificationObjective(len(tags)), train, {"dev": Split(gold, accuracy)})
+    def write(outputs: Sequence[Outputs], folder: Path) -> list[Path]:
+        named = gold.tags([each["logits"] for each in outputs], tags)
+        write_sentences(folder / "tags.conll", files[1], [*named])
+        return [folder / "tags.conll"]
+
+    ids = {tag: number for number, tag in enumerate(tags)}
+    config = {"num_labels": len(tags), "id2label": dict(enumerate(tags)), "label2id": ids}
+    dev, notes = {"dev": Split(gold.features, accuracy, write)}, train.features.notes + gold.features.notes
+    task = Task("tagging", head, config, ClassificationObjective(len(tags)), train.features, dev, notes=notes)
     return fine_tune(task, arguments, source, stage_map, settings)
 
 

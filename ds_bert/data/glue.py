@@ -55,6 +55,7 @@ class GlueTask:
         labels: in the order of their ids; none: the label is a number.
         hub_texts: the hub's names of the text columns.
         splits: for each of `SPLITS`, its files by the names of a task's splits.
+        also: other names that trained models have for the labels, in the same order.
     """
 
     name: str
@@ -62,10 +63,12 @@ class GlueTask:
     labels: tuple[str, ...]
     hub_texts: tuple[str, ...]
     splits: Mapping[str, Mapping[str, GlueFile]] = field(default_factory=dict)
+    also: tuple[tuple[str, ...], ...] = ()
 
 
 _PAIR = ("sentence1", "sentence2")
 _YES_NO = ("0", "1")
+_SIGNS = ("negative", "positive")
 _RTE_LABELS = ("entailment", "not_entailment")
 _MNLI_LABELS = ("entailment", "neutral", "contradiction")
 _COLA = ("source", "label", "original_label", "sentence")
@@ -81,13 +84,15 @@ def _task(
     index: str = "index",
     columns: tuple[str, ...] | None = None,
     incomplete: float = 0.0,
+    also: tuple[str, ...] = (),
 ) -> GlueTask:
     """Describe a task of three files: train.tsv, dev.tsv, test.tsv."""
     train = GlueFile("train.tsv", texts, label, None, columns, incomplete, hub="train")
     dev = GlueFile("dev.tsv", texts, label, None, columns, incomplete, hub="validation")
     test = GlueFile("test.tsv", texts, None, index, submission=f"{folder}.tsv", hub="test")
     splits = {"train": {"train": train}, "eval": {"validation": dev}, "predict": {"test": test}}
-    return GlueTask(name, folder, labels, hub_texts, splits)
+    others = tuple(filter(None, (also, _SIGNS if labels == _YES_NO else ())))
+    return GlueTask(name, folder, labels, hub_texts, splits, others)
 
 
 def _mnli() -> GlueTask:
@@ -112,16 +117,34 @@ _MRPC_TEXTS, _QNLI_TEXTS, _QQP_TEXTS = ("#1 String", "#2 String"), ("question", 
 TASKS: Mapping[str, GlueTask] = {
     task.name: task
     for task in (
-        _task("cola", "CoLA", _YES_NO, ("sentence",), ("sentence",), columns=_COLA),
+        _task(
+            "cola",
+            "CoLA",
+            _YES_NO,
+            ("sentence",),
+            ("sentence",),
+            columns=_COLA,
+            also=("unacceptable", "acceptable"),
+        ),
         _task("sst2", "SST-2", _YES_NO, ("sentence",), ("sentence",)),
-        _task("mrpc", "MRPC", _YES_NO, _MRPC_TEXTS, _PAIR, label="Quality"),
+        _task("mrpc", "MRPC", _YES_NO, _MRPC_TEXTS, _PAIR, label="Quality", also=("not_equivalent", "equivalent")),
         _task("stsb", "STS-B", (), _PAIR, _PAIR, label="score"),
         # Some questions of the official QQP files hold a newline, which cuts their line in two.
-        _task("qqp", "QQP", _YES_NO, _QQP_TEXTS, _QQP_TEXTS, label="is_duplicate", index="id", incomplete=0.001),
+        _task(
+            "qqp",
+            "QQP",
+            _YES_NO,
+            _QQP_TEXTS,
+            _QQP_TEXTS,
+            label="is_duplicate",
+            index="id",
+            incomplete=0.001,
+            also=("not_duplicate", "duplicate"),
+        ),
         _mnli(),
         _task("qnli", "QNLI", _RTE_LABELS, _QNLI_TEXTS, _QNLI_TEXTS),
         _task("rte", "RTE", _RTE_LABELS, _PAIR, _PAIR),
-        _task("wnli", "WNLI", _YES_NO, _PAIR, _PAIR),
+        _task("wnli", "WNLI", _YES_NO, _PAIR, _PAIR, also=("not_entailment", "entailment")),
         _diagnostic(),
     )
 }

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import numpy as np
 
 from ds_bert.data.feature_cache import cached_features, key_fingerprint
 from ds_bert.data.features import Features, join_pair, make_features
+from ds_bert.data.labels import as_number, shown
 from ds_bert.data.tables import Table
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 
 SHORTEST = 8  # tokens: room for a pair of texts
 _CHUNK = 4096  # rows tokenised at a time
-_MOST_SHOWN = 20  # labels in a message
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class TextData:
         name: of the official task; None for a user's own.
         labels: names in the order of their ids; none where the label is a number (regression).
         train, evaluation, prediction: the splits.
+        notes: what is to be said of the labels before they are used.
     """
 
     name: str | None
@@ -54,6 +54,7 @@ class TextData:
     train: Source | None = None
     evaluation: Mapping[str, Source] = field(default_factory=dict)
     prediction: Mapping[str, Source] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,22 +155,12 @@ def label_name(table: Table, number: int, cell: Any) -> str:
     raise UserError(f"{table.where(number)}: no label; needs one in every {table.unit}")
 
 
-def as_number(label: str) -> float | None:
-    """Return the finite number that a label says, or None."""
-    try:
-        value = float(label)
-    except ValueError:
-        return None
-    return value if isfinite(value) else None
-
-
 def _label(table: Table, number: int, cell: Any, ids: Mapping[str, int]) -> float:
     """Return the id of a label, or, where there are no ids, the number that it says."""
     name = label_name(table, number, cell)
-    value = ids.get(name) if ids else as_number(name)
+    value = ids.get(name) if ids else as_number(name.strip())
     if value is None:
-        shown = ", ".join(map(repr, islice(ids, _MOST_SHOWN))) + (", …" if len(ids) > _MOST_SHOWN else "")
-        needed = f"one of {shown}" if ids else "a number"
+        needed = f"one of {shown(ids)}" if ids else "a number, as this is a regression"
         raise UserError(f"{table.where(number)}: the label is {name!r}; needs {needed}")
     return value
 

@@ -3,7 +3,18 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ds_bert.data.glue_features import Source, TextData, as_number, label_name
+from ds_bert.data.glue_features import Source, TextData, label_name
+from ds_bert.data.labels import (
+    are_numbered,
+    as_number,
+    describe_classes,
+    describe_numbers,
+    in_order_of_head,
+    is_fraction,
+    is_not_finite,
+    shown,
+    sorted_names,
+)
 from ds_bert.data.tables import Table
 from ds_bert.errors import UserError
 
@@ -40,11 +51,13 @@ class Settings:
 
     Args:
         train_file, text, label: of the file of training examples, and of the columns.
+        regression: of whether labels are numbers.
     """
 
     train_file: str = "--train_file"
     text: str = "--text_column, and --text_pair_column for pairs"
     label: str = "--label_column"
+    regression: str = "--regression"
 
 
 FLAGS = Settings()
@@ -57,67 +70,127 @@ def own_data(
     label_names: Sequence[str] | None = None,
     regression: bool | None = None,
     settings: Settings = FLAGS,
+    declared: Sequence[str] | None = None,
 ) -> TextData:
     """Find texts and labels in a user's own tables.
 
-    Labels that are all integers are ordered as numbers, others as text. Labels that are all numbers, not all of them
-    integers, make a regression.
+    What is not said of the labels is guessed, and `TextData.notes` say what: numbers of which one at least has a
+    decimal point or a negative exponent make a regression; all others are classes, ordered as numbers where all are
+    integers, else as text. Fractions beside words are refused, and "nan" or "inf" beside numbers.
 
     Args:
         tables: by split: "train", "eval", "predict". The labels are those of "train", even where it is not in
             ``splits``.
         splits: what to use.
         columns: what the user says of them.
-        label_names: in the order of their ids, where a trained model has fixed it. Where they are LABEL_0, LABEL_1, …,
-            training examples name them if there are any.
+        label_names: of a trained model's head, in the order of its rows, see `ds_bert.data.labels.in_order_of_head`; a
+            single one means that it predicts a number. None: the head is fresh.
         regression: whether the label is a number; None: guess.
         settings: what messages call them.
+        declared: the labels in the order of their ids, where the user has named them.
 
     Raises:
-        UserError: a table that is needed is missing, a column is missing or cannot be guessed, or labels are unknown.
+        UserError: a table that is needed is missing, a column is missing or cannot be guessed, or labels are unknown or
+            not those of the model.
     """
     flags = {"train": "--train_file", "eval": "--validation_file", "predict": "--test_file"}
     for split in splits:
         if split not in tables:
             raise UserError(f"{flags[split]} is not given, but {split} is asked for; needs a .csv, .tsv or .jsonl file")
     texts = _texts(next(iter(tables.values())), columns, settings.text)
-    label = None
-    if "train" in tables or "eval" in splits:
-        label = _label(tables["train"] if "train" in tables else tables["eval"], columns.label, settings.label)
+    labelled = tables.get("train", tables["eval"] if "eval" in splits else None)
+    label = None if labelled is None else _label(labelled, columns.label, settings.label)
     sources = {
         split: Source(tables[split], texts, None if split == "predict" else label, _index(tables[split], texts))
         for split in splits
     }
-    training = (tables["train"], label) if "train" in tables and label is not None else None
-    names = _names(training, label_names, regression, settings.train_file)
+    known = None
+    if labelled is not None and label is not None:
+        known = _Known(labelled, label, is_training="train" in tables)
+    names, note = _labels(known, label_names, declared, regression, settings)
     evaluation = {"validation": sources["eval"]} if "eval" in sources else {}
     prediction = {"test": sources["predict"]} if "predict" in sources else {}
-    return TextData(None, names, sources.get("train"), evaluation, prediction)
+    return TextData(None, names, sources.get("train"), evaluation, prediction, (note,))
 
 
-def are_numbered(names: Sequence[str]) -> bool:
-    """Say whether a model's labels are transformers' own LABEL_0, LABEL_1, …, which say nothing."""
-    return list(names) == [f"LABEL_{number}" for number in range(len(names))]
-
-
-def _names(
-    training: tuple[Table, str] | None, label_names: Sequence[str] | None, regression: bool | None, setting: str
-) -> tuple[str, ...]:
-    """Return the labels in the order of their ids; none in regression.
+@dataclass(frozen=True)
+class _Known:
+    """Examples with labels.
 
     Args:
-        training: training examples and the column of their labels.
-        label_names: those of a trained model; one that predicts a number has a single one.
-        regression: what the user says.
-        setting: what a message calls the training file.
+        table, column: where the labels are.
+        is_training: whether they are the examples to train on.
     """
-    if regression or (regression is None and label_names is not None and len(label_names) == 1):
-        return ()
-    if label_names is not None and not (training and are_numbered(label_names)):
-        return tuple(label_names)
-    if training is None:
+
+    table: Table
+    column: str
+    is_training: bool
+
+    def labels(self) -> dict[str, int]:
+        """Every label that there is, and the first row that has it."""
+        found: dict[str, int] = {}
+        for number, (cell,) in self.table.read([self.column]):
+            found.setdefault(label_name(self.table, number, cell), number)
+        return found
+
+
+def _labels(
+    known: _Known | None,
+    head: Sequence[str] | None,
+    declared: Sequence[str] | None,
+    regression: bool | None,
+    settings: Settings,
+) -> tuple[tuple[str, ...], str]:
+    """Return the labels in the order of their ids, none in regression, and what is to be said of them."""
+    if declared is not None:
+        names = in_order_of_head(declared, head, "the task has")
+        return names, describe_classes(names, head)
+    found = known.labels() if known else {}
+    if regression is None and head is not None:
+        regression = len(head) == 1  # what was trained is kept
+    if regression is None and known and known.is_training:
+        regression = _are_numbers(known.table, found, settings.regression)
+    if regression:
+        values = [value for name in found if (value := as_number(name.strip())) is not None]
+        return (), describe_numbers(values)
+    names = _classes(known, found, head, settings.train_file)
+    return names, describe_classes(names, head)
+
+
+def _classes(
+    known: _Known | None, found: Mapping[str, int], head: Sequence[str] | None, setting: str
+) -> tuple[str, ...]:
+    """Return the classes that examples have, in the order of the head or in their own."""
+    if known is None and head is not None:
+        return tuple(head)  # nothing but texts to predict
+    says_nothing = head is None or (are_numbered(head) and found.keys() != set(head))
+    if known is None or (says_nothing and not known.is_training):
         raise UserError(f"the labels and their order are not known without training examples; needs {setting} too")
-    return _label_names(*training, regression)
+    if head is None and len(found) < 2:
+        raise UserError(
+            f"{known.table.origin}: the column {known.column!r} holds {shown(found) or 'no example'}; needs at least "
+            "two labels to tell apart"
+        )
+    return in_order_of_head(sorted_names(found), head, f"{known.table.origin} has", may_lack=True)
+
+
+def _are_numbers(table: Table, found: Mapping[str, int], setting: str) -> bool:
+    """Guess from all labels, each with its first row, whether they are numbers to be predicted.
+
+    Raises:
+        UserError: some look so and others do not.
+    """
+    numbers = [name for name in found if as_number(name) is not None]
+    others = [name for name in found if as_number(name) is None]
+    fractions = [name for name in numbers if is_fraction(name)]
+    strange = next(iter(others), None)
+    if strange is not None and (fractions or (numbers and all(map(is_not_finite, others)))):
+        raise UserError(
+            f"{table.where(found[strange])}: the label is {strange!r}, but others are numbers, such as "
+            f"{(fractions or numbers)[0]!r}; needs a finite number in every {table.unit}, or {setting} false where "
+            "labels are classes"
+        )
+    return bool(fractions) and not others
 
 
 def _texts(table: Table, columns: Columns, setting: str) -> tuple[str, ...]:
@@ -151,19 +224,3 @@ def _label(table: Table, said: str | None, setting: str) -> str:
 
 def _index(table: Table, texts: Sequence[str]) -> str | None:
     return next((name for name in _INDICES if name in table.columns and name not in texts), None)
-
-
-def _label_names(table: Table, column: str, regression: bool | None) -> tuple[str, ...]:
-    """Return the labels of training examples in the order of their ids; none where they are numbers."""
-    found = {label_name(table, number, cell) for number, (cell,) in table.read([column])}
-    are_integers = all(map(_is_integer, found))
-    if regression is None and not are_integers and all(as_number(name) is not None for name in found):
-        return ()
-    if len(found) < 2:
-        shown = ", ".join(map(repr, found)) or "no example"
-        raise UserError(f"{table.origin}: the column {column!r} holds {shown}; needs at least two labels to tell apart")
-    return tuple(sorted(found, key=lambda name: (int(name) if are_integers else 0, name)))
-
-
-def _is_integer(name: str) -> bool:
-    return name.removeprefix("-").isdecimal()

@@ -1,7 +1,7 @@
 """Reading questions on paragraphs in the layouts of SQuAD v1.1 and v2.0."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +35,13 @@ class SquadFile:
         path: where they stand, for messages.
         contexts: paragraphs.
         questions: in the file's order.
+        has_answers: whether answers were read: a question without one has none.
     """
 
     path: Path
     contexts: list[str]
     questions: list[Question]
+    has_answers: bool = True
 
     def first(self, count: int | None) -> "SquadFile":
         """Keep the first ``count`` questions (None: all) and the contexts up to theirs."""
@@ -47,34 +49,66 @@ class SquadFile:
             return self
         questions = self.questions[:count]
         contexts = self.contexts[: max((question.context for question in questions), default=-1) + 1]
-        return SquadFile(self.path, contexts, questions)
+        return replace(self, contexts=contexts, questions=questions)
 
 
-def read_squad(path: Path, version_2: bool, with_answers: bool = True) -> SquadFile:
+def read_squad(path: Path, version_2: bool, with_answers: bool = True, with_ids: bool = True) -> SquadFile:
     """Read a file of questions.
 
     Args:
         path: ``{"data": [{"paragraphs": [{"context": …, "qas": [{"id": …, "question": …, "answers": [{"text": …,
-            "answer_start": …}], "is_impossible": …}]}]}]}``; ``is_impossible`` may be left out.
+            "answer_start": …}], "is_impossible": …}]}]}]}``; ``is_impossible`` may be left out, an id may be a number.
         version_2: whether questions may have no answer.
         with_answers: whether answers are needed; where not, those that are there are not read.
+        with_ids: whether questions are told apart by their ids, as prediction files do; where not, ids may be missing,
+            or stand there twice.
 
     Raises:
         UserError: the file is not of this layout, an id stands there twice, a text holds half a surrogate pair, it has
             no question, or a question has no answer where it needs one.
     """
-    reader = _Reader(path, version_2, with_answers)
+    reader = _Reader(path, version_2, with_answers, with_ids)
     reader.read(read_json(path))
     if not reader.questions:
         raise UserError(f"{path}: data: no question in this file, at least one is needed")
-    return SquadFile(path, reader.contexts, list(reader.questions.values()))
+    return SquadFile(path, reader.contexts, reader.questions, with_answers)
+
+
+def find_answer(context: str, answer: Answer) -> Answer | None:
+    """Find an answer where it says to be, or else in the words there.
+
+    Files are off by a character or two where the text was changed, or counted in other units, after it was annotated.
+    Whole words forgive that: those of which the claimed characters are a part, a blank counted to the word before it.
+    "river" at 1 of "red river" claims "ed riv", so it may be in "red river", and is, at 4. White space is all alike.
+    (The answers that this finds are those that BERT's run_squad.py keeps: Devlin et al. 2019.)
+
+    Returns:
+        The answer with its text as it is in the context; None where it is not in these words.
+    """
+    start, end = answer.start, answer.start + len(answer.text)
+    if not (0 <= start < len(context) and answer.text.strip()):
+        return None
+    if context[start:end] == answer.text:
+        return answer
+    begin, end = start, min(end, len(context))
+    while begin and context[begin].isspace():
+        begin -= 1
+    while begin and not context[begin - 1].isspace():
+        begin -= 1
+    while end < len(context) and not (context[end - 1].isspace() or context[end].isspace()):
+        end += 1
+    words = r"\s+".join(map(re.escape, answer.text.split()))
+    wanted = re.compile(f"(?=({words}))")  # places may overlap
+    found = [Answer(match[1], match.start()) for match in wanted.finditer(context, begin, end)]
+    return min(found, key=lambda each: abs(each.start - start), default=None)
 
 
 class _Reader:
-    def __init__(self, path: Path, version_2: bool, with_answers: bool) -> None:
-        self.path, self.version_2, self.with_answers = path, version_2, with_answers
+    def __init__(self, path: Path, version_2: bool, with_answers: bool, with_ids: bool) -> None:
+        self.path, self.version_2, self.with_answers, self.with_ids = path, version_2, with_answers, with_ids
         self.contexts: list[str] = []
-        self.questions: dict[str, Question] = {}
+        self.questions: list[Question] = []
+        self._ids: set[str] = set()
 
     def read(self, content: Any) -> None:
         for a, article in enumerate(self._get(content, "data", list, "the file")):
@@ -85,11 +119,18 @@ class _Reader:
                     self._add(question, f"{where}.qas[{q}]")
 
     def _add(self, entry: Any, where: str) -> None:
-        question_id, text = self._get(entry, "id", str, where), self._get(entry, "question", str, where)
-        if question_id in self.questions:
+        question_id = self._id(entry, where) if self.with_ids else where
+        text = self._get(entry, "question", str, where)
+        if question_id in self._ids:
             raise UserError(f"{self.path}: {where}.id: {question_id!r} stands there twice, ids must be unique")
+        self._ids.add(question_id)
         answers = self._answers(entry, where) if self.with_answers else ()
-        self.questions[question_id] = Question(question_id, text, len(self.contexts) - 1, answers)
+        self.questions.append(Question(question_id, text, len(self.contexts) - 1, answers))
+
+    def _id(self, entry: Any, where: str) -> str:
+        """A question's id as prediction files write it."""
+        is_number = isinstance(entry, dict) and type(entry.get("id")) is int
+        return str(entry["id"]) if is_number else self._get(entry, "id", str, where)
 
     def _answers(self, entry: Any, where: str) -> tuple[Answer, ...]:
         impossible = "is_impossible" in entry and self._get(entry, "is_impossible", bool, where)
@@ -99,8 +140,9 @@ class _Reader:
             found = enumerate(self._get(entry, "answers", list, where))
             answers = tuple(self._answer(answer, f"{where}.answers[{number}]") for number, answer in found)
         if not answers and not self.version_2:
+            asked = entry.get("id", entry["question"])
             raise UserError(
-                f"{self.path}: {where}: the question {entry['id']!r} has no answer, which only SQuAD v2.0 has; "
+                f"{self.path}: {where}: the question {asked!r} has no answer, which only SQuAD v2.0 has; "
                 "give --version_2, or a file of SQuAD v1.1"
             )
         return answers

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ds_bert.data.features import Features
-from ds_bert.data.squad import Answer, SquadFile
+from ds_bert.data.features import IGNORED, Features
+from ds_bert.data.squad import Answer, Question, SquadFile, find_answer
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 
 _WORD_START = "▁"  # SentencePiece's
+_NO_ANSWER, _UNKNOWN = -1, -2  # in the place of an answer's tokens
 _AT_ONCE = 1024  # texts that are tokenised before their tokens are packed away
 
 
@@ -85,12 +86,12 @@ def encode_squad(file: SquadFile, tokenizer: Tokenizer, sizes: WindowSizes, trai
         context_begin, context_end: the window's place in the sequence, half open.
         question, first_token: (not in training) the question's number in the file, and the window's first token in the
             context. A question whose context has no tokens has no window.
-        start_positions, end_positions: (in training) the first answer's first and last token in the sequence; 0, which
-            is [CLS], where it does not lie in the window whole.
-        is_impossible: (in training) 1 where the positions are 0.
+        start_positions, end_positions: (where answers were read) the first answer's first and last token in the
+            sequence; 0, which is [CLS], where it does not lie in the window whole.
+        is_impossible: (where answers were read) 1 where the positions are 0.
 
-    Questions that cannot be trained on, as their answer is not at its place or their context has no tokens, are left
-    out; a note counts them.
+    Questions whose answer is not found, see `ds_bert.data.squad.find_answer`, or whose context has no tokens, are left
+    out in training; otherwise their positions are `IGNORED`, so that the loss is without them. A note counts them.
 
     Raises:
         UserError: no question is left.
@@ -98,8 +99,12 @@ def encode_squad(file: SquadFile, tokenizer: Tokenizer, sizes: WindowSizes, trai
     contexts = tokenise_contexts(tokenizer, file.contexts)
     spans: np.ndarray | None = None
     notes: tuple[str, ...] = ()
-    if training:
-        file, spans, notes = _with_spans(file, contexts)
+    if file.has_answers:
+        spans, notes = _answer_tokens(file, contexts, training)
+    if spans is not None and training:
+        kept = spans[:, 0] != _UNKNOWN
+        file = replace(file, questions=[each for each, is_kept in zip(file.questions, kept, strict=True) if is_kept])
+        spans = spans[kept]
     query_ids = [ids[: sizes.max_query_length] for ids in _encode(tokenizer, [each.text for each in file.questions])]
     query_lengths = np.array([len(ids) for ids in query_ids], dtype=np.int64)
     context_numbers = np.array([question.context for question in file.questions])
@@ -107,9 +112,9 @@ def encode_squad(file: SquadFile, tokenizer: Tokenizer, sizes: WindowSizes, trai
 
     first_segments = query_lengths[windows.questions] + 2
     columns = {"context_begin": first_segments, "context_end": first_segments + windows.lengths}
-    if spans is None:
+    if not training:
         columns |= {"question": windows.questions, "first_token": windows.first_tokens}
-    else:
+    if spans is not None:
         columns |= _targets(spans, windows, first_segments)
 
     starts = np.concatenate([[0], np.cumsum(columns["context_end"] + 1)])
@@ -166,33 +171,54 @@ def best_windows(first_tokens: np.ndarray, lengths: np.ndarray) -> list[np.ndarr
     ]
 
 
-def _with_spans(file: SquadFile, contexts: Contexts) -> tuple[SquadFile, np.ndarray, tuple[str, ...]]:
-    """The questions that can be trained on, the (first, last) token of each one's answer, and a note on the others.
+def _answer_tokens(file: SquadFile, contexts: Contexts, training: bool) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The (first, last) token of each question's first answer, int64 (questions, 2), and notes on what is not there.
 
-    Tokens are -1 where there is no answer.
+    Tokens are `_NO_ANSWER` where the question has none, `_UNKNOWN` where it cannot be found.
+
+    Raises:
+        UserError: ``training``, and no question is left.
     """
-    kept, spans, left_out = [], [], Counter[str]()
+    spans, left_out, moved = [], Counter[str](), 0
     for question in file.questions:
-        span: tuple[int, int] | None = (-1, -1)
-        if contexts.starts[question.context] == contexts.starts[question.context + 1]:
-            left_out["context has no tokens"] += 1
-            continue
-        if question.answers:
-            answer = question.answers[0]
-            end = answer.start + len(answer.text)
-            is_there = answer.start >= 0 and file.contexts[question.context][answer.start : end] == answer.text
-            span = contexts.tokens_of(answer, question.context) if is_there else None
-            if not answer.text.strip() or span is None:
-                left_out["answer is not at its answer_start"] += 1
-                continue
-        kept.append(question)
-        spans.append(span)
-    counts = ", ".join(f"{count} whose {reason}" for reason, count in left_out.items())
-    message = f"{file.path}: {left_out.total()} of {len(file.questions)} questions cannot be trained on: {counts}"
-    if not kept:
-        raise UserError(f"{message}; at least one is needed that can")
-    notes = (f"{message}; they are left out",) if left_out else ()
-    return SquadFile(file.path, file.contexts, kept), np.array(spans, dtype=np.int64), notes
+        found = _answer_token(question, file.contexts[question.context], contexts)
+        if isinstance(found, str):
+            left_out[found] += 1
+            spans.append((_UNKNOWN, _UNKNOWN))
+        else:
+            spans.append(found[0])
+            moved += found[1]
+    notes = []
+    if moved:
+        notes.append(
+            f"{file.path}: {moved} answers do not begin at their answer_start; they are found in the words there"
+        )
+    if left_out:
+        counts = ", ".join(f"{count} whose {reason}" for reason, count in left_out.items())
+        verb = "cannot be trained on" if training else "are no part of the loss"
+        message = f"{file.path}: {left_out.total()} of {len(file.questions)} questions {verb}: {counts}"
+        if training and left_out.total() == len(file.questions):
+            raise UserError(f"{message}; at least one is needed that can")
+        notes.append(f"{message}; they are left out" if training else message)
+    return np.array(spans, dtype=np.int64).reshape(-1, 2), tuple(notes)
+
+
+def _answer_token(question: Question, context: str, contexts: Contexts) -> tuple[tuple[int, int], bool] | str:
+    """An answer's first and last token, and whether it is not exactly where it says to be; or why there is none."""
+    if contexts.starts[question.context] == contexts.starts[question.context + 1]:
+        return "context has no tokens"
+    if not question.answers:
+        return (_NO_ANSWER, _NO_ANSWER), False
+    claimed = question.answers[0]
+    if not claimed.text.strip():
+        return "answer is empty"
+    if not 0 <= claimed.start < len(context):
+        return "answer_start is outside of the context"
+    found = find_answer(context, claimed)
+    if found is None:
+        return "answer is not in the words at its answer_start"
+    span = contexts.tokens_of(found, question.context)
+    return (span, found.start != claimed.start) if span else "answer has no tokens"
 
 
 def _cut(query_lengths: np.ndarray, context_lengths: np.ndarray, sizes: WindowSizes) -> _Windows:
@@ -208,10 +234,12 @@ def _cut(query_lengths: np.ndarray, context_lengths: np.ndarray, sizes: WindowSi
 def _targets(spans: np.ndarray, windows: _Windows, context_begins: np.ndarray) -> dict[str, np.ndarray]:
     starts, ends = (spans[windows.questions] - windows.first_tokens[:, None]).T
     inside = (spans[windows.questions, 0] >= 0) & (starts >= 0) & (ends < windows.lengths)
+    is_unknown = spans[windows.questions, 0] == _UNKNOWN
+    elsewhere = np.where(is_unknown, IGNORED, 0)
     return {
-        "start_positions": np.where(inside, starts + context_begins, 0),
-        "end_positions": np.where(inside, ends + context_begins, 0),
-        "is_impossible": (~inside).astype(np.int64),
+        "start_positions": np.where(inside, starts + context_begins, elsewhere),
+        "end_positions": np.where(inside, ends + context_begins, elsewhere),
+        "is_impossible": (~inside & ~is_unknown).astype(np.int64),
     }
 
 

@@ -188,8 +188,14 @@ def _wrong_fields(path: Path, number: int, names: Sequence[str], found: int) -> 
     return UserError(f"{path}: line {number}: {found} fields, but {len(names)} are needed ({', '.join(names)})")
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines, ended by a newline alone: texts may hold other characters that Python's `splitlines` would cut at."""
+def text_lines(path: Path) -> list[str]:
+    """Read the lines of a file of UTF-8, with or without a byte order mark, the empty ones at its end left out.
+
+    A newline alone ends a line: texts may hold other characters that Python's `splitlines` would cut at.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8; the message names the line.
+    """
     lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -197,7 +203,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _tsv_records(path: Path) -> Iterator[Row]:
-    return ((number, line.split("\t")) for number, line in enumerate(_lines(path), 1))
+    return ((number, line.split("\t")) for number, line in enumerate(text_lines(path), 1))
 
 
 def _csv_records(path: Path) -> Iterator[Row]:
@@ -213,7 +219,7 @@ def _csv_records(path: Path) -> Iterator[Row]:
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
         try:

@@ -159,22 +159,25 @@ class Engine:
         return batch.sums.cpu()
 
     @torch.no_grad()
-    def predict(self, micro_batches: Sequence[MicroBatch]) -> dict[int, Carry]:
+    def predict(self, micro_batches: Sequence[MicroBatch]) -> tuple[dict[int, Carry], torch.Tensor]:
         """Run forwards only, as `evaluate` does, and bring the last stage's outputs to the grid's first process.
 
         Returns:
             On the grid's rank 0, the outputs of all replicas' micro-batches by their numbers, on the CPU, floating
-            point as float32; nothing on the others.
+            point as float32, and the objective's sums over those whose labels hold its targets; nothing, and zeros, on
+            the others.
 
         Raises:
             RuntimeError: micro-batches are in flight; `drain` comes first.
         """
         outputs: dict[int, Carry] = {}
-        self._forward_only(GlobalBatch(None, None, self._no_sums(), outputs=outputs), micro_batches)
+        batch = GlobalBatch(None, None, self._no_sums(), outputs=outputs)
+        self._forward_only(batch, micro_batches)
         outputs = {number: portable(carry) for number, carry in outputs.items()}
         everyone: list[Any] | None = [None] * self.place.world_size if self.place.rank == 0 else None
-        dist.gather_object(outputs, everyone, dst=0, group=self.control)
-        return {number: carry for part in everyone or () for number, carry in part.items()}
+        dist.gather_object((outputs, batch.sums.cpu()), everyone, dst=0, group=self.control)
+        found = {number: carry for part, _ in everyone or () for number, carry in part.items()}
+        return found, sum((sums for _, sums in everyone or ()), torch.zeros(len(batch.sums), dtype=torch.float64))
 
     def _forward_only(self, batch: GlobalBatch, micro_batches: Sequence[MicroBatch]) -> None:
         if not self.execution.is_idle:

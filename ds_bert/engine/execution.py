@@ -27,6 +27,10 @@ class Objective(Protocol):
     """What the last stage minimises and measures."""
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the labels that `counts` and `forward` read; examples to predict may lack them."""
+
+    @property
     def sums(self) -> tuple[str, ...]:
         """Names of what `forward` sums."""
 
@@ -67,7 +71,8 @@ class GlobalBatch:
         totals: what the loss is divided by; None on stages that do not compute it, and in evaluation.
         sums: the objective's sums so far.
         micro_batches: how many it has; ``open_backwards`` of them are still to have their backward.
-        outputs: where the last stage keeps outputs by micro-batch number, in place of measuring them; None to measure.
+        outputs: where the last stage keeps outputs by micro-batch number; what lacks the objective's targets is not
+            measured then. None keeps none.
     """
 
     step: int | None
@@ -195,11 +200,11 @@ class Execution:
         numbered = None if part_of.step is None else (part_of.step, batch.number)
         with self.timeline.span("evaluate" if part_of.step is None else "forward", number):
             state.outputs = self.module(state.inputs, labels, numbered)
-            if labels is not None and part_of.outputs is None:
+            if labels is not None and (part_of.outputs is None or labels.keys() >= set(self.objective.targets)):
                 totals = self.objective.counts(batch.labels or {}) if part_of.totals is None else part_of.totals
                 state.loss, sums = self.objective.forward(state.outputs, labels, totals)
                 part_of.sums += sums
-            elif part_of.outputs is not None and self.grid.is_last:
+            if part_of.outputs is not None and self.grid.is_last:
                 part_of.outputs[batch.number] = state.outputs
         if self.grid.is_last:
             state.outputs = {}

@@ -40,12 +40,12 @@ class BeamQuestionAnsweringHead(Layer):
         """Score answers; only [CLS] and the tokens from ``context_begin`` to before ``context_end`` (B,) may be in one.
 
         With ``start_positions`` (B,) in ``labels``:
-            ``start_logits`` (B, T), ``end_logits`` (B, T) given the true start.
-        Otherwise, with k starts, best first, and n ends for each, best first (fewer where there are fewer tokens):
+            ``start_logits`` (B, T), ``end_logits`` (B, T) given the true start (of the examples that have one).
+        Unless that is in training, with k starts and n ends for each, best first (fewer where there are fewer tokens):
             ``start_top_log_probs`` and ``start_top_index`` (B, k), ``end_top_log_probs`` and ``end_top_index`` (B, k,
             n): [b, i, j] is the j-th end given the i-th start. What may be in no answer has log probability -1e30.
 
-        Both have ``answer_logits`` (B,): the logit of "there is no answer". All are in float32 at least.
+        There is always ``answer_logits`` (B,): the logit of "there is no answer". All are in float32 at least.
         """
         assert labels is not None, "this head needs to be told where the context lies"
         hidden_BTH = carry["hidden"]
@@ -53,8 +53,11 @@ class BeamQuestionAnsweringHead(Layer):
         start_logits_BT = _forbid(self.start(hidden_BTH).squeeze(-1), forbidden_BT)
         outputs = {"answer_logits": self.answer(hidden_BTH, start_logits_BT.softmax(-1))}
         if "start_positions" in labels:
-            end_logits_BT = self.end(hidden_BTH, labels["start_positions"][:, None]).squeeze(1)
-            return outputs | {"start_logits": start_logits_BT, "end_logits": _forbid(end_logits_BT, forbidden_BT)}
+            starts_B1 = labels["start_positions"][:, None].clamp(min=0)  # those without a target are below 0
+            end_logits_BT = self.end(hidden_BTH, starts_B1).squeeze(1)
+            outputs |= {"start_logits": start_logits_BT, "end_logits": _forbid(end_logits_BT, forbidden_BT)}
+            if self.training:
+                return outputs
         start_log_probs_Bk, starts_Bk = _best(start_logits_BT, self.start_n_top)
         end_logits_BkT = _forbid(self.end(hidden_BTH, starts_Bk), forbidden_BT[:, None])
         end_log_probs_Bkn, ends_Bkn = _best(end_logits_BkT, self.end_n_top)

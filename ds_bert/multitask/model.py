@@ -51,6 +51,13 @@ def names_of_tasks(fields: Mapping[str, Any]) -> list[str]:
     return [task["name"] for task in fields.get("tasks") or ()]
 
 
+def labels_of_decoders(source: Source, drop_classifier: bool) -> dict[str, list[str]]:
+    """Labels that a model of many tasks was trained to tell apart, by task; none where decoders begin afresh."""
+    if source.weights is None or drop_classifier:
+        return {}
+    return {task["name"]: task["labels"] for task in source.fields.get("tasks") or () if task["labels"]}
+
+
 def for_tasks(source: Source, task: MultitaskTask, drop_classifier: bool) -> Source:
     """Return what to start from, without what a model of other tasks has learned of them.
 
@@ -63,7 +70,9 @@ def for_tasks(source: Source, task: MultitaskTask, drop_classifier: bool) -> Sou
         UserError: tasks or labels differ, and nothing is to be dropped.
     """
     stored, wanted = source.fields.get("tasks"), task.config["tasks"]
-    if not stored or stored == wanted or source.weights is None:
+    # Labels have the decoders' order by now, see `labels_of_decoders`, but maybe other capitals.
+    rows = [[(found["name"], len(found["labels"])) for found in tasks or ()] for tasks in (stored, wanted)]
+    if not stored or rows[0] == rows[1] or source.weights is None:
         return source
     if drop_classifier:
         return replace(source, weights=source.weights.without(TASK_EMBEDDING))

@@ -25,6 +25,11 @@ class MultitaskObjective:
     labels: tuple[int, ...]
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """The labels that it reads."""
+        return ("labels", "task_ids")
+
+    @property
     def sums(self) -> tuple[str, ...]:
         """What `forward` sums per micro-batch: the losses, then the examples, of each task."""
         return (*(f"loss of {name}" for name in self.names), *(f"examples of {name}" for name in self.names))

@@ -21,6 +21,7 @@ from ds_bert.multitask.scoring import Chooser
 from ds_bert.multitask.task_list import ALL, AVERAGE, SPREAD
 from ds_bert.multitask.tasks import DIAGNOSTIC, MultitaskTask
 from ds_bert.tasks.task import Examples
+from ds_bert.training.best import LOSS
 from ds_bert.training.feed import Feed, Tensors, split_features
 from ds_bert.training.finetune_run import FinetuneRun
 
@@ -94,10 +95,12 @@ class MultitaskRun(FinetuneRun):
         Returns:
             The average of the tasks' scores and their standard deviation, over the tasks; each task's score under its
             name; then all measures, "task_measure", with the split's name where a task has several. A task's score is
-            its best metric, the mean of its splits but the diagnostic one (MNLI has two).
+            its best metric, the mean of its splits but the diagnostic one (MNLI has two). Last "task_loss", the mean of
+            the same splits, and "loss", the mean over the tasks, as in training.
         """
         details: dict[str, float] = {}
         of_task: dict[str, list[float]] = {member.name: [] for member in self.task.members}
+        losses: dict[str, list[float]] = {f"{name}_{LOSS}": [] for name in of_task}
         for member in self.task.members:
             for name in member.evaluation:
                 found = self._outputs_of(self.task.evaluation[f"{member.name}/{name}"], folder)
@@ -105,6 +108,7 @@ class MultitaskRun(FinetuneRun):
                 details |= {f"{member.name}{which}_{key}": value for key, value in found.items()}
                 if name != DIAGNOSTIC:
                     of_task[member.name].append(found[member.best_metric])
-        scores = {name: statistics.mean(values) for name, values in of_task.items()}
+                    losses[f"{member.name}_{LOSS}"].append(found[LOSS])
+        scores, means = ({name: statistics.mean(all_) for name, all_ in part.items()} for part in (of_task, losses))
         average, spread = statistics.mean(scores.values()), statistics.pstdev(scores.values())
-        return {AVERAGE: average, SPREAD: spread, **scores, **details}
+        return {AVERAGE: average, SPREAD: spread, **scores, **details, **means, LOSS: statistics.mean(means.values())}

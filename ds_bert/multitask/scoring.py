@@ -51,7 +51,7 @@ class Chooser:
         place = self.engine.place
         mine = range(place.replica, len(parts), place.num_replicas)
         batches = [(np.zeros_like(parts[number]), numbers[parts[number]]) for number in mine]
-        outputs = self.engine.predict(self.feed.micro_batches(batches, list(mine)))
+        outputs, _ = self.engine.predict(self.feed.micro_batches(batches, list(mine)))
         found = np.zeros(len(numbers))
         if outputs:
             logits = [outputs[number]["logits"].numpy() for number in range(len(parts))]

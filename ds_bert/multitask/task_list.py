@@ -9,6 +9,7 @@ from typing import Any
 from ds_bert.data.glue import OTHER_TASKS, find_task
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, read_text
+from ds_bert.training.best import is_error
 
 PAPER = ("cola", "mnli", "rte", "wnli", "qqp", "stsb", "sst2", "qnli", "mrpc")
 """GLUE's tasks in the order of the paper's task ids."""
@@ -150,6 +151,10 @@ def _name(item: Mapping[str, Any], where: str) -> str:
         )
     if name in (AVERAGE, SPREAD, ALL):
         raise UserError(f'{where}: "name" is {name!r}, which results call all tasks together; needed is another')
+    if is_error(name):
+        raise UserError(
+            f'{where}: "name" is {name!r}, which in results is an error, the lower the better; needed is another'
+        )
     return name
 
 

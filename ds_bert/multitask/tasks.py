@@ -19,7 +19,7 @@ from ds_bert.multitask.task_list import AVERAGE, TaskEntry
 from ds_bert.multitask.uncertainty import stand_in
 from ds_bert.tasks.glue import glue_task
 from ds_bert.tasks.task import Outputs, Split, Task
-from ds_bert.training.best import is_error
+from ds_bert.training.best import LOSS, is_error
 
 DIAGNOSTIC = "diagnostic"
 
@@ -50,7 +50,11 @@ class MultitaskTask(Task):
 
 
 def build_tasks(
-    entries: Sequence[TaskEntry], data_dir: Path | None, tokenizer: Tokenizer, options: Mapping[str, Any]
+    entries: Sequence[TaskEntry],
+    data_dir: Path | None,
+    tokenizer: Tokenizer,
+    options: Mapping[str, Any],
+    decoders: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Task]:
     """Read every task's examples.
 
@@ -59,16 +63,20 @@ def build_tasks(
         data_dir: with a folder for each official task; None: the hub.
         tokenizer: of the model.
         options: what `ds_bert.tasks.glue.glue_task` takes besides.
+        decoders: labels of the decoders that a trained model has, by their tasks' names, in the order of their rows.
 
     Raises:
-        UserError: files are missing or not as they should be.
+        UserError: files are missing or not as they should be, or a task's labels are not those of its decoder.
     """
-    return [
-        _own_task(entry, tokenizer, options)
-        if entry.is_own
-        else glue_task(entry.name, _folder(entry.name, data_dir), tokenizer, **options)
-        for entry in entries
-    ]
+    tasks = []
+    for entry in entries:
+        known = (decoders or {}).get(entry.name)
+        if entry.is_own:
+            task = _own_task(entry, tokenizer, options, known)
+        else:
+            task = glue_task(entry.name, _folder(entry.name, data_dir), tokenizer, label_names=known, **options)
+        tasks.append(replace(task, notes=tuple(f"{entry.name}: {note}" for note in task.notes)))
+    return tasks
 
 
 def _folder(name: str, data_dir: Path | None) -> Path | None:
@@ -80,7 +88,9 @@ def _folder(name: str, data_dir: Path | None) -> Path | None:
     return folder
 
 
-def _own_task(entry: TaskEntry, tokenizer: Tokenizer, options: Mapping[str, Any]) -> Task:
+def _own_task(
+    entry: TaskEntry, tokenizer: Tokenizer, options: Mapping[str, Any], decoder: Sequence[str] | None
+) -> Task:
     files = {"train": entry.train_file, "eval": entry.validation_file, "predict": entry.test_file}
     keys = {"train": "train_file", "eval": "validation_file", "predict": "test_file"}
     needed = ("train", "eval") if any(files.values()) else tuple(keys)  # not every task need have predictions
@@ -100,12 +110,14 @@ def _own_task(entry: TaskEntry, tokenizer: Tokenizer, options: Mapping[str, Any]
         text_column=text,
         text_pair_column=pair,
         label_column=entry.label_column,
-        label_names=entry.labels,
+        label_names=decoder,
+        declared=entry.labels,
         regression=entry.regression,
         settings=Settings(
             train_file=f'"train_file" or "labels" of {entry.name}',
             text=f'"text_columns" of {entry.name}',
             label=f'"label_column" of {entry.name}',
+            regression=f'"regression" of {entry.name}:',
         ),
     )
     scores = [measure for measure in task.measures if not is_error(measure)]  # the highest average is chosen
@@ -148,11 +160,14 @@ def combine(tasks: Sequence[Task], model: Mapping[str, Any], share_of_largest: f
         evaluation=_splits([task.evaluation for task in tasks], tasks),
         prediction=_splits([task.prediction for task in tasks], tasks),
         best_metric=AVERAGE,
-        measures=(AVERAGE, *(task.name for task in tasks)),
+        measures=(AVERAGE, *(task.name for task in tasks), *(f"{task.name}_{LOSS}" for task in tasks)),
         fingerprint=key_fingerprint(
             {"tasks": described, "data": [task.fingerprint for task in tasks], "share": share_of_largest}
-        ),
+        )
+        if has_training
+        else "",
         members=tuple(tasks),
+        notes=tuple(note for task in tasks for note in task.notes),
     )
 
 

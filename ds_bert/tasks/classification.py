@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ds_bert.data.features import IGNORED
 from ds_bert.modeling.layer import Carry
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,11 @@ class ClassificationObjective:
 
     num_labels: int
     regression: bool = False
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The labels that it reads."""
+        return ("labels",)
 
     @property
     def sums(self) -> tuple[str, ...]:

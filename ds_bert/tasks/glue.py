@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ds_bert.data.features import Features
-from ds_bert.data.glue import SPLITS, find_task, glue_data
+from ds_bert.data.glue import SPLITS, GlueTask, find_task, glue_data
 from ds_bert.data.glue_features import Encoder, Source, TextData
 from ds_bert.data.glue_hub import hub_table
-from ds_bert.data.glue_own import FLAGS, Columns, Settings, are_numbered, own_data
+from ds_bert.data.glue_own import FLAGS, Columns, Settings, own_data
+from ds_bert.data.labels import are_numbered, describe_classes, in_order_of_head
 from ds_bert.data.tables import Table, open_table
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
@@ -49,6 +50,7 @@ def glue_task(
     label_names: Sequence[str] | None = None,
     regression: bool | None = None,
     settings: Settings = FLAGS,
+    declared: Sequence[str] | None = None,
 ) -> Task:
     """Build a task of text classification or regression: a GLUE task, or the same with a user's own data.
 
@@ -65,9 +67,11 @@ def glue_task(
             gives the labels even where "train" is not in ``splits``.
         dataset_name, dataset_config_name: a data set of the hub, in the place of files.
         text_column, text_pair_column, label_column: of own data; None: guessed where only one guess is possible.
-        label_names: labels in the order of their ids, where a trained model has fixed it.
+        label_names: of a trained model's head, in the order of its rows: labels are numbered as there, by their names.
+            None: the head is fresh.
         regression: whether own labels are numbers; None: guessed.
         settings: what messages call those of own data.
+        declared: own labels in the order of their ids; None: those of the training file.
 
     Raises:
         UserError: something is missing, contradicts itself, or is not as it should be in a file.
@@ -78,11 +82,13 @@ def glue_task(
     own_files = {split: path for split, path in files.items() if path is not None}
     _refuse_two_sources(task_name, data_dir, dataset_name, bool(own_files))
     if task_name is not None:
-        data = _reordered(glue_data(find_task(task_name), data_dir, wanted), label_names)
+        task = find_task(task_name)
+        data = _reordered(glue_data(task, data_dir, wanted), task, label_names)
     else:
-        tables = _own_tables(own_files, dataset_name, dataset_config_name, wanted, label_names is None)
+        needs_labels = label_names is None or are_numbered(label_names)
+        tables = _own_tables(own_files, dataset_name, dataset_config_name, wanted, needs_labels)
         columns = Columns(text_column, text_pair_column, label_column)
-        data = own_data(tables, wanted, columns, label_names, regression, settings)
+        data = own_data(tables, wanted, columns, label_names, regression, settings, declared)
     return _assemble(data, Encoder(tokenizer, max_seq_length, data.labels, cache_dir, overwrite_cache), limits)
 
 
@@ -117,26 +123,19 @@ def _own_tables(
     return {split: hub_table(name, config, _HUB_SPLITS[split]) for split in needed}
 
 
-def _reordered(data: TextData, label_names: Sequence[str] | None) -> TextData:
-    """Number an official task's labels as a trained model does; capitals do not matter.
-
-    A model whose labels are LABEL_0, LABEL_1, …, or that names "0" and "1", is taken to have the official order.
-    """
+def _reordered(data: TextData, task: GlueTask, label_names: Sequence[str] | None) -> TextData:
+    """Number an official task's labels as a trained head does; see `in_order_of_head`."""
     if label_names is None or not data.labels:
         return data
-    official = {name.lower(): name for name in data.labels}
-    if sorted(name.lower() for name in label_names) == sorted(official):
-        return replace(data, labels=tuple(official[name.lower()] for name in label_names))
-    says_nothing = are_numbered(label_names) or data.labels == ("0", "1")
-    if len(label_names) == len(data.labels) and says_nothing:
-        return data
-    raise UserError(f"the model's labels are {', '.join(label_names)}, but {data.name} needs {', '.join(data.labels)}")
+    labels = in_order_of_head(data.labels, label_names, f"{task.name} needs", task.also)
+    return replace(data, labels=labels, notes=(describe_classes(labels, label_names),))
 
 
 def _assemble(data: TextData, encoder: Encoder, limits: Mapping[str, int | None]) -> Task:
     metric = data.name or (CLASSIFICATION if data.labels else REGRESSION)
+    order = _official_order(data)
     evaluation = {
-        name: _evaluation(encoder.features(source, limits["eval"]), "ax" if name == "diagnostic" else metric)
+        name: _evaluation(encoder.features(source, limits["eval"]), "ax" if name == "diagnostic" else metric, order)
         for name, source in data.evaluation.items()
     }
     prediction = {
@@ -153,7 +152,14 @@ def _assemble(data: TextData, encoder: Encoder, limits: Mapping[str, int | None]
         best_metric=BEST_METRIC[metric],
         measures=tuple(METRICS[metric](np.arange(2), np.arange(2))),
         fingerprint=encoder.fingerprint(data.train, limits["train"]) if data.train else "",
+        notes=data.notes,
     )
+
+
+def _official_order(data: TextData) -> np.ndarray:
+    """The number that each label has in the task's own order, which F1 goes by: it is that of the label "1"."""
+    official = find_task(data.name).labels if data.name else data.labels
+    return np.array([official.index(name) for name in data.labels], dtype=np.int64)
 
 
 def _config(data: TextData) -> dict[str, Any]:
@@ -168,12 +174,13 @@ def _config(data: TextData) -> dict[str, Any]:
     return config | ({"finetuning_task": data.name} if data.name else {})
 
 
-def _evaluation(features: Features, metric: str) -> Split:
+def _evaluation(features: Features, metric: str, order: np.ndarray) -> Split:
     labels = np.array(features.columns["labels"])
     is_regression = labels.dtype.kind == "f"
 
     def measure(outputs: Sequence[Outputs]) -> dict[str, float]:
-        return METRICS[metric](_predictions(outputs, is_regression), labels)
+        found = _predictions(outputs, is_regression)
+        return METRICS[metric](found, labels) if is_regression else METRICS[metric](order[found], order[labels])
 
     return Split(features, measure=measure)
 

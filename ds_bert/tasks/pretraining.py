@@ -22,6 +22,7 @@ class PretrainingObjective:
 
     def __init__(self, pairs: str = "nsp") -> None:
         self._pairs = pairs
+        self.targets = ("masked_words", "next_sentence")
         # What `forward` sums per micro-batch; adding such vectors up over micro-batches and replicas is always right.
         self.sums = ("mlm_loss", "masked_words", "mlm_correct", f"{pairs}_loss", "pairs", f"{pairs}_correct")
 

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from ds_bert.data.features import IGNORED
 from ds_bert.modeling.layer import Carry
 
 
@@ -10,14 +11,15 @@ class SpanObjective:
     """The mean of the start's and the end's cross-entropy, averaged over the examples of the global batch.
 
     A sequence ends with the [SEP] after its context. Logits behind it are left out of the softmax, so that a
-    micro-batch's padding does not change the loss.
+    micro-batch's padding does not change the loss. Examples whose ``start_positions`` are `IGNORED` count for nothing.
     """
 
+    targets: tuple[str, ...] = ("start_positions", "end_positions", "context_end")
     sums: tuple[str, ...] = ("span_loss", "examples")
 
     def counts(self, labels: Carry) -> torch.Tensor:
         """Return the examples of one micro-batch, (1,) float64 on the CPU."""
-        return torch.tensor([labels["start_positions"].numel()], dtype=torch.float64)
+        return _counted(labels).sum().double().cpu()[None]
 
     def forward(self, outputs: Carry, labels: Carry, totals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute a micro-batch's share of the global batch's loss.
@@ -45,6 +47,7 @@ class BeamSpanObjective(SpanObjective):
     As ALBERT is trained on SQuAD v2.0: ½ (start + end) + ½ answerability.
     """
 
+    targets = (*SpanObjective.targets, "is_impossible")
     sums = ("span_loss", "answerability_loss", "examples")
 
     def forward(self, outputs: Carry, labels: Carry, totals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,7 +61,8 @@ class BeamSpanObjective(SpanObjective):
         span = _span_loss(outputs, labels)
         logits_B = _at_least_fp32(outputs["answer_logits"])
         targets_B = labels["is_impossible"].to(logits_B.dtype)
-        answerability = F.binary_cross_entropy_with_logits(logits_B, targets_B, reduction="sum") / 2
+        weights_B = _counted(labels).to(logits_B.dtype)
+        answerability = F.binary_cross_entropy_with_logits(logits_B, targets_B, weights_B, reduction="sum") / 2
         return (span + answerability) / max(totals[0].item(), 1.0), _sums(span, labels, answerability)
 
     def report(self, sums: torch.Tensor) -> dict[str, float]:
@@ -76,11 +80,19 @@ def _span_loss(outputs: Carry, labels: Carry) -> torch.Tensor:
     """Half the sum of the start's and the end's cross-entropy, summed over the micro-batch."""
     losses = [
         F.cross_entropy(
-            _without_padding(outputs[f"{side}_logits"], labels), labels[f"{side}_positions"], reduction="sum"
+            _without_padding(outputs[f"{side}_logits"], labels),
+            labels[f"{side}_positions"],
+            reduction="sum",
+            ignore_index=IGNORED,
         )
         for side in ("start", "end")
     ]
     return (losses[0] + losses[1]) / 2
+
+
+def _counted(labels: Carry) -> torch.Tensor:
+    """Which examples have a target, bool (B,)."""
+    return labels["start_positions"] != IGNORED
 
 
 def _without_padding(logits_BT: torch.Tensor, labels: Carry) -> torch.Tensor:
@@ -93,5 +105,5 @@ def _at_least_fp32(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _sums(span: torch.Tensor, labels: Carry, *others: torch.Tensor) -> torch.Tensor:
-    examples = torch.full_like(span, labels["start_positions"].numel())
+    examples = _counted(labels).sum()
     return torch.stack([measure.detach().double() for measure in (span, *others, examples)])

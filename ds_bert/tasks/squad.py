@@ -17,7 +17,7 @@ from ds_bert.tasks.squad_answers import AnswerSettings, QuestionAnswers, find_an
 from ds_bert.tasks.squad_metrics import measure_v1, measure_v2
 from ds_bert.tasks.task import Outputs, Split, Task
 
-_ENCODING = 1  # to be raised when `encode_squad` gives other features
+_ENCODING = 2  # to be raised when `encode_squad` gives other features
 HEADS = {"span": "question-answering", "beam": "beam-question-answering"}
 
 
@@ -107,10 +107,10 @@ class _Reader:
         file = _needed(path, "train_file")
 
         def build() -> Features:
-            questions = read_squad(file, self.settings.version_2).first(count)
+            questions = read_squad(file, self.settings.version_2, with_ids=False).first(count)
             return encode_squad(questions, self.tokenizer, self.sizes, training=True)
 
-        key = self._key(file, count, training=True)
+        key = self._key(file, count, training=True, with_answers=True)
         return cached_features(self.cache_dir, key, build, self.overwrite_cache), key_fingerprint(key)
 
     def validation(self, path: Path | None, count: int | None) -> Split:
@@ -129,10 +129,11 @@ class _Reader:
         def build() -> Features:
             return encode_squad(file, self.tokenizer, self.sizes, training=False)
 
-        features = cached_features(self.cache_dir, self._key(path, count, training=False), build, self.overwrite_cache)
+        key = self._key(path, count, training=False, with_answers=with_answers)
+        features = cached_features(self.cache_dir, key, build, self.overwrite_cache)
         return _Questions(file, features, self.tokenizer, self.settings, prefix)
 
-    def _key(self, path: Path, count: int | None, training: bool) -> dict[str, Any]:
+    def _key(self, path: Path, count: int | None, training: bool, with_answers: bool) -> dict[str, Any]:
         return {
             "task": "squad",
             "encoding": _ENCODING,
@@ -141,6 +142,7 @@ class _Reader:
             "version_2": self.settings.version_2,
             "questions": count,
             "training": training,
+            "answers": with_answers,
             **asdict(self.sizes),
         }
 

@@ -30,7 +30,7 @@ class Split:
     """Examples to evaluate or predict.
 
     Args:
-        examples: without what the head would only need in training.
+        examples: with the objective's targets where they are known: the loss is then measured, too.
         measure: makes measures (names and values) of all examples' outputs, in order; None where no answers are known.
         write: writes prediction files into a folder, and returns their paths; None where there are none to write.
         decode: what `measure` and `write` have in common: makes of all outputs what they are given in their place.
@@ -58,6 +58,7 @@ class Task:
             returned. Higher is better, but see `ds_bert.training.best.is_error`.
         measures: names of all that could choose it; not checked where there are none.
         fingerprint: of the data, the tokenizer and the options that the training examples follow from.
+        notes: sentences to be shown to people before the first step, on what was inferred from the user's files.
     """
 
     name: str
@@ -70,3 +71,4 @@ class Task:
     best_metric: str = ""
     measures: tuple[str, ...] = ()
     fingerprint: str = ""
+    notes: tuple[str, ...] = ()

@@ -6,7 +6,9 @@ from typing import Any
 from ds_bert.errors import UserError
 
 BEST = "best.json"
-_ERRORS = ("loss", "mse", "rmse", "mae")
+LOSS = "loss"
+"""What every evaluation measures, beside what its task does."""
+_ERRORS = (LOSS, "mse", "rmse", "mae")
 
 
 def is_error(measure: str) -> bool:

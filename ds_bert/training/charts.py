@@ -41,6 +41,7 @@ def draw_loss(path: Path, entries: Sequence[dict[str, Any]]) -> None:
     for key, label in (
         ("train/loss", "training"),
         ("train/mlm_loss", "training, masked words"),
+        ("eval/loss", "held out"),
         ("eval/mlm_loss", "held out, masked words"),
     ):
         points = [(entry["step"], entry[key]) for entry in entries if key in entry]

@@ -90,24 +90,30 @@ class Feed:
             sums += self.engine.evaluate(micro_batches)
         return self.engine.objective.report(sums)
 
-    def predict(self, lengths: np.ndarray, size: int) -> list[Outputs]:
-        """Compute the outputs of all examples, each once, those of like length together; a collective call.
+    def predict(self, lengths: np.ndarray, size: int) -> tuple[list[Outputs], float | None]:
+        """Compute outputs and loss of all examples, each once, those of like length together; a collective call.
 
         Args:
             lengths: tokens of each example, int64 (examples,).
             size: examples of a micro-batch at most.
 
         Returns:
-            On the grid's rank 0, the outputs in the order of the examples; nothing on the others.
+            On the grid's rank 0, the outputs in the order of the examples, and the loss, normalised over all that have
+            what it needs (None where none has); nothing on the others.
         """
         order = np.argsort(-lengths, kind="stable")
         outputs: dict[int, Outputs] = {}
+        objective = self.engine.objective
+        sums = torch.zeros(len(objective.sums), dtype=torch.float64)
         for micro_batches, first in self._once(order, size):
-            for number, batch in self.engine.predict(micro_batches).items():
+            batches, measured = self.engine.predict(micro_batches)
+            sums += measured
+            for number, batch in batches.items():
                 arrays = {name: tensor.numpy() for name, tensor in batch.items()}
                 for row, example in enumerate(order[first + number * size : first + (number + 1) * size].tolist()):
                     outputs[example] = {name: array[row] for name, array in arrays.items()}
-        return [outputs[example] for example in range(len(outputs))]
+        loss = objective.report(sums)["loss"] if sums.any() else None
+        return [outputs[example] for example in range(len(outputs))], loss
 
     def _once(self, order: np.ndarray, size: int) -> Iterator[tuple[list[MicroBatch], int]]:
         """This replica's part of all examples, piece by piece, and where in ``order`` each piece begins."""

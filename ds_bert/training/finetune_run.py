@@ -18,7 +18,7 @@ from ds_bert.files import write_json
 from ds_bert.modeling.costs import training_flops
 from ds_bert.tasks.task import Examples, Outputs, Split, Task
 from ds_bert.training.agreement import check_agreement
-from ds_bert.training.best import Best
+from ds_bert.training.best import LOSS, Best
 from ds_bert.training.build import build_engine, load_weights
 from ds_bert.training.checks import total_steps
 from ds_bert.training.feed import Feed
@@ -177,17 +177,20 @@ class FinetuneRun:
         return measures
 
     def _outputs_of(self, split: Split, folder: Path | None) -> dict[str, float]:
-        """Compute a split's outputs; return its measures on all processes; write its files.
+        """Compute a split's outputs; return its measures, the loss last, on all processes; write its files.
 
         Raises:
             UserError: on all processes, where measuring or writing raised it.
         """
-        outputs = self.feed(split.examples).predict(split.examples.lengths, self.arguments.per_device_eval_batch_size)
+        size = self.arguments.per_device_eval_batch_size
+        outputs, loss = self.feed(split.examples).predict(split.examples.lengths, size)
         measures: dict[str, float] = {}
         refusal: UserError | None = None
         if self.grid.rank == 0:
             try:
-                measures = _interpret(split, outputs, folder)
+                measures = dict(_interpret(split, outputs, folder))
+                if loss is not None:
+                    measures.setdefault(LOSS, loss)
             except UserError as error:
                 refusal = error
         measures, refusal = share(self.engine, (measures, refusal))

@@ -1,6 +1,7 @@
 """The fine-tuning job: train on a task's examples, keep the best checkpoint, measure, write predictions."""
 
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,11 @@ from ds_bert.engine.process_group import launcher_world, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
+from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.task import Task
+from ds_bert.training.best import LOSS
 from ds_bert.training.checks import check_numbers
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
 from ds_bert.training.finetune_arguments import FinetuneArguments
@@ -95,6 +99,8 @@ def fine_tune(
         UserError: something is wrong with what the user handed in, found before any process waits for another.
     """
     _check_task(task, arguments)
+    if launcher_world()[0] == 0:
+        print("".join(f"{note}\n" for note in task.notes), end="", file=sys.stderr, flush=True)
     config = source.config_for(task.config, task.head)
     fresh: tuple[str, ...] = ()
     if source.weights:
@@ -103,6 +109,8 @@ def fine_tune(
     runs = _runs(arguments)
     _claim_seeds(arguments)
     checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint or None) for run in runs]
+    for found in filter(None, checkpoints):
+        _check_labels(found, config)
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     set_fp32_products(grid, settings)
     results = []
@@ -125,8 +133,26 @@ def _check_task(task: Task, arguments: FinetuneArguments) -> None:
         if getattr(arguments, flag) and not found:
             raise UserError(f"--{flag}: {task.name} has no examples for it")
     metric = arguments.metric_for_best_model
-    if metric and task.measures and metric not in task.measures:
-        raise UserError(f"--metric_for_best_model {metric}: {task.name} is measured by {', '.join(task.measures)}")
+    if metric and task.measures and metric not in (*task.measures, LOSS):
+        known = ", ".join((*task.measures, LOSS))
+        raise UserError(f"--metric_for_best_model {metric}: {task.name} is measured by {known}")
+
+
+def _check_labels(checkpoint: Path, config: Any) -> None:
+    """Refuse to go on from a checkpoint whose head has the labels in another order than they have now."""
+    before, now = _labels_of(build_config(load_model_config(checkpoint))), _labels_of(config)
+    if before != now:
+        raise UserError(
+            f"{checkpoint}: its head's labels are {before}, now they are {now}; needed is what the run began with, "
+            "--model_name_or_path and --drop_classifier included"
+        )
+
+
+def _labels_of(config: Any) -> str:
+    """List the labels of a model's head, or of its tasks' decoders, in the order of their rows."""
+    tasks = getattr(config, "tasks", None)
+    heads = [task["labels"] for task in tasks] if tasks else [dict(sorted(config.id2label.items())).values()]
+    return "; ".join(", ".join(names) for names in heads)
 
 
 def _runs(arguments: FinetuneArguments) -> list[FinetuneArguments]:

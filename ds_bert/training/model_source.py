@@ -8,12 +8,14 @@ from typing import Any
 
 from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.pretrained import PretrainedWeights
+from ds_bert.data.labels import head_names
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import build_config
 from ds_bert.training.finetune_arguments import FinetuneArguments
 
+_CLASSIFIER = "classifier.weight"  # the last matrix of every head that tells labels apart
 _OVERRIDES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -35,11 +37,17 @@ class Source:
         """Build the model's configuration with what a task's head adds to it."""
         return build_config({**self.fields, **head_fields}, head)
 
-    @property
-    def label_names(self) -> list[str] | None:
-        """Names of the labels that the model was trained to tell apart, in their order; None where it was not."""
-        names = self.fields.get("id2label")
-        return [names[key] for key in sorted(names, key=int)] if names else None
+    def kept_labels(self, drop_classifier: bool) -> list[str] | None:
+        """Names of the labels that a trained classifier tells apart, in the order of its rows.
+
+        None where the job begins with a fresh one: the model has none, or ``drop_classifier`` says so.
+
+        Raises:
+            UserError: the configuration's names are not those of the classifier's rows, or contradict each other.
+        """
+        if self.weights is None or drop_classifier or _CLASSIFIER not in self.weights:
+            return None
+        return head_names(self.fields, self.weights.shape(_CLASSIFIER)[0], str(self.weights.folder / "config.json"))
 
 
 def load_source(arguments: FinetuneArguments, may_be_conditional: bool = False) -> Source:

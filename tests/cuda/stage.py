@@ -180,8 +180,9 @@ def let_peers_answer(grid: Grid, layers: Sequence[Callable[[], Layer]]) -> None:
     names = names_by_stage(layers, grid.stage_map.cuts)
 
     def answer(rank: int, mine: Any) -> Any:
-        if isinstance(mine, dict):  # outputs by the numbers of micro-batches, which replicas take in turn
-            return {number + rank: output for number, output in mine.items()}
+        if isinstance(mine, tuple):  # outputs by the numbers of micro-batches, which replicas take in turn, and sums
+            outputs, sums = mine
+            return {number + rank: output for number, output in outputs.items()}, sums
         return names[rank // grid.num_replicas] if mine == names[grid.stage] else mine
 
     processes.peers_say(answer)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,24 +39,95 @@ def own(tmp_path: Path, records: list[dict[str, object]], **options) -> TextData
         ([True, False, True], ("false", "true"), [1, 0, 1]),
         ([1.0, 2.5, 3.0], (), [1.0, 2.5, 3.0]),
         (["1", "2.5", "-1e1"], (), [1.0, 2.5, -10.0]),
-        (["1.5", "nan", "1.5"], ("1.5", "nan"), [0, 1, 0]),
+        (["1", "+2.5", ".5", "3.", "1e-05"], (), [1.0, 2.5, 0.5, 3.0, pytest.approx(1e-5)]),
+        (["1_1", "2_3"], ("1_1", "2_3"), [0, 1]),  # none of these are numbers as people write them
+        ([" 0", " 1"], (" 0", " 1"), [0, 1]),
+        (["0.5 ", "2.5"], None, "line 2: the label is '0.5 ', but others are numbers, such as '2.5'"),
+        (["\t1.5", " 2.5"], ("\t1.5", " 2.5"), [0, 1]),
+        (["+1", "-1", "+1"], ("-1", "+1"), [1, 0, 1]),
+        (["٣", "٤"], ("٣", "٤"), [0, 1]),
+        (["1.5", "１.5"], None, "line 3: the label is '１.5'"),
+        (["0x1", "0x2"], ("0x1", "0x2"), [0, 1]),
+        (["1e1", "2e3"], ("1e1", "2e3"), [0, 1]),
+        (["1,5", "2,5"], ("1,5", "2,5"), [0, 1]),
+        (["1.1.0", "1.2.0"], ("1.1.0", "1.2.0"), [0, 1]),
+        ([2, 1, 10], ("1", "2", "10"), [1, 0, 2]),
+        (["007", "7"], ("007", "7"), [0, 1]),
+        ([1.0, 2.0], (), [1.0, 2.0]),
+        (["1.5", "nan", "1.5"], None, "line 3: the label is 'nan', but others are numbers, such as '1.5'; needs a"),
+        ([1.5, float("nan")], None, "line 3: the label is 'NaN'"),
+        ([float("inf"), 1.5], None, "line 2: the label is 'Infinity'"),
+        (["3", "-Infinity", "4"], None, "line 3: the label is '-Infinity', but others are numbers, such as '3'"),
+        (["3.5", "1e999"], None, "line 3: the label is '1e999'"),
+        (["0", "NaN", "1"], None, "line 3: the label is 'NaN'"),
+        (["0.5", "n/a", "1.5"], None, r"line 3: the label is 'n/a', .* or --regression false where labels are classes"),
+        (["0", "unknown", "1"], ("0", "1", "unknown"), [0, 2, 1]),
+        (["nan", "cdo"], ("cdo", "nan"), [1, 0]),  # languages
     ],
 )
 def test_own_labels_are_found(
-    tmp_path: Path, tokenizer: Tokenizer, values: list, labels: tuple[str, ...], ids: list
+    tmp_path: Path, tokenizer: Tokenizer, values: list, labels: tuple[str, ...] | None, ids: Any
 ) -> None:
-    data = own(tmp_path, [{"text": "ba", "label": value} for value in values])
-    assert data.labels == labels
-    assert labels_of(data, tokenizer) == ids
+    """Labels, none of them in a regression, and ids; or the refusal. Values stand from line 2 of a CSV on."""
+    path = tmp_path / "own.csv"
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    path.write_text("text,label\n" + "".join(f'ba,"{text}"\n' for text in texts))
+    if labels is None:
+        with pytest.raises(UserError, match=ids):
+            own_data({"train": open_table(path)}, ["train"], Columns())
+        return
+    for data in (
+        own(tmp_path, [{"text": "ba", "label": value} for value in values]),
+        own_data({"train": open_table(path)}, ["train"], Columns()),
+    ):
+        assert data.labels == labels
+        assert labels_of(data, tokenizer) == ids
+
+
+def test_what_is_guessed_is_said(tmp_path: Path) -> None:
+    for values, note in (
+        (["b", "a"], "labels: 2 classes: 'a', 'b'"),
+        (["0", "5", "2.5"], "labels: numbers from 0 to 5: a regression"),
+        ([-1, 1], "labels: 2 classes: '-1', '1'"),
+        (range(30), "labels: 30 classes: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11', '12', '13', '14'"
+            ", '15', '16', '17', '18', '19', …; if they are numbers to be predicted, say that it is a regression"),
+    ):  # fmt: skip
+        assert own(tmp_path, [{"text": "ba", "label": value} for value in values]).notes == (note,)
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "message"),
+    [
+        (["0.5", "1.5"], "good", "line 2: the label is 'good'; needs a number, as this is a regression"),
+        (["0.5", "1.5"], "nan", "line 2: the label is 'nan'; needs a number"),
+        (["0.5", "1.5"], "1_1", "line 2: the label is '1_1'; needs a number"),
+        (["bad", "good"], "0.5", "line 2: the label is '0.5'; needs one of 'bad', 'good'"),
+        (["0", "1"], "0.5", "line 2: the label is '0.5'; needs one of '0', '1'"),
+        (["0", "1"], " 1", "line 2: the label is ' 1'; needs one of '0', '1'"),
+    ],
+)
+def test_splits_that_disagree_are_refused(
+    tmp_path: Path, tokenizer: Tokenizer, train: list[str], dev: str, message: str
+) -> None:
+    tables = {}
+    for split, labels in (("train", train), ("eval", [dev])):
+        path = tmp_path / f"{split}.csv"
+        path.write_text("text,label\n" + "".join(f"ba,{label}\n" for label in labels))
+        tables[split] = open_table(path)
+    data = own_data(tables, ["train", "eval"], Columns())
+    with pytest.raises(UserError, match=rf"eval\.csv: {message}"):
+        Encoder(tokenizer, 16, data.labels).features(data.evaluation["validation"])
 
 
 def test_own_labels_can_be_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
     records = [{"text": "ba", "label": value} for value in (1, 2)]
     assert own(tmp_path, records, regression=True).labels == ()
     assert own(tmp_path, [{"text": "ba", "label": v} for v in (0.5, 1.5)], regression=False).labels == ("0.5", "1.5")
-    data = own(tmp_path, records, label_names=["2", "1", "0"])
+    blanks = own(tmp_path, [{"text": "ba", "label": v} for v in (" 0.5", "1 ")], regression=True)
+    assert labels_of(blanks, tokenizer) == [0.5, 1.0]
+    data = own(tmp_path, records, declared=["2", "1", "0"])
     assert labels_of(data, tokenizer) == [1, 0]
-    data = own(tmp_path, records, label_names=["0", "1"])
+    data = own(tmp_path, records, declared=["0", "1"])
     with pytest.raises(UserError, match="line 2: the label is '2'; needs one of '0', '1'"):
         labels_of(data, tokenizer)
 
@@ -121,6 +193,7 @@ def test_labels_of_a_trained_model(tmp_path: Path) -> None:
         ({"predict"}, ["x", "y"], ("x", "y")),
         ({"predict"}, numbered, ("LABEL_0", "LABEL_1")),
         ({"predict", "train"}, numbered, ("a", "b")),
+        ({"predict", "train"}, ["c", "B", "A"], ("c", "b", "a")),
         ({"predict"}, ["score"], ()),
     ]
     for given, names, expected in cases:

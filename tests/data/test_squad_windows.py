@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def check(file: SquadFile, tokenizer: Tokenizer, sizes: WindowSizes) -> int:
     ]
     train, evaluation = (encode_squad(file, tokenizer, sizes, training=training) for training in (True, False))
     assert set(train.columns) == {"context_begin", "context_end", "start_positions", "end_positions", "is_impossible"}
-    assert set(evaluation.columns) == {"context_begin", "context_end", "question", "first_token"}
+    assert set(evaluation.columns) == {*train.columns, "question", "first_token"}
+    blind = encode_squad(replace(file, has_answers=False), tokenizer, sizes, training=False)
+    assert set(blind.columns) == {"context_begin", "context_end", "question", "first_token"}
     for features in (train, evaluation):
         assert len(features) == len(expected)
         assert features.pad_id == tokenizer.pad_id
@@ -128,21 +131,31 @@ def test_white_space_around_an_answer_is_not_part_of_it(tmp_path: Path, make_tok
 
 def test_questions_that_cannot_be_trained_on_are_counted(tmp_path: Path) -> None:
     context = "red river"
-    qas = [qa(1, "a", [("river", 4)]), qa(2, "b", [("river", 3)]), qa(3, "c", [("river", -5)]), qa(4, "d", [(" ", 3)])]
-    path = write_squad(tmp_path / "a.json", [(context, qas), ("\u00ad \n", [qa(5, "e", [("\u00ad", 0)])])])
-    file, tokenizer = read_squad(path, version_2=False), word_piece()
+    answers = [("river", 4), ("river", 3), ("river", -5), (" ", 3), ("river", 0), ("riverx", 4), ("\u00ad", 9)]
+    qas = [qa(number, "a", [answer]) for number, answer in enumerate(answers)]
+    path = write_squad(
+        tmp_path / "a.json", [(f"{context}\u00ad", qas), ("\u00ad \n", [qa("x", "e", [("\u00ad", 0)]), qa("y", "f")])]
+    )
+    file, tokenizer = read_squad(path, version_2=True), word_piece()
     train = encode_squad(file, tokenizer, SMALL, training=True)
-    assert len(train) == 1 and train.columns["is_impossible"].tolist() == [0]
-    (note,) = train.notes
-    assert f"{path}: 4 of 5 questions" in note
-    assert "3 whose answer is not at its answer_start" in note and "1 whose context has no tokens" in note
+    assert train.columns["start_positions"].tolist() == train.columns["end_positions"].tolist() == [4, 4, 4]
+    assert train.columns["is_impossible"].tolist() == [0, 0, 0]
+    reasons = (
+        "1 whose answer_start is outside of the context, 1 whose answer is empty, "
+        "1 whose answer is not in the words at its answer_start, 1 whose answer has no tokens, "
+        "2 whose context has no tokens"
+    )
+    moved = f"{path}: 2 answers do not begin at their answer_start; they are found in the words there"
+    assert train.notes == (moved, f"{path}: 6 of 9 questions cannot be trained on: {reasons}; they are left out")
     evaluation = encode_squad(file, tokenizer, SMALL, training=False)
-    assert evaluation.columns["question"].tolist() == [0, 1, 2, 3]
-    assert evaluation.notes == ()
+    assert evaluation.columns["question"].tolist() == [*range(7)]
+    assert evaluation.columns["start_positions"].tolist() == [4, 4, -100, -100, 4, -100, -100]
+    assert evaluation.columns["is_impossible"].tolist() == [0] * 7
+    assert evaluation.notes == (moved, f"{path}: 6 of 9 questions are no part of the loss: {reasons}")
 
 
 def test_a_file_of_which_no_question_is_left_is_refused(tmp_path: Path) -> None:
-    path = write_squad(tmp_path / "a.json", [("red river", [qa(1, "a", [("river", 1)])])])
+    path = write_squad(tmp_path / "a.json", [("red river", [qa(1, "a", [("rivers", 1)])])])
     with pytest.raises(UserError, match=r"a\.json: 1 of 1 questions.*at least one"):
         encode_squad(read_squad(path, False), word_piece(), SMALL, training=True)
 

@@ -34,7 +34,7 @@ def scored_starts(head: BeamQuestionAnsweringHead, hidden: torch.Tensor, row: in
 
 def test_training_scores_the_end_given_the_true_start() -> None:
     head, hidden = head_and_hidden()
-    found = head({"hidden": hidden}, {**CONTEXT, "start_positions": STARTS})
+    found = head.train()({"hidden": hidden}, {**CONTEXT, "start_positions": STARTS})
     assert found.keys() == {"start_logits", "end_logits", "answer_logits"}
     for row in range(ROWS):
         starts = scored_starts(head, hidden, row)
@@ -53,8 +53,13 @@ def test_training_scores_the_end_given_the_true_start() -> None:
 def test_inference_searches_the_best_starts_and_their_best_ends() -> None:
     head, hidden = head_and_hidden(start_n_top=3, end_n_top=2)
     found = head({"hidden": hidden}, CONTEXT)
-    trained = head({"hidden": hidden}, {**CONTEXT, "start_positions": STARTS})
+    trained = head.train()({"hidden": hidden}, {**CONTEXT, "start_positions": STARTS})
     assert torch.equal(found["answer_logits"], trained["answer_logits"])
+    both = head.eval()({"hidden": hidden}, {**CONTEXT, "start_positions": STARTS.where(STARTS != 11, -100)})
+    known = STARTS != 11
+    for name, value in {**found, **trained}.items():
+        assert torch.equal(both[name][known], value[known]), name
+    assert both.keys() == found.keys() | trained.keys() and all(value.isfinite().all() for value in both.values())
     assert found["end_top_index"].shape == (ROWS, 3, 2)
     for row in range(ROWS):
         starts = scored_starts(head, hidden, row)

@@ -5,6 +5,8 @@ import random
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import BertForTokenClassification
 
 from tests.support.jobs import run_job
 from tests.support.model_folder import write_bert_folder
@@ -51,7 +53,10 @@ def test_a_metric_may_have_any_name(tmp_path: Path, words: list[object]) -> None
     job.write_text(EXAMPLE.read_text().replace('{"accuracy":', '{"f1":'))
     run(tmp_path, job, [*words, "--max_steps", 4, "--eval_steps", 2])
     best = json.loads((tmp_path / "run" / "best.json").read_text())
-    assert best["metric"] == "f1" and list(json.loads((tmp_path / "run" / "eval_results.json").read_text())) == ["f1"]
+    assert best["metric"] == "f1" and list(json.loads((tmp_path / "run" / "eval_results.json").read_text())) == [
+        "f1",
+        "loss",
+    ]
 
 
 def test_a_metric_that_is_not_there_costs_no_training(tmp_path: Path, words: list[object]) -> None:
@@ -63,15 +68,18 @@ def test_a_metric_that_is_not_there_costs_no_training(tmp_path: Path, words: lis
 
 def test_a_metric_that_refuses_ends_all_ranks_and_costs_no_training(tmp_path: Path, words: list[object]) -> None:
     job = tmp_path / "tagging.py"
-    job.write_text(EXAMPLE.read_text().replace('return {"accuracy":', 'raise UserError("nothing to measure")  #'))
+    text = EXAMPLE.read_text().replace("import exit_on_user_error", "import UserError, exit_on_user_error")
+    job.write_text(text.replace('return {"accuracy":', 'raise UserError("nothing to measure")  #'))
     printed = run(tmp_path, job, [*words, "--num_stages", 2, "--max_steps", 2], ranks=2, status=2)
     assert "error: nothing to measure" in printed and (tmp_path / "run" / "checkpoint-2").is_dir()
 
 
 MISTAKES = {
-    "two tags for three words": ({"words": ["the", "dog", "sees"], "tags": ["DET", "NOUN"]}, "line 11: 2 tags"),
+    "two tags for three words": (
+        {"words": ["the", "dog", "sees"], "tags": ["DET", "NOUN"]},
+        "line 11: 2 tags for 3 words",
+    ),
     "one tag for two words": ({"words": ["the", "dog"], "tags": ["DET"]}, "line 11: 1 tags"),
-    "a blank word at the end": ({"words": ["the", " "], "tags": ["DET", "NOUN"]}, "no word blank"),
     "no words": ({"tags": ["DET"]}, "line 11: 1 tags"),
     "nothing": ({"words": [], "tags": []}, "line 11: 0 tags"),
 }
@@ -87,3 +95,26 @@ def test_token_classification_refuses_what_it_cannot_tag(tmp_path: Path, words: 
         words = [*words, "--data_dir", "nowhere"]
     printed = run(tmp_path, EXAMPLE, [*words, "--max_steps", 2], status=2)
     assert expected in printed and "Traceback" not in printed
+
+
+def test_a_kept_head_keeps_its_tags_and_words_without_tokens_their_lines(tmp_path: Path, words: list[object]) -> None:
+    """Trained on from a head with the tags in another order, on CoNLL's columns; what is predicted keeps every word."""
+    names = ["VERB", "O", "NOUN", "DET"]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: row for row, name in enumerate(names)}}
+    given = [word for some in WORDS.values() for word in some]
+    model = write_bert_folder(tmp_path / "named", given, BertForTokenClassification, num_labels=4, **labels)
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"][2] = 50.0  # all words are nouns
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").unlink()
+        lines = ["\ufeff-DOCSTART- O", "", "the\tDET", "dog\tNOUN", "\ufe0f\tO", "sees\tVERB", "", "", "a\tDET", ""]
+        (tmp_path / f"{split}.conll").write_text("\r\n".join(lines))
+    more = ["--model_name_or_path", model, "--max_steps", 1, "--learning_rate", 1e-12]
+    printed = run(tmp_path, EXAMPLE, [*words, *more])
+    assert "validation.conll: 1 words give no tokens; they are not trained on" in printed
+    assert json.loads((tmp_path / "run" / "eval_results.json").read_text())["accuracy"] == 1 / 4
+    found = (tmp_path / "run" / "evaluation" / "tags.conll").read_text()
+    assert found == "the\tDET\tNOUN\ndog\tNOUN\tNOUN\n\ufe0f\tO\tO\nsees\tVERB\tNOUN\n\na\tDET\tNOUN\n\n"
+    config = json.loads((tmp_path / "run" / "checkpoint-1" / "config.json").read_text())
+    assert list(config["id2label"].values()) == names

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from ds_bert.checkpoint.folders import checkpoints
+from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.training.log import read_log
 from tests.support.jobs import Ended, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
@@ -53,8 +56,8 @@ def words(folder: Path, out: Path, *more: object, **flags: Any) -> list[object]:
         "learning_rate": 5e-3,
         "max_seq_length": 16,
     }
-    given = [part for name, value in (defaults | flags).items() for part in (f"--{name}", value)]
-    return [*given, *more]
+    given = [(f"--{name}", value) for name, value in (defaults | flags).items() if value is not None]
+    return [*(part for pair in given for part in pair), *more]
 
 
 def run(tmp_path: Path, arguments: list[object], ranks: int = 1, status: int = 0) -> str:
@@ -85,7 +88,7 @@ def test_what_was_trained_can_be_measured_and_predicted_elsewhere(folder: Path, 
     (checkpoint,) = checkpoints(tmp_path / "out")
     flags = {"model_name_or_path": checkpoint, "num_stages": 2, "per_device_eval_batch_size": 5}
     run(tmp_path / "two", words(folder, tmp_path / "two" / "out", "--do_eval", "--do_predict", **flags), ranks=2)
-    assert results(tmp_path / "two" / "out") == results(tmp_path / "out")
+    assert results(tmp_path / "two" / "out") == pytest.approx(results(tmp_path / "out"), rel=1e-6)
 
 
 def test_resumed_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_a_classifier_of_another_task(folder: Path, tmp_path: Path) -> None:
     three = write_bert_folder(tmp_path / "three", [*GOOD, *BAD, *FILLER], BertForSequenceClassification, num_labels=3)
     flags = {"model_name_or_path": three, "max_steps": 2}
     printed = run(tmp_path, words(folder, tmp_path / "out", "--do_train", **flags), status=2)
-    assert "classifier.weight has shape (3, 32), but this model's is (2, 32)" in printed
+    assert "the model's labels are LABEL_0, LABEL_1, LABEL_2, but sst2 needs 0, 1;" in printed
     assert "--drop_classifier" in printed and not (tmp_path / "out").exists()
     run(tmp_path, words(folder, tmp_path / "out", "--do_train", "--drop_classifier", **flags))
 
@@ -224,3 +227,57 @@ def test_a_resumed_run_remembers_its_best(folder: Path, tmp_path: Path) -> None:
     after = json.loads((out / "best.json").read_text())
     assert (after["step"], after["value"]) == (before["step"], before["value"])
     assert after["evaluations_since"] == before["evaluations_since"] + 1
+
+
+@pytest.mark.parametrize("order", [["bad", "good", "so-so"], ["SO-SO", "GOOD", "BAD"]])
+def test_a_kept_head_keeps_the_meaning_of_its_rows(folder: Path, tmp_path: Path, order: list[str]) -> None:
+    """A model that says "good" to everything says so after a step that changes nothing, too, in every file."""
+    names = dict(enumerate(order))
+    labels = {"id2label": names, "label2id": {name: row for row, name in names.items()}}
+    model = write_bert_folder(tmp_path / "model", [*GOOD, *BAD], BertForSequenceClassification, num_labels=3, **labels)
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"][[name.lower() for name in order].index("good")] = 50.0
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    rows = [("nice film", "good"), ("fine story", "good"), ("sad film", "bad"), ("it was", "so-so"), ("great", "good")]
+    path = tmp_path / "own.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    files = {f"{split}_file": path for split in ("train", "validation", "test")}
+    own = {"task_name": None, "data_dir": None, "model_name_or_path": model, **files}
+    flags = own | {"max_steps": 1, "learning_rate": 1e-12}
+    printed = run(tmp_path, words(folder, tmp_path / "out", "--do_train", "--do_eval", "--do_predict", **flags))
+    found = [name.lower() for name in order]
+    assert f"labels: 3 classes: {', '.join(map(repr, found))}; this is the order of the model's head" in printed
+    assert results(tmp_path / "out")["accuracy"] == 3 / 5
+    predictions = (tmp_path / "out" / "predictions" / "predictions.tsv").read_text().splitlines()
+    assert predictions[1:] == [f"{number}\tgood" for number in range(5)]
+    (checkpoint,) = checkpoints(tmp_path / "out")
+    exported = BertForSequenceClassification.from_pretrained(checkpoint).config
+    assert exported.id2label == dict(enumerate(found))
+    assert exported.label2id == {name: row for row, name in enumerate(found)}
+    if order != sorted(order):
+        again = words(folder, tmp_path / "out", "--do_eval", "--resume", "--drop_classifier", **flags)
+        sentence = f"{checkpoint}: its head's labels are so-so, good, bad, now they are bad, good, so-so"
+        assert sentence in run(tmp_path, again, status=2)
+
+
+def test_the_lowest_loss_can_choose_the_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """It is that of training: cross-entropy of the labels, as what is predicted of them says."""
+    out, flags = tmp_path / "out", {"eval_steps": 20, "lr_scheduler_type": "constant", "num_stages": 2}
+    by_loss = {"metric_for_best_model": "loss", "per_device_eval_batch_size": 5}
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", **flags, **by_loss, max_steps=40), ranks=2)
+    ruin = {**flags, **by_loss, "max_steps": 60, "learning_rate": 1}
+    run(tmp_path, words(folder, out, "--do_train", "--do_eval", "--resume", **ruin), ranks=2)
+    losses = {entry["step"]: entry["eval/loss"] for entry in read_log(out) if "eval/loss" in entry}
+    best = json.loads((out / "best.json").read_text())
+    assert losses.keys() == {20, 40, 60} and best["metric"] == "loss" and best["step"] != 60
+    assert best["value"] == min(losses.values()) == results(out)["loss"]
+
+    model = BertForSequenceClassification.from_pretrained(out / best["checkpoint"]).eval()
+    tokenizer = load_tokenizer(folder / "model")
+    total = 0.0
+    lines = (folder / "data" / "dev.tsv").read_text().splitlines()[1:]
+    for text, label in (line.split("\t") for line in lines):
+        ids = [tokenizer.cls_id, *tokenizer.encode([text])[0].tolist()[:14], tokenizer.sep_id]
+        with torch.no_grad():
+            total += model(input_ids=torch.tensor([ids]), labels=torch.tensor([int(label)])).loss.item()
+    assert best["value"] == pytest.approx(total / len(lines), rel=1e-4)

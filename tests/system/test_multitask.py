@@ -68,6 +68,10 @@ def test_many_tasks_on_two_stages(folder: Path, tmp_path: Path) -> None:
     assert results["reviews"] == results["reviews_macro_f1"] and results["sst2"] == results["sst2_accuracy"]
     genres = [results["mnli_matched_accuracy"], results["mnli_mismatched_accuracy"]]
     assert results["mnli"] == pytest.approx(sum(genres) / 2) and "mnli_diagnostic_matthews_correlation" in results
+    losses = [results[f"{name}_loss"] for name in names]
+    assert results["loss"] == pytest.approx(sum(losses) / 5) and min(losses) > 0
+    genres = [results["mnli_matched_loss"], results["mnli_mismatched_loss"]]
+    assert results["mnli_loss"] == pytest.approx(sum(genres) / 2)
     for name, count in SUBMISSIONS.items():
         header, *rows = (out / "predictions" / name).read_text().splitlines()
         assert header == "index\tprediction" and len(rows) == count
@@ -101,6 +105,31 @@ def test_a_checkpoint_is_measured_elsewhere(folder: Path, tmp_path: Path) -> Non
     assert found == pytest.approx(expected, abs=1e-6)
     fewer = words(folder, tmp_path / "three", "--do_eval", model_name_or_path=checkpoint, tasks="SST-2")
     assert "needed are the same tasks" in run(tmp_path, fewer, status=2)
+
+
+def test_decoders_keep_the_meaning_of_their_rows(folder: Path, tmp_path: Path) -> None:
+    """Declared in another order, the labels of a task are matched by name; a resumed run keeps those it began with."""
+    out, every = tmp_path / "out", ("--do_train", "--do_eval", "--do_predict")
+    run(tmp_path, words(folder, out, *every, learning_rate=1e-12))
+    (checkpoint,) = checkpoints(out)
+    *names, own = json.loads((folder / "own.json").read_text())
+    assert own["labels"] == ["positive", "negative"]
+    (folder / "turned.json").write_text(json.dumps([*names, own | {"labels": ["NEGATIVE", "Positive"]}]))
+    flags = {"model_name_or_path": checkpoint, "tasks": folder / "turned.json", "learning_rate": 1e-12}
+    printed = run(tmp_path, words(folder, tmp_path / "again", *every, **flags), status=2)
+    assert "line 2: the label is 'negative'; needs one of 'Positive', 'NEGATIVE'" in printed
+    (folder / "turned.json").write_text(json.dumps([*names, own | {"labels": ["negative", "positive"]}]))
+    printed = run(tmp_path, words(folder, tmp_path / "again", *every, **flags))
+    assert "reviews: labels: 2 classes: 'positive', 'negative'; this is the order of the model's head" in printed
+    results = [json.loads((path / "eval_results.json").read_text()) for path in (out, tmp_path / "again")]
+    assert results[0] == pytest.approx(results[1], abs=1e-6)
+    files = [(path / "predictions" / "reviews" / "predictions.tsv").read_text() for path in (out, tmp_path / "again")]
+    assert files[0] == files[1]
+    run(tmp_path, words(folder, tmp_path / "again", "--do_eval", "--resume", **flags))
+    assert json.loads((tmp_path / "again" / "eval_results.json").read_text()) == pytest.approx(results[1], abs=1e-6)
+    anew = words(folder, tmp_path / "again", "--do_eval", "--resume", "--drop_classifier", **flags)
+    printed = run(tmp_path, anew, status=2)
+    assert "; positive, negative, now they are 0, 1; " in printed and "; negative, positive; needed is" in printed
 
 
 def test_other_tasks_begin_afresh(folder: Path, tmp_path: Path) -> None:

@@ -104,3 +104,19 @@ def test_half_precision_is_summed_in_single(objective: SpanObjective) -> None:
 
 def test_nothing_measured_is_a_loss_of_zero() -> None:
     assert SpanObjective().report(torch.zeros(2)) == {"loss": 0.0}
+
+
+@pytest.mark.parametrize("objective", [SpanObjective(), BeamSpanObjective()])
+@pytest.mark.parametrize("unknown", [[0], [1, 6], [2, 3, 4, 5, 7], [*range(8)]])
+def test_examples_without_a_target_count_for_nothing(objective: SpanObjective, unknown: list[int]) -> None:
+    named, labels = outputs(), {name: column.clone() for name, column in LABELS.items()}
+    for name in ("start_positions", "end_positions"):
+        labels[name][unknown] = -100
+    known = [number for number in range(EXAMPLES) if number not in unknown]
+    part = {name: column[known] for name, column in LABELS.items()}
+    total, expected_total = objective.counts(labels), objective.counts(part)
+    assert total.tolist() == expected_total.tolist() == [len(known)]
+    share, sums = objective.forward(named, labels, total)
+    expected, expected_sums = objective.forward({k: v[known] for k, v in named.items()}, part, expected_total)
+    torch.testing.assert_close(share, expected)
+    torch.testing.assert_close(sums, expected_sums)
