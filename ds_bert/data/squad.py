@@ -1,13 +1,17 @@
 """Reading questions on paragraphs in the layouts of SQuAD v1.1 and v2.0."""
 
 import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
 
+_WORD = re.compile(r"\S+")
 _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON's escapes may hold it, and it is no text
 
 
@@ -97,10 +101,33 @@ def find_answer(context: str, answer: Answer) -> Answer | None:
         begin -= 1
     while end < len(context) and not (context[end - 1].isspace() or context[end].isspace()):
         end += 1
-    words = r"\s+".join(map(re.escape, answer.text.split()))
-    wanted = re.compile(f"(?=({words}))")  # places may overlap
-    found = [Answer(match[1], match.start()) for match in wanted.finditer(context, begin, end)]
-    return min(found, key=lambda each: abs(each.start - start), default=None)
+    return _nearest(context, begin, end, answer.text.split(), start)
+
+
+def _nearest(context: str, begin: int, end: int, words: Sequence[str], start: int) -> Answer | None:
+    """Find words between ``begin`` and ``end`` of a context, where they begin nearest to ``start``.
+
+    Looked for once forwards and once backwards, with white space as single blanks: in time that the lengths add up to.
+    """
+    there = list(_WORD.finditer(context, begin, end))
+    text, wanted = " ".join(word[0] for word in there), " ".join(words)
+    places = list(accumulate((len(word[0]) + 1 for word in there), initial=0))  # of the words in text
+    middle = bisect_left([word.start() for word in there], start + 1) - 1
+    here = places[middle] + min(start - there[middle].start(), len(there[middle][0])) if middle >= 0 else 0
+    after = text.find(wanted, here)
+    from_end = text[::-1].find(wanted[::-1], max(0, len(text) - here - len(wanted)))
+    before = len(text) - from_end - len(wanted) if from_end >= 0 else -1
+
+    def place_in_context(place: int) -> int:
+        number = bisect_right(places, place) - 1
+        return there[number].start() + place - places[number]
+
+    answers = []
+    for place in (before, after):
+        if place >= 0:
+            first, last = place_in_context(place), place_in_context(place + len(wanted) - 1)
+            answers.append(Answer(context[first : last + 1], first))
+    return min(answers, key=lambda each: abs(each.start - start), default=None)
 
 
 class _Reader:
