@@ -27,6 +27,7 @@ _PIPELINE_DEFAULTS = {
 
 def set_cuda_defaults(num_stages: int) -> None:
     """Set what CUDA and NCCL read from the environment, where the user has not; before either is first asked."""
+    os.environ.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000")  # calls that are kept, for when a rank is lost
     if num_stages > 1:
         for name, value in _PIPELINE_DEFAULTS.items():
             os.environ.setdefault(name, value)

@@ -73,7 +73,8 @@ class TrainingArguments:
     save_async: bool = argument(False, "Write checkpoints while training goes on, from a copy in memory.")
     disable_tqdm: bool = argument(False, "No progress bar.")
     trace: bool = argument(False, "Keep the times of every instruction and draw the schedule as it ran.")
-    ddp_timeout: int = argument(1800, "Seconds after which a silent peer ends the job.")
+    ddp_timeout: int = argument(1800, "Seconds that a rank waits for one that lives but does not come.")
+    heartbeat_timeout: int = argument(30, "Seconds after which a rank that gives no sign of life ends the job.")
     local_rank: int = argument(-1, "Set by the deepspeed launcher.")
 
 

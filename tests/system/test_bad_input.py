@@ -82,6 +82,8 @@ def test_files_that_hold_no_arguments(job: Job, text: str | bytes, words: Words)
         ("--save_steps -2", ("--save_steps is -2",)),
         ("--save_total_limit -1", ("--save_total_limit is -1",)),
         ("--ddp_timeout 0", ("--ddp_timeout is 0",)),
+        ("--heartbeat_timeout 0", ("--heartbeat_timeout is 0", "at least 1")),
+        ("--heartbeat_timeout -30", ("--heartbeat_timeout is -30",)),
         ("--seed -1", ("--seed is -1",)),
         ("--max_seq_length 65", ("--max_seq_length is 65", "8 to 64", "bert.json")),
         ("--max_seq_length 1000000000", ("--max_seq_length is 1000000000",)),
