@@ -76,8 +76,10 @@ def train(
     config = build_config(model)
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
-    engine = build_engine(config, "pretraining", objective, grid, settings, micro_batches)
-    with failing_by_name(grid, lambda: engine.steps_done):
+    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
+    with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
+        engine = build_engine(config, "pretraining", objective, grid, settings, micro_batches)
+        heartbeat.steps_done = lambda: engine.steps_done
         if weights:
             load_weights(engine, weights)
         check_agreement(engine, arguments, stage_map, data.fingerprint)

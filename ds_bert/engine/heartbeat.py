@@ -148,9 +148,9 @@ class Heartbeat:
                         self._is_cause.set()
                         return
                     self._end(message["verdict"])
-        except (EOFError, OSError):
+        except Exception as error:  # without a heartbeat nobody would know how this process fares
             if not self._stopped.is_set():
-                self._end("the process of its heartbeat has ended")
+                self._end(f"its heartbeat has ended: {str(error) or 'its watcher is gone'}")
 
     def _end(self, reason: str) -> None:
         with contextlib.suppress(OSError):
@@ -163,8 +163,8 @@ class Heartbeat:
         print(f"error: {self._grid}: after step {self.steps_done()}: {reason}", file=sys.stderr, flush=True)
 
     def _speak_last_words(self) -> None:
-        """Keep what NCCL did last, and make its kernels end; neither may take long."""
-        for work in (self._dump_trace, nccl.abort):
+        """Keep what was printed and what NCCL did last, and make its kernels end; none of it may take long."""
+        for work in (sys.stdout.flush, self._dump_trace, nccl.abort):
             side = Thread(target=work, daemon=True)
             side.start()
             side.join(_LAST_WORDS)
@@ -184,7 +184,7 @@ def _start_watcher() -> tuple[subprocess.Popen, Wire]:
     command = [sys.executable, "-S", "-c", _WATCHER, json.dumps(sys.path)]
     try:
         with there:
-            watcher = subprocess.Popen(command, stdin=there, stdout=subprocess.DEVNULL, start_new_session=True)
+            watcher = subprocess.Popen(command, stdin=there.fileno(), stdout=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
         raise StartError(f"the process of this rank's heartbeat cannot be started: {error}") from None
     return watcher, Wire(here)

@@ -32,7 +32,7 @@ def abort() -> None:
 
 def _backends() -> list[Any]:
     """NCCL's side of all groups that this process is in."""
-    kind = getattr(distributed_c10d, "ProcessGroupNCCL", None)
+    kind: Any = getattr(distributed_c10d, "ProcessGroupNCCL", None)
     found = []
     for group in list(distributed_c10d._world.pg_map) if kind and dist.is_initialized() else []:
         with contextlib.suppress(RuntimeError):  # a group of gloo's

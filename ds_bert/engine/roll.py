@@ -39,11 +39,6 @@ class Member:
     waited: bool = False  # whether it failed while it waited for others
 
     @property
-    def silent_since(self) -> float:
-        """When it was last known to run."""
-        return self.heard if self.stopped is None else min(self.heard, self.stopped)
-
-    @property
     def is_expected(self) -> bool:
         """Whether it has neither left nor said that it failed."""
         return self.left is None and self.failed is None
@@ -72,6 +67,7 @@ class Roll:
     ) -> None:
         self.members = [Member(name, now, now) for name in names]
         self._here, self._silence, self._absence, self._interval = here, silence, absence, interval
+        self._suspended = now  # when all were last stopped
 
     @property
     def all_gone(self) -> bool:
@@ -87,7 +83,12 @@ class Roll:
                 member.stopped += seconds
 
     def verdict(self, now: float) -> Verdict | None:
-        """Say why the job must end, if it must: what explains most comes first."""
+        """Say why the job must end, if it must: what explains most comes first.
+
+        Where all processes are stopped, somebody did it on purpose, as by Ctrl-Z: that time does not count.
+        """
+        if all(member.stopped is not None for member in self.members):
+            self._suspended = now
         return (
             self._death(now)
             or self._failure(now)
@@ -106,10 +107,9 @@ class Roll:
         return self._first_failure(now - _CAUSE, waited=False)
 
     def _silent_ones(self, now: float) -> Verdict | None:
-        """Name those whose time is over; where all are silent, they were stopped on purpose, as by Ctrl-Z."""
         present = [member for member in self.members if member.is_expected and member.died is None]
         late = [member for member in present if self._is_late(member, now)]
-        if not late or (len(late) == len(self.members) and all(member.stopped is not None for member in late)):
+        if not late:
             return None
         limit = self._silence if any(member.known for member in late) else self._absence
         together = [member for member in present if self._is_late(member, now + 2 * self._interval)]
@@ -122,13 +122,14 @@ class Roll:
             return None
         since = now - 3 * self._interval
         missing = [member for member in self.members if member.failed is None]
-        if silent := [member for member in missing if member.left is None and member.silent_since < since]:
-            seconds = now - max(member.silent_since for member in silent)
+        if silent := [member for member in missing if member.left is None and self._silent_since(member) < since]:
+            seconds = now - max(map(self._silent_since, silent))
             return Verdict(f"{self._describe(silent)} has not answered for {seconds:.0f} s")
         if gone := [member for member in missing if member.left is not None]:
             return Verdict(f"{self._describe(gone)} has left the job")
-        where = [(member, member.at or ("code that keeps Python's lock" * (member.spoke < since))) for member in missing]
-        hanging = [f"{describe(member, self._here)} hangs in {line}" for member, line in where if line]
+        deaf = "code that keeps Python's lock"
+        lines = [(member, member.at or (deaf if member.spoke < since else "")) for member in missing]
+        hanging = [f"{describe(member, self._here)} hangs in {line}" for member, line in lines if line]
         return Verdict(" and ".join(hanging)) if hanging else failed
 
     def _refusal(self, now: float) -> Verdict | None:
@@ -148,8 +149,13 @@ class Roll:
         rank = min(failures)[1]
         return Verdict(f"{self.members[rank].name} failed: {self.members[rank].failure}", rank)
 
+    def _silent_since(self, member: Member) -> float:
+        """When a process was last known to run."""
+        since = member.heard if member.stopped is None else min(member.heard, member.stopped)
+        return max(since, self._suspended)
+
     def _is_late(self, member: Member, now: float) -> bool:
-        return member.silent_since < now - (self._silence if member.known else self._absence)
+        return self._silent_since(member) < now - (self._silence if member.known else self._absence)
 
     def _describe(self, members: Sequence[Member]) -> str:
         return " and ".join(describe(member, self._here) for member in members)

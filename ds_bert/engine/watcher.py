@@ -1,8 +1,8 @@
 """The process beside each rank that says whether the rank lives: it goes on where the rank's own threads cannot.
 
 A rank's threads stand still while it is stopped, and while one of them keeps Python's lock in a long call. From outside
-the two look different. So each rank starts a small process, its watcher, which loads nothing of torch, and talks to it by
-a socket; the watchers of all ranks talk to the hub, a thread of the first rank's watcher, by one TCP connection each.
+the two look different. So each rank starts a small process, its watcher, which loads nothing of torch and talks to it
+by a socket; the watchers of all ranks talk to the hub, a thread of the first rank's watcher, by one TCP connection each.
 Messages are lines of JSON. The hub keeps the roll, decides, and tells all.
 """
 
@@ -181,7 +181,7 @@ class Hub(Thread):
             self._tell(source, farewell=True)
 
     def _lose(self, source: Wire, now: float) -> None:
-        """Take one whose connection ended without a farewell for dead: its kernel closed it, or its node has restarted."""
+        """Take one whose connection ended without a farewell for dead: its kernel has closed it."""
         source.close()
         if source in self._strangers:
             self._strangers.remove(source)

@@ -139,10 +139,12 @@ def meta_train(
     checkpoint = claim_run(arguments, stage_map, described, data)
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     settings = replace(settings, is_trained=learner.selection.is_trained)
-    module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
-    count = arguments.gradient_accumulation_steps
-    engine = MetaEngine(module, carry_declaration(config, settings.dtype), learner, settings, grid, count)
-    with failing_by_name(grid, lambda: engine.steps_done):
+    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
+    with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
+        module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
+        count = arguments.gradient_accumulation_steps
+        engine = MetaEngine(module, carry_declaration(config, settings.dtype), learner, settings, grid, count)
+        heartbeat.steps_done = lambda: engine.steps_done
         if source.weights:
             load_weights(engine, source.weights)
         check_agreement(engine, arguments, stage_map, data)

@@ -20,7 +20,7 @@ from ds_bert.training.finetune_run import RESULTS, FinetuneRun
 from ds_bert.training.model_source import Source, default_cache_dir
 from ds_bert.training.parameter_groups import with_layerwise_decay
 from ds_bert.training.placement import check_schedule, choose_stage_map
-from ds_bert.training.run import claim_run
+from ds_bert.training.run import claim_run, failing_by_name
 from ds_bert.training.weights import check_weights
 
 _SEED = "seed-"  # a seed's folder is named so, and its number
@@ -102,12 +102,18 @@ def fine_tune(
     _claim_seeds(arguments)
     checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint or None) for run in runs]
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
+    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
     results = []
-    for run, checkpoint in zip(runs, checkpoints, strict=True):
-        status, measures = kind(task, run, source, config, fresh, grid, settings).do(checkpoint)
-        if status:
-            return status
-        results.append(measures)
+    with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
+        for run, checkpoint in zip(runs, checkpoints, strict=True):
+            training = kind(task, run, source, config, fresh, grid, settings)
+            heartbeat.steps_done = training.steps_done
+            status, measures = training.do(checkpoint)
+            if status:
+                return status
+            results.append(measures)
+            heartbeat.steps_done = lambda: 0
+            del training  # its memory is for the next one
     if len(runs) > 1 and grid.rank == 0 and arguments.output_dir:
         _report_seeds(Path(arguments.output_dir), [run.seed for run in runs], results)
     return 0
