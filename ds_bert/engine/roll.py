@@ -30,6 +30,7 @@ class Member:
     known: bool = False  # whether its watcher has come
     steps: int = 0
     at: str = ""  # the line of its own work; "" while it waits for others
+    busy: float | None = None  # since when it has been at work of its own, without a wait that was noticed
     stopped: float | None = None  # since when it has been stopped, as by SIGSTOP
     left: float | None = None
     refusal: str | None = None  # the user's mistake because of which it left
@@ -81,6 +82,8 @@ class Roll:
             member.spoke += seconds
             if member.stopped is not None:
                 member.stopped += seconds
+            if member.busy is not None:
+                member.busy += seconds
 
     def verdict(self, now: float) -> Verdict | None:
         """Say why the job must end, if it must: what explains most comes first.
@@ -127,13 +130,17 @@ class Roll:
             return Verdict(f"{self._describe(silent)} has not answered for {seconds:.0f} s")
         if gone := [member for member in missing if member.left is not None]:
             return Verdict(f"{self._describe(gone)} has left the job")
-        deaf = "code that keeps Python's lock"
-        lines = [(member, member.at or (deaf if member.spoke < since else "")) for member in missing]
-        hanging = [f"{describe(member, self._here)} hangs in {line}" for member, line in lines if line]
+        long_ago = now - self._absence / 2  # those at work like all others wait now and then
+        hanging = []
+        for member in missing:
+            if member.at and member.busy is not None and member.busy < long_ago:
+                hanging.append(f"{describe(member, self._here)} hangs in {member.at}")
+            elif member.spoke < long_ago:
+                hanging.append(f"{describe(member, self._here)} hangs in a call that keeps Python's lock")
         return Verdict(" and ".join(hanging)) if hanging else failed
 
     def _refusal(self, now: float) -> Verdict | None:
-        for rank, member in enumerate(self.members):
+        for rank, member in enumerate([] if self.all_gone else self.members):
             if member.left is not None and member.refusal is not None and now > member.left + _COURTESY:
                 return Verdict(f"{member.name} failed: {member.refusal}", rank)
         return None

@@ -2,7 +2,7 @@
 
 A rank's threads stand still while it is stopped, and while one of them keeps Python's lock in a long call. From outside
 the two look different. So each rank starts a small process, its watcher, which loads nothing of torch and talks to it
-by a socket; the watchers of all ranks talk to the hub, a thread of the first rank's watcher, by one TCP connection each.
+by a socket; all watchers talk to the hub, a thread of the first rank's watcher, by one TCP connection each.
 Messages are lines of JSON. The hub keeps the roll, decides, and tells all.
 """
 
@@ -201,6 +201,7 @@ def update(member: Member, message: Mapping[str, Any], now: float) -> None:
     """Enter what a watcher says of its rank."""
     member.host = message.get("host", member.host)
     member.steps, member.at = message.get("steps", member.steps), message.get("at", member.at)
+    member.busy = (member.busy or now) if member.at else None
     if "quiet" in message:
         member.spoke = now - message["quiet"]
         member.stopped = None if message["stopped"] is None else now - message["stopped"]
