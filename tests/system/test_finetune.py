@@ -10,7 +10,7 @@ from transformers import BertForSequenceClassification
 
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.training.log import read_log
-from tests.support.jobs import Ended, run_job, without_folder
+from tests.support.jobs import Ended, printed_after_a_death, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
 from tests.support.refusal import contents
 
@@ -224,3 +224,14 @@ def test_a_resumed_run_remembers_its_best(folder: Path, tmp_path: Path) -> None:
     after = json.loads((out / "best.json").read_text())
     assert (after["step"], after["value"]) == (before["step"], before["value"])
     assert after["evaluations_since"] == before["evaluations_since"] + 1
+
+
+@pytest.mark.slow
+def test_a_death_while_another_rank_still_builds_is_noticed(folder: Path, tmp_path: Path) -> None:
+    arguments = words(folder, tmp_path / "out", "--do_train", num_stages=2)
+    printed = printed_after_a_death(
+        "pipelines/finetune_glue.py", tmp_path / "printed", arguments, "ds_bert.training.finetune_run.build_engine"
+    )
+    assert (
+        printed == "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
+    )
