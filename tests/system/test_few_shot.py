@@ -155,6 +155,5 @@ def test_a_death_while_another_rank_still_builds_is_noticed(folder: Path, tmp_pa
     printed = printed_after_a_death(
         "pipelines/few_shot.py", tmp_path / "printed", arguments, "ds_bert.meta.few_shot_job.FewShot"
     )
-    assert (
-        printed == "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
-    )
+    said = "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
+    assert printed == said

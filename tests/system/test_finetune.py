@@ -232,6 +232,5 @@ def test_a_death_while_another_rank_still_builds_is_noticed(folder: Path, tmp_pa
     printed = printed_after_a_death(
         "pipelines/finetune_glue.py", tmp_path / "printed", arguments, "ds_bert.training.finetune_run.build_engine"
     )
-    assert (
-        printed == "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
-    )
+    said = "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
+    assert printed == said

@@ -150,6 +150,5 @@ def test_a_death_while_another_rank_still_builds_is_noticed(folder: Path, tmp_pa
     printed = printed_after_a_death(
         "pipelines/meta_train.py", tmp_path / "printed", arguments, "ds_bert.meta.meta_training.build_stage"
     )
-    assert (
-        printed == "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
-    )
+    said = "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
+    assert printed == said
