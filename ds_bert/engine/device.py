@@ -23,10 +23,14 @@ _PIPELINE_DEFAULTS = {
     "CUDA_DEVICE_MAX_CONNECTIONS": "32",
     "NCCL_RUNTIME_CONNECT": "0",
 }
+# How many of NCCL's last calls the flight recorder keeps, for when a rank is lost; before torch 2.9 by the second name.
+_RECORDER_SIZES = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 
 
 def set_cuda_defaults(num_stages: int) -> None:
     """Set what CUDA and NCCL read from the environment, where the user has not; before either is first asked."""
+    if not any(name in os.environ for name in _RECORDER_SIZES):
+        os.environ[_RECORDER_SIZES[torch.__version__ < "2.9"]] = "2000"
     if num_stages > 1:
         for name, value in _PIPELINE_DEFAULTS.items():
             os.environ.setdefault(name, value)

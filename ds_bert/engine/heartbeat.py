@@ -1,218 +1,190 @@
 """Who of a job's processes is still there: what a collective that fails, or never ends, cannot say.
 
-Every process counts its beats and steps in a store beside the groups. The launcher's first rank looks at all counters,
-the others at its one, so that traffic grows with the number of processes, not with its square. Each also says there at
-which line its own work is: if one that is waited for in vain still has a beat, it hangs there. Who first knows why the
-job must end writes it down there, and all end for the same reason.
+Beside every rank runs a watcher (`ds_bert.engine.watcher`), a small process of its own, and one of them, the first
+rank's, is the hub to which all others keep a connection: traffic grows with the number of ranks, not with its square.
+What is told from what:
+
+* A rank that died: its watcher sees its parent gone. A rank that died with its watcher, as when all of a container ends
+  or a node restarts: the kernel closes the watcher's connection without a farewell. Known in less than a second.
+* A node without power, or out of reach: its watchers are silent. Known after the limit, 30 s by default.
+* A rank that is stopped (SIGSTOP): its watcher sees that. It is given up after the same limit, as nothing says that it
+  will go on; if all ranks are stopped, somebody did it on purpose (Ctrl-Z), and the job waits.
+* A rank that is slow, loads, compiles, waits for a file system or keeps Python's lock for minutes: its process runs, so
+  its watcher vouches for it. If others wait for it longer than their groups' timeout, they fail, and it is named
+  with the line it is at.
+* A rank that raises, or meets a user's mistake alone, says so itself. One that leaves says so, too, and alarms nobody.
+
+The hub decides, and tells all the same. Then this module's thread ends the process, whatever its main thread waits in;
+if it cannot, because that one keeps Python's lock or the process is stopped, the watcher does.
 """
 
 import contextlib
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from threading import Event, Thread, get_ident
 
-import psutil
 import torch.distributed as dist
 
-from ds_bert.engine.meeting import connect
+from ds_bert.engine import nccl
+from ds_bert.engine.meeting import connect, meeting_address
 from ds_bert.engine.occupation import occupation, was_waiting
 from ds_bert.engine.process_group import Grid
+from ds_bert.engine.watcher import Wire
+from ds_bert.errors import StartError
 
-INTERVAL = 1.0  # seconds between two beats
-_GRACE = 5  # intervals of silence that tell a dead process from a live one, after a failure
-_BEAT = 2**32  # a counter is beats x _BEAT + steps done
-_NUMBERS = count()  # every process makes the same heartbeats one after the other; each has keys of its own
-_ELSEWHERE, _ENDED = "elsewhere", "ended"
-_LAST = 5.0  # seconds that the process which serves the store stays for those that still leave
+SILENCE = 30.0  # seconds, by default, without a sign of life
+INTERVAL = 1.0  # seconds between two signs of life, at most
+_LONGEST_REASON = 4000  # characters
+_LAST_WORDS = 4.0  # seconds for the flight recorder's dump, and for NCCL's abort
+_LEAVING = 5.0  # seconds that a process stays for its watcher's farewell; the first one's waits for all others'
+_NUMBERS = count()  # every process makes the same heartbeats one after the other; each has a key of its own
+# Nothing but what the watcher imports is loaded: it is there in a moment.
+_WATCHER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ds_bert.engine.watcher import watch; watch()"
 
 
 class Heartbeat:
-    """Tells the others that this process lives; ends it when one of them has been silent for the grid's timeout.
+    """Tells the others that this process lives and how it fails; ends it when the job must end.
 
     It is to be made by the thread that works: that one's occupation is told.
 
     Args:
         grid: this process's place; alone in the world, it needs no heartbeat.
-        steps_done: says how many optimizer steps this process has done.
+        steps_done: says how many optimizer steps this process has done; may be replaced, once that can be known.
+        silence: seconds without a sign of life after which a process is given up; the grid's timeout, if that is less.
+        output_dir: where NCCL's last calls are written to; None for a temporary folder.
+
+    Raises:
+        StartError: the heartbeat of the launcher's first rank cannot be found.
     """
 
-    def __init__(self, grid: Grid, steps_done: Callable[[], int]) -> None:
-        self._grid, self._steps_done, self._worker = grid, steps_done, get_ident()
-        self._interval = min(INTERVAL, grid.timeout_seconds / 8)
-        self._first = grid.stage_map.grid_rank(0)
-        self._others = [rank for rank in range(grid.world_size) if rank != grid.rank]
-        self._watched = self._others if grid.rank == self._first else [self._first]
-        self._heard = {rank: (0, time.monotonic()) for rank in self._others}
-        self._processes: dict[int, str] = {}
-        self._dead: list[int] = []
-        self._steps_told, self._explains, self._verdict = 0, False, ""
-        self._stopped, self._answered = Event(), Event()
-        if self._others:
-            self._store = _connect(grid.timeout_seconds)
-            self._store.set(f"process/{grid.rank}", f"{socket.gethostname()} {os.getppid()} {os.getpid()}")
-            for work in (self._beat, self._guard):
-                Thread(target=work, daemon=True).start()
+    def __init__(
+        self,
+        grid: Grid,
+        steps_done: Callable[[], int] = lambda: 0,
+        silence: float = SILENCE,
+        output_dir: str | Path | None = None,
+    ) -> None:
+        self.steps_done = steps_done
+        self._grid, self._output_dir, self._worker = grid, output_dir, get_ident()
+        silence = min(silence, grid.timeout_seconds)
+        self._interval = min(INTERVAL, silence / 8)
+        self._stopped, self._failing, self._is_cause = Event(), Event(), Event()
+        self._alone = grid.world_size == 1
+        if not self._alone:
+            self._watcher, self._wire = _start_watcher()
+            self._introduce(silence)
+            Thread(target=self._beat, daemon=True).start()
 
-    def cause_of(self, error: Exception) -> str:
-        """Say why this process failed, and tell the others: who died or hangs, who failed first, or the error."""
-        if not self._others:
-            return str(error)
-        begin = time.monotonic()
-        unwatched = [rank for rank in self._others if rank not in self._watched]
-        self._heard |= {rank: (self._heard[rank][0], begin) for rank in unwatched}
-        self._explains, self._watched = True, self._others
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher that saw a rank die ends the others at once
-        dead: list[int] = []
-        # A beat from before the failure may be read an interval after it.
-        while not (dead or self._verdict or self._heard_all(begin + 1.5 * self._interval)):
-            time.sleep(self._interval / 10)
-            silent = self._silent(time.monotonic() - _GRACE * self._interval)
-            dead = silent or [rank for rank in self._others if self._has_ended(rank)]
-            if silent:  # those that died with them were heard up to an interval later
-                time.sleep(1.5 * self._interval)
-                dead = self._silent(time.monotonic() - _GRACE * self._interval)
-        if self._first in dead:
-            dead = [self._first]  # without the store that it serves, nothing is known of the others
-        self._dead = dead
-        reason = f"{self._describe(dead)} died or hangs" if dead else ""
-        if not (dead or self._verdict) and was_waiting(error):
-            reason = self._hanging()
-        reason = reason or f"{self._grid} failed: {error}"
-        cause = self._verdict or self._announce(reason)
-        if cause == reason:
-            self._kill(dead)
-        self._linger()
-        return str(error) if str(error) in cause else f"{cause} ({error})"
+    def fail(self, error: Exception) -> None:
+        """Print why this process ends, and tell the others. Returns if that is the error; else ends the process.
 
-    def stop(self) -> None:
-        """Leave without alarming the others; the process that serves the store stays until they have left, too."""
-        if not self._others or self._stopped.is_set():
+        Where the error is but the consequence of a peer's death or hanging, that is what is printed.
+        """
+        if not self._alone:
+            self._failing.set()
+            with contextlib.suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher that saw a rank die ends the others at once
+            with contextlib.suppress(OSError):
+                self._wire.send(failure=str(error)[:_LONGEST_REASON], waited=was_waiting(error))
+            self._is_cause.wait()  # or the end
+        self._say(str(error))
+        self._speak_last_words()
+
+    def stop(self, refusal: str | None = None) -> None:
+        """Leave without alarming the others.
+
+        Args:
+            refusal: the user's mistake that is the reason; others that do not meet it end a while later.
+        """
+        if self._alone or self._stopped.is_set() or self._failing.is_set():
             return
         self._stopped.set()
-        deadline = time.monotonic() + _LAST
-        with contextlib.suppress(RuntimeError):
-            left, living = self._store.add("left", 1), self._grid.world_size - len(self._dead)
-            while self._grid.rank == self._first and left < living and time.monotonic() < deadline:
-                time.sleep(0.01)
-                left = self._store.add("left", 0)
+        with contextlib.suppress(OSError):
+            self._wire.send(left=refusal)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._watcher.wait(_LEAVING)
+
+    def _introduce(self, silence: float) -> None:
+        """Tell the watcher whom it watches, and where the hub is; the first rank tells the others, too."""
+        grid, key = self._grid, f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_NUMBERS)}"
+        first = grid.stage_map.grid_rank(0)
+        setup = {
+            "pid": os.getpid(),
+            "rank": grid.rank,
+            "first": first,
+            "names": [grid.describe(rank) for rank in range(grid.world_size)],
+            "silence": silence,
+            "absence": grid.timeout_seconds,
+            "interval": self._interval,
+        }
+        store = dist.PrefixStore("heartbeat", connect(grid.timeout_seconds))  # the restarts of torchrun share it
+        try:
+            if grid.rank == first:
+                self._wire.send(**setup, hub=None)
+                store.set(key, json.dumps(self._wire.await_message()))
+            else:
+                self._wire.send(**setup, hub={"address": meeting_address()[0], **json.loads(store.get(key))})
+        except (EOFError, OSError):
+            raise StartError("the process of this rank's heartbeat ended at once; see what it printed") from None
+        except dist.DistError as error:
+            cause = str(error).partition("\n")[0]
+            raise StartError(f"{grid.describe(first)} has not told where its heartbeat is: {cause}") from None
 
     def _beat(self) -> None:
         try:
-            self._exchange()
-            while not self._stopped.wait(self._interval):
-                self._exchange()
-        except RuntimeError:
+            while not self._stopped.is_set():
+                self._wire.send(steps=self.steps_done(), at=occupation(self._worker))
+                for message in self._wire.receive(self._interval):
+                    if self._failing.is_set() and message["failed"] == self._grid.rank:
+                        self._wire.send(ending=True)
+                        self._is_cause.set()
+                        return
+                    self._end(message["verdict"])
+        except Exception as error:  # without a heartbeat nobody would know how this process fares
             if not self._stopped.is_set():
-                self._end(f"{self._describe([self._first])} died")
+                self._end(f"its heartbeat has ended: {str(error) or 'its watcher is gone'}")
 
-    def _exchange(self) -> None:
-        """Count a beat, look at the others' counters, and end if one stands still or if there is a verdict."""
-        steps, now = self._steps_done(), time.monotonic()
-        self._store.set(f"occupation/{self._grid.rank}", occupation(self._worker))
-        self._store.add(f"beats/{self._grid.rank}", _BEAT + steps - self._steps_told)
-        self._steps_told = steps
-        for rank in self._watched:
-            beats = self._store.add(f"beats/{rank}", 0)
-            if beats != self._heard[rank][0]:
-                self._heard[rank] = beats, now
-                if rank not in self._processes:
-                    self._processes[rank] = self._store.get(f"process/{rank}").decode()
-        self._answered.set()
-        late = self._silent(now - self._grid.timeout_seconds)
-        if self._store.check(["verdict"]):
-            self._end(self._store.get("verdict").decode())
-        elif late and not self._explains:
-            late = self._silent(now - self._grid.timeout_seconds + 2 * self._interval)
-            self._end(self._announce(self._overdue(late)), late)
-
-    def _guard(self) -> None:
-        """End this process when the store does not answer: `_exchange` would wait for it for ever."""
-        while self._answered.wait(self._grid.timeout_seconds):
-            self._answered.clear()
-        if not self._stopped.is_set():
-            self._end(self._overdue([self._first]), [self._first])
-
-    def _heard_all(self, since: float) -> bool:
-        return time.monotonic() > since and not self._silent(since)
-
-    def _silent(self, since: float) -> list[int]:
-        """Those watched of which nothing was heard since that time."""
-        return [rank for rank in self._watched if self._heard[rank][1] < since]
-
-    def _overdue(self, ranks: Sequence[int]) -> str:
-        return f"{self._describe(ranks)} has not answered for {self._grid.timeout_seconds:g} s"
-
-    def _describe(self, ranks: Sequence[int]) -> str:
-        return " and ".join(
-            f"{self._grid.describe(rank)}{self._elsewhere(rank)}, after step {self._heard[rank][0] % _BEAT},"
-            for rank in ranks
-        )
-
-    def _hanging(self) -> str:
-        """Name those that have a beat but do not wait for peers, as all others do by now; "" if there are none."""
-        with contextlib.suppress(RuntimeError):
-            found = {rank: self._store.get(f"occupation/{rank}").decode() for rank in self._others}
-            return " and ".join(f"{self._describe([rank])} hangs in {line}" for rank, line in found.items() if line)
-        return ""
-
-    def _elsewhere(self, rank: int) -> str:
-        """Name the machine of that rank if it is not this one."""
-        host = self._processes.get(rank, "").partition(" ")[0]
-        return f" on {host}" if host not in ("", socket.gethostname()) else ""
-
-    def _announce(self, reason: str) -> str:
-        """Write down why the job ends, unless another has; return what stands there."""
-        with contextlib.suppress(RuntimeError):
-            reason = self._store.compare_set("verdict", "", reason).decode()
-        return reason
-
-    def _linger(self) -> None:
-        """Let the process that serves the store stay until the others have read the verdict."""
-        if self._grid.rank == self._first:
-            time.sleep(2 * self._interval)
-
-    def _end(self, reason: str, hung: Sequence[int] = ()) -> None:
-        """End this process at once, and those hung; while the main thread explains a failure, leave it to that."""
-        self._kill(hung)
-        if self._explains:
-            self._verdict = self._verdict or reason
-            return
-        print(f"error: {self._grid}: after step {self._steps_done()}: {reason}", file=sys.stderr, flush=True)
-        self._linger()
+    def _end(self, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            self._wire.send(ending=True)
+        self._say(reason)
+        self._speak_last_words()
         os._exit(1)
 
-    def _kill(self, ranks: Sequence[int]) -> None:
-        """End hung processes of this one's launcher, which would itself take half a minute for it."""
-        for rank in ranks:
-            sibling = self._sibling(rank)
-            if isinstance(sibling, psutil.Process):
-                with contextlib.suppress(psutil.Error):
-                    sibling.kill()
+    def _say(self, reason: str) -> None:
+        print(f"error: {self._grid}: after step {self.steps_done()}: {reason}", file=sys.stderr, flush=True)
 
-    def _has_ended(self, rank: int) -> bool:
-        """Whether a process of this one's launcher is known to have ended, by its own or another's doing."""
-        return self._sibling(rank) == _ENDED
+    def _speak_last_words(self) -> None:
+        """Keep what was printed and what NCCL did last, and make its kernels end; none of it may take long."""
+        for work in (sys.stdout.flush, self._dump_trace, nccl.abort):
+            side = Thread(target=work, daemon=True)
+            side.start()
+            side.join(_LAST_WORDS)
 
-    def _sibling(self, rank: int) -> psutil.Process | str:
-        """The process of that rank, if this one's launcher started it on this machine; `_ENDED` if it has ended."""
-        host, parent, pid = self._processes.get(rank, "- 0 0").split()
-        if (host, parent) != (socket.gethostname(), str(os.getppid())):
-            return _ELSEWHERE
-        try:
-            process = psutil.Process(int(pid))
-            is_it = process.ppid() == os.getppid() and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return _ENDED
-        return process if is_it else _ENDED
+    def _dump_trace(self) -> None:
+        if trace := nccl.dump_trace():
+            folder = Path(self._output_dir or tempfile.mkdtemp(prefix="ds-bert-")) / "flight_recorder"
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"nccl_trace_rank_{dist.get_rank()}"  # as torch's analyser wants them
+            path.write_bytes(trace)
+            print(f"NCCL's last calls of {self._grid}: {path}", file=sys.stderr, flush=True)
 
 
-def _connect(timeout_seconds: float) -> dist.Store:
-    """Become a client of the store that the groups were made with, under keys of this heartbeat's own."""
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # after which torchrun's store is still the same
-    return dist.PrefixStore(f"heartbeat/{restarts}/{next(_NUMBERS)}", connect(timeout_seconds))
+def _start_watcher() -> tuple[subprocess.Popen, Wire]:
+    """Start the watcher of this process, out of reach of Ctrl-C; return it and the wire to it."""
+    here, there = socket.socketpair()
+    command = [sys.executable, "-S", "-c", _WATCHER, json.dumps(sys.path)]
+    try:
+        with there:
+            watcher = subprocess.Popen(command, stdin=there.fileno(), stdout=subprocess.DEVNULL, start_new_session=True)
+    except OSError as error:
+        raise StartError(f"the process of this rank's heartbeat cannot be started: {error}") from None
+    return watcher, Wire(here)

@@ -18,7 +18,7 @@ def meet(launcher_rank: int, world_size: int, timeout_seconds: float) -> dist.St
     Raises:
         StartError: the port is in use, or the processes have not met in time.
     """
-    deadline, (host, port) = time.monotonic() + timeout_seconds, _place()
+    deadline, (host, port) = time.monotonic() + timeout_seconds, meeting_address()
     if launcher_rank:
         _await_server(deadline)
     try:
@@ -42,16 +42,17 @@ def connect(timeout_seconds: float) -> dist.Store:
     """
     _await_server(time.monotonic() + timeout_seconds)
     timeout = timedelta(seconds=timeout_seconds)
-    return dist.TCPStore(*_place(), is_master=False, wait_for_workers=False, timeout=timeout)
+    return dist.TCPStore(*meeting_address(), is_master=False, wait_for_workers=False, timeout=timeout)
 
 
-def _place() -> tuple[str, int]:
+def meeting_address() -> tuple[str, int]:
+    """Host and port of the store, as the launcher chose them."""
     return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
 def _await_server(deadline: float) -> None:
     """Wait until the store is served: its own client begins anew after its timeout, and so waits up to three times."""
-    host, port = _place()
+    host, port = meeting_address()
     while True:
         try:
             socket.create_connection((host, port), max(0.1, deadline - time.monotonic())).close()

@@ -5,10 +5,12 @@ import sys
 import threading
 from types import CodeType
 
+import torch
 import torch.distributed as dist
 
-# Where a thread stands in this package, or in torch's, it waits for peers: what is long but its own lies elsewhere.
-_WAITING = tuple(os.path.dirname(file) + os.sep for file in (__file__, dist.__file__))
+# Where a thread stands in this package, or in torch's, it waits for peers, or for kernels that do: what is long but its
+# own lies elsewhere.
+_WAITING = tuple(os.path.dirname(file) + os.sep for file in (__file__, dist.__file__, torch.cuda.__file__))
 _JOINING = ("join", "_wait_for_tstate_lock")  # for a thread that saves, and that may wait for peers
 
 

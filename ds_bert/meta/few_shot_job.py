@@ -31,7 +31,8 @@ METHODS = ("meta", "fine-tuning", "head-only", "prototypes")
 RESULTS = "results.json"
 _LOWEST = {"epochs": 1, "train_batch_size": 1, "per_device_eval_batch_size": 1, "loss_threshold": 0, "max_steps": 0,
            "splits": 1, "tasks_in_flight": 1, "max_test_samples": 0, "step_size_scale": 0, "learning_rate": 0,
-           "max_grad_norm": 0, "warmup_ratio": 0, "num_labels": 0}  # fmt: skip
+           "max_grad_norm": 0, "warmup_ratio": 0, "num_labels": 0, "ddp_timeout": 1,
+           "heartbeat_timeout": 1}  # fmt: skip
 # What results follow from: those of other values are not continued.
 _FIXED = ("checkpoint", "support_file", "test_file", "task_dir", "max_test_samples", "max_seq_length", "epochs",
           "train_batch_size", "loss_threshold", "max_steps", "step_size_scale", "learning_rate", "head_learning_rate",
@@ -136,14 +137,16 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         arguments.per_device_eval_batch_size,
         arguments.seed,
     )
-    learner = FewShot(
-        model.stage(grid, arguments.seed),
-        carry_declaration(model.config, torch.float32),
-        grid,
-        course,
-        arguments.tasks_in_flight,
-    )
-    with failing_by_name(grid, lambda: learner.steps_done):
+    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
+    with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
+        learner = FewShot(
+            model.stage(grid, arguments.seed),
+            carry_declaration(model.config, torch.float32),
+            grid,
+            course,
+            arguments.tasks_in_flight,
+        )
+        heartbeat.steps_done = lambda: learner.steps_done
         _learn_all(learner, arguments, model, tasks, done)
     return 0
 

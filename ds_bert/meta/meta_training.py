@@ -143,37 +143,40 @@ def meta_train(
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     set_fp32_products(grid, settings)
     settings = replace(settings, is_trained=learner.selection.is_trained)
-    module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
-    count = arguments.gradient_accumulation_steps
-    engine = MetaEngine(module, carry_declaration(config, settings.dtype), learner, settings, grid, count)
-    with failing_by_name(grid, lambda: engine.steps_done), explaining_out_of_memory(engine, arguments):
-        if source.weights:
-            load_weights(engine, source.weights)
-        check_agreement(engine, arguments, stage_map, data)
-        go_on(engine, arguments.output_dir, checkpoint)
-        sampler = TaskSampler(count * grid.num_replicas)
-        steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
-        keep_settings(engine, arguments, stage_map)
-        output_dir = Path(arguments.output_dir) if arguments.output_dir else None
-        log = RunLog(output_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
-        tokens = arguments.train_batch_size * arguments.max_seq_length  # of a task, which is what a sample is here
-        meter = Meter(engine, Work(tokens), arguments.peak_tflops)
-        state = {
-            "arguments": asdict(arguments),
-            "global_batch": sampler.global_batch_size,
-            "processes": processes_of_run(arguments),
-        }
-        training = Training(
-            engine,
-            arguments,
-            TaskFeed(tasks, grid, arguments.num_batches, arguments.seed),  # type: ignore[arg-type]
-            sampler,
-            steps,
-            None,
-            describe_model(config, source.tokenizer),
-            {**state, "model": described, "data": data},
-            log,
-            meter,
-        )
-        outcome = training.run()
-        return conclude(engine, arguments, stage_map, outcome, log, meter)
+    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
+    with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
+        module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
+        count = arguments.gradient_accumulation_steps
+        engine = MetaEngine(module, carry_declaration(config, settings.dtype), learner, settings, grid, count)
+        heartbeat.steps_done = lambda: engine.steps_done
+        with explaining_out_of_memory(engine, arguments):
+            if source.weights:
+                load_weights(engine, source.weights)
+            check_agreement(engine, arguments, stage_map, data)
+            go_on(engine, arguments.output_dir, checkpoint)
+            sampler = TaskSampler(count * grid.num_replicas)
+            steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
+            keep_settings(engine, arguments, stage_map)
+            output_dir = Path(arguments.output_dir) if arguments.output_dir else None
+            log = RunLog(output_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+            tokens = arguments.train_batch_size * arguments.max_seq_length  # of a task, which is what a sample is here
+            meter = Meter(engine, Work(tokens), arguments.peak_tflops)
+            state = {
+                "arguments": asdict(arguments),
+                "global_batch": sampler.global_batch_size,
+                "processes": processes_of_run(arguments),
+            }
+            training = Training(
+                engine,
+                arguments,
+                TaskFeed(tasks, grid, arguments.num_batches, arguments.seed),  # type: ignore[arg-type]
+                sampler,
+                steps,
+                None,
+                describe_model(config, source.tokenizer),
+                {**state, "model": described, "data": data},
+                log,
+                meter,
+            )
+            outcome = training.run()
+            return conclude(engine, arguments, stage_map, outcome, log, meter)

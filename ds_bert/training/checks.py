@@ -15,6 +15,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "gradient_accumulation_steps": (1, math.inf),
     "logging_steps": (1, math.inf),
     "ddp_timeout": (1, math.inf),
+    "heartbeat_timeout": (1, math.inf),
     "num_train_epochs": (0, math.inf),
     "num_minibatches": (0, math.inf),
     "learning_rate": (0, math.inf),

@@ -27,8 +27,7 @@ from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Training
 from ds_bert.training.meter import Meter, Work
 from ds_bert.training.model_source import Source
-from ds_bert.training.out_of_memory import explaining_out_of_memory
-from ds_bert.training.run import conclude, failing_by_name, keep_settings, share
+from ds_bert.training.run import conclude, keep_settings, share
 
 RESULTS = "eval_results.json"
 
@@ -68,26 +67,28 @@ class FinetuneRun:
         assert self.arguments.output_dir
         return Path(self.arguments.output_dir)
 
+    def steps_done(self) -> int:
+        """Optimizer steps that are done."""
+        return self.engine.steps_done
+
     def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; return the exit status and the measures."""
-        explaining = explaining_out_of_memory(self.engine, self.arguments)
-        with failing_by_name(self.grid, lambda: self.engine.steps_done), explaining:
-            check_agreement(self.engine, self.arguments, self.grid.stage_map, self.task.fingerprint)
-            self._go_on(checkpoint)
-            measured: dict[str, float] | None = None
-            if not self.arguments.do_train:
-                keep_settings(self.engine, self.arguments, self.grid.stage_map)
-            else:
-                status, measured = self._train()
-                if status:
-                    return status, {}
-            measures = (measured or self._measure(self._folder("evaluation"))) if self.arguments.do_eval else {}
-            self._write(RESULTS, measures)
-            if self.grid.rank == 0 and measures:
-                print("\n".join(f"{name:<32} {value:.4f}" for name, value in measures.items()), flush=True)
-            if self.arguments.do_predict:
-                self._predict()
-            return 0, measures
+        check_agreement(self.engine, self.arguments, self.grid.stage_map, self.task.fingerprint)
+        self._go_on(checkpoint)
+        measured: dict[str, float] | None = None
+        if not self.arguments.do_train:
+            keep_settings(self.engine, self.arguments, self.grid.stage_map)
+        else:
+            status, measured = self._train()
+            if status:
+                return status, {}
+        measures = (measured or self._measure(self._folder("evaluation"))) if self.arguments.do_eval else {}
+        self._write(RESULTS, measures)
+        if self.grid.rank == 0 and measures:
+            print("\n".join(f"{name:<32} {value:.4f}" for name, value in measures.items()), flush=True)
+        if self.arguments.do_predict:
+            self._predict()
+        return 0, measures
 
     def _go_on(self, found: Path | None) -> None:
         """Load the newest checkpoint, if there is one, or, where nothing is to be trained, the best one."""

@@ -23,10 +23,11 @@ from ds_bert.training.deepspeed_config import apply_deepspeed_config
 from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.finetune_run import RESULTS, FinetuneRun
 from ds_bert.training.model_source import Source
+from ds_bert.training.out_of_memory import explaining_out_of_memory
 from ds_bert.training.parameter_groups import with_layerwise_decay
 from ds_bert.training.placement import check_schedule, choose_stage_map
 from ds_bert.training.precision import set_fp32_products
-from ds_bert.training.run import claim_run
+from ds_bert.training.run import claim_run, failing_by_name
 from ds_bert.training.weights import check_weights
 
 _SEED = "seed-"  # a seed's folder is named so, and its number
@@ -113,12 +114,19 @@ def fine_tune(
         _check_labels(found, config)
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     set_fp32_products(grid, settings)
+    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
     results = []
-    for run, checkpoint in zip(runs, checkpoints, strict=True):
-        status, measures = kind(task, run, source, config, fresh, grid, settings).do(checkpoint)
-        if status:
-            return status
-        results.append(measures)
+    with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
+        for run, checkpoint in zip(runs, checkpoints, strict=True):
+            training = kind(task, run, source, config, fresh, grid, settings)
+            heartbeat.steps_done = training.steps_done
+            with explaining_out_of_memory(training.engine, run):
+                status, measures = training.do(checkpoint)
+            if status:
+                return status
+            results.append(measures)
+            heartbeat.steps_done = lambda: 0
+            del training  # its memory is for the next one
     if len(runs) > 1 and grid.rank == 0 and arguments.output_dir:
         _report_seeds(Path(arguments.output_dir), [run.seed for run in runs], results)
     return 0

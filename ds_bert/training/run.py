@@ -1,6 +1,5 @@
 """The frame around a job: its output folder, its failures, and what it says at the end."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -12,7 +11,7 @@ import torch.distributed as dist
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.training_state import read_state
 from ds_bert.engine.engine import Engine
-from ds_bert.engine.heartbeat import Heartbeat
+from ds_bert.engine.heartbeat import SILENCE, Heartbeat
 from ds_bert.engine.process_group import Grid, launcher_world
 from ds_bert.engine.timeline import Span
 from ds_bert.errors import UserError
@@ -129,21 +128,28 @@ def share(engine: Engine, value: T) -> T:
 
 
 @contextmanager
-def failing_by_name(place: Grid, steps_done: Callable[[], int]) -> Iterator[None]:
+def failing_by_name(
+    place: Grid,
+    steps_done: Callable[[], int] = lambda: 0,
+    heartbeat_timeout: float = SILENCE,
+    output_dir: str | None = None,
+) -> Iterator[Heartbeat]:
     """Let a failure say which rank (the launcher's, as in the map), stage and step it met; end when a peer has died.
 
     Args:
         place: of this process.
-        steps_done: says how many steps it has done.
+        steps_done: says how many steps it has done; the heartbeat's attribute, for an engine that is yet to be built.
+        heartbeat_timeout: seconds without a sign of life after which a process is given up.
+        output_dir: where what explains a failure is kept; None for a temporary folder.
     """
-    heartbeat = Heartbeat(place, steps_done)
+    heartbeat = Heartbeat(place, steps_done, heartbeat_timeout, output_dir)
     try:
-        yield
-    except UserError:
+        yield heartbeat
+    except UserError as error:
+        heartbeat.stop(str(error))
         raise
     except Exception as error:
-        cause = heartbeat.cause_of(error)
-        print(f"error: {place}: after step {steps_done()}: {cause}", file=sys.stderr, flush=True)
+        heartbeat.fail(error)
         raise
     finally:
         heartbeat.stop()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.torch_version import TorchVersion
 
 from ds_bert.engine.device import choose_backend, choose_device, set_cuda_defaults
 from ds_bert.errors import UserError
@@ -100,7 +101,29 @@ def test_only_pipelines_need_eager_loading_and_the_user_is_not_overruled(monkeyp
     monkeypatch.setattr(os, "environ", {})
     names = ("CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS", "NCCL_RUNTIME_CONNECT")
     set_cuda_defaults(1)
-    assert not os.environ
+    assert not set(os.environ) & set(names)
     os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     set_cuda_defaults(2)
     assert [os.environ[name] for name in names] == ["EAGER", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        ("2.6.0", "TORCH_NCCL_TRACE_BUFFER_SIZE"),
+        ("2.8.1+cu128", "TORCH_NCCL_TRACE_BUFFER_SIZE"),
+        ("2.9.0", "TORCH_FR_BUFFER_SIZE"),
+        ("2.13.0+cpu", "TORCH_FR_BUFFER_SIZE"),
+    ],
+)
+def test_nccls_last_calls_are_kept_as_many_as_the_user_says(
+    version: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    set_cuda_defaults(1)
+    assert os.environ == {name: "2000"}
+    for chosen in ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"):
+        monkeypatch.setattr(os, "environ", {chosen: "0"})
+        set_cuda_defaults(1)
+        assert os.environ == {chosen: "0"}

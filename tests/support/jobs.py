@@ -72,6 +72,30 @@ def run_job(job: str, folder: Path, words: Sequence[object], world_size: int = 1
     return run_on_ranks(_run, world_size, job, [str(word) for word in words], str(folder), timeout=timeout)
 
 
+def printed_after_a_death(job: str, folder: Path, words: Sequence[object], builder: str) -> str:
+    """Kill rank 0 of two while rank 1 is still building its engine; return what rank 1 prints at its end.
+
+    Args:
+        job, folder, words: as for `Job`.
+        builder: full name of the function (or class) that builds.
+    """
+    folder.mkdir(parents=True)
+    ranks = Ranks(_run_and_never_build, 2, job, [str(word) for word in words], str(folder), builder)
+    with ranks:
+        wait_for((folder / "building").exists)
+        ranks.processes[0].kill()
+        outcome = ranks.wait(10, stop_at_failure=False, among={1})[1]
+    assert outcome == "died with exit code 1", outcome
+    return (folder / "1.err.txt").read_text()
+
+
+def _run_and_never_build(job: str, words: list[str], folder: str, builder: str) -> Ended:
+    if os.environ["RANK"] == "1":
+        module, _, name = builder.rpartition(".")
+        setattr(importlib.import_module(module), name, lambda *_: (Path(folder, "building").touch(), time.sleep(600)))
+    return _run(job, words, folder)
+
+
 def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until something has happened."""
     deadline = time.monotonic() + seconds

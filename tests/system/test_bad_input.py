@@ -86,6 +86,8 @@ def test_files_that_hold_no_arguments(job: Job, text: str | bytes, words: Words)
         ("--tf32 perhaps", ("--tf32", "perhaps")),
         ("--profile_steps 2-1", ("--profile_steps is '2-1'", "as 10-12")),
         ("--profile_steps 2-3", ("--profile_steps is 2-3", "the training has 2 steps")),
+        ("--heartbeat_timeout 0", ("--heartbeat_timeout is 0", "at least 1")),
+        ("--heartbeat_timeout -30", ("--heartbeat_timeout is -30",)),
         ("--seed -1", ("--seed is -1",)),
         ("--max_seq_length 65", ("--max_seq_length is 65", "8 to 64", "bert.json")),
         ("--max_seq_length 1000000000", ("--max_seq_length is 1000000000",)),

@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.training.log import read_log
-from tests.support.jobs import Ended, run_job, without_folder
+from tests.support.jobs import Ended, printed_after_a_death, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
 from tests.support.refusal import contents
 
@@ -281,3 +281,13 @@ def test_the_lowest_loss_can_choose_the_checkpoint(folder: Path, tmp_path: Path)
         with torch.no_grad():
             total += model(input_ids=torch.tensor([ids]), labels=torch.tensor([int(label)])).loss.item()
     assert best["value"] == pytest.approx(total / len(lines), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_death_while_another_rank_still_builds_is_noticed(folder: Path, tmp_path: Path) -> None:
+    arguments = words(folder, tmp_path / "out", "--do_train", num_stages=2)
+    printed = printed_after_a_death(
+        "pipelines/finetune_glue.py", tmp_path / "printed", arguments, "ds_bert.training.finetune_run.build_engine"
+    )
+    said = "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
+    assert printed == said

@@ -9,7 +9,7 @@ import torch
 
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.checkpoint.training_state import read_state
-from tests.support.jobs import run_job, without_folder
+from tests.support.jobs import printed_after_a_death, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
 from tests.support.refusal import contents, the_sentence
 from tests.support.task_folder import write_tasks
@@ -142,3 +142,13 @@ def test_a_mistake_is_one_sentence(flag: str, folder: Path, tmp_path: Path) -> N
     printed = run(tmp_path, words(folder, tmp_path / "out", **MISTAKES[flag]), status=2)
     sentence = the_sentence(2, printed[printed.index("error: ") :])
     assert (flag if flag != "--task_train_files" else "missing.json") in sentence
+
+
+@pytest.mark.slow
+def test_a_death_while_another_rank_still_builds_is_noticed(folder: Path, tmp_path: Path) -> None:
+    arguments = words(folder, tmp_path / "out", num_stages=2)
+    printed = printed_after_a_death(
+        "pipelines/meta_train.py", tmp_path / "printed", arguments, "ds_bert.meta.meta_training.build_stage"
+    )
+    said = "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
+    assert printed == said

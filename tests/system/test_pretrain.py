@@ -14,7 +14,7 @@ from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.checkpoint.tensors import TensorFolder, write_tensors
 from ds_bert.training.log import read_log
 from tests.support import jobs
-from tests.support.jobs import Ended, Pretraining, pretrain, wait_for
+from tests.support.jobs import Ended, Pretraining, pretrain, printed_after_a_death, wait_for
 from tests.support.processes import Failed, Returned, run_on_ranks
 
 STEPS = 24
@@ -314,3 +314,12 @@ def test_an_output_folder_that_one_rank_does_not_see(tmp_path: Path, base: list[
         said = [line for line in (tmp_path / f"{number}.err.txt").read_text().splitlines() if "error: " in line]
         assert len(said) == 1 and said[0].startswith("error: out: rank 1 (stage 1, replica 0) on "), said
         assert f" finds {ours} to go on from, rank 0 (stage 0, replica 0) on " in said[0] and theirs in said[0]
+
+
+def test_a_death_while_another_rank_still_builds_is_noticed(base: list[Any], tmp_path: Path) -> None:
+    arguments = [*base, "--num_stages", 2, *ONE_REPLICA, "--output_dir", tmp_path / "out"]
+    printed = printed_after_a_death(
+        "pipelines/pretrain.py", tmp_path / "printed", arguments, "ds_bert.training.build.build_engine"
+    )
+    said = "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
+    assert printed == said
