@@ -110,9 +110,7 @@ def train(
                 Feed(data.train, engine, split_batch),
                 sampler,
                 steps,
-                (lambda: held_out.measure(num_held_out, arguments.per_device_eval_batch_size))
-                if num_held_out
-                else None,
+                measure if num_held_out else None,
                 describe_model(config, data.train.tokenizer if data.train else None),
                 state | {"data": data.fingerprint},
                 log,
