@@ -11,14 +11,18 @@ The figures go to a JSON file.
 import argparse
 import contextlib
 import json
+import os
 import re
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # this process computes nothing; those that it starts are told theirs
 
 from tests.gpu import jobs, memory, parity, speed
 from tests.gpu.ranks import ROOT, Bench, CheckFailed, run_ranks
@@ -89,9 +93,10 @@ class Outcome:
 
 
 def _short(value: Any) -> str:
+    """A figure as a line shows it: of deviations, the largest; of a sentence, its beginning."""
     if isinstance(value, dict):
-        return " ".join(f"{name} {_short(number)}" for name, number in value.items())
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        return f"≤ {max(value.values()):.1e}"
+    return f"{value:.3g}" if isinstance(value, float) else textwrap.shorten(str(value), 100)
 
 
 def run_checks(
@@ -107,8 +112,7 @@ def run_checks(
         if reason:
             outcome = Outcome(check.name, "skipped", message=reason)
         else:
-            bench = Bench(bench.device, bench.gpus, bench.gpu_memory, bench.folder, begin + check.limit)
-            outcome = _run(check, bench)
+            outcome = _run(check, replace(bench, deadline=begin + check.limit))
             outcome.seconds = round(time.monotonic() - begin, 1)
         outcomes[check.name] = outcome
         say(outcome)
@@ -162,7 +166,7 @@ def look_at_machine(folder: Path) -> dict[str, Any]:
 
 
 def default_output(machine: dict[str, Any]) -> Path:
-    """A file of the experiment's results that does not exist yet: ``<date>-<card>.json``, the card's number after it."""
+    """A file of the experiment's results that does not exist yet: ``<date>-<number>x-<card>.json``."""
     card = re.sub(r"[^A-Za-z0-9]+", "-", machine["gpus"][0]).strip("-").lower()
     stem = f"{machine['date'][:10]}-{machine['count']}x-{card}"
     names = [f"{stem}.json", *(f"{stem}-{number}.json" for number in range(2, 1000))]
