@@ -45,7 +45,7 @@ def model_config(size: str) -> Any:
     return build_config(sizes | {"intermediate_size": 4 * hidden, "vocab_size": VOCABULARY})
 
 
-def transformers_step(size: str, length: int) -> Callable[[], torch.Tensor]:
+def transformers_step(size: str, length: int) -> Callable[[], None]:
     """Return one optimizer step of transformers' BertForPreTraining, fed with the same random micro-batch."""
     from transformers import BertConfig, BertForPreTraining
 
@@ -61,14 +61,13 @@ def transformers_step(size: str, length: int) -> Callable[[], torch.Tensor]:
     labels = ids.where(masked, -100)
     pairs = torch.randint(2, shape[:1], device="cuda")
 
-    def step() -> torch.Tensor:
+    def step() -> None:
         with torch.autocast("cuda", torch.bfloat16):
             loss = model(ids.masked_fill(masked, 103), labels=labels, next_sentence_label=pairs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.detach()
 
     return step
 
@@ -80,7 +79,7 @@ def one_process() -> Grid:
     return start_process_group(StageMap((0,) * (layers + 2), ((0,),)), timeout_seconds=60)
 
 
-def ds_bert_step(size: str, length: int) -> Callable[[], torch.Tensor]:
+def ds_bert_step(size: str, length: int) -> Callable[[], None]:
     """Return one optimizer step of ds_bert's engine on one stage, fed with the same random micro-batch."""
     config = model_config(size)
     grid = replace(one_process(), stage_map=StageMap((0,) * (config.num_hidden_layers + 2), ((0,),)))
@@ -98,9 +97,8 @@ def ds_bert_step(size: str, length: int) -> Callable[[], torch.Tensor]:
     inputs = {"input_ids": ids.flatten().index_fill(0, positions, 103).view_as(ids), "token_type_ids": ids * 0}
     batch = MicroBatch(0, (rows, length, 0), inputs, labels)
 
-    def step() -> torch.Tensor:
-        (result,) = engine.train_batch([batch], 1e-4)
-        return torch.tensor(engine.objective.report(result.sums)["loss"])
+    def step() -> None:
+        engine.train_batch([batch], 1e-4)
 
     return step
 
@@ -108,7 +106,7 @@ def ds_bert_step(size: str, length: int) -> Callable[[], torch.Tensor]:
 SYSTEMS = {"ds_bert": ds_bert_step, "transformers": transformers_step}
 
 
-def sequences_per_second(step: Callable[[], torch.Tensor], micro_batch: int, steps: int, warmup: int = 3) -> float:
+def sequences_per_second(step: Callable[[], None], micro_batch: int, steps: int, warmup: int = 3) -> float:
     """Time ``steps`` optimizer steps after ``warmup`` of them."""
     for index in range(warmup + steps):
         if index == warmup:
@@ -123,6 +121,7 @@ def main() -> int:
     """Measure every system, size and length; print a table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--output", type=Path, help="JSON file for the results; must not exist")
     arguments = parser.parse_args()
@@ -137,7 +136,7 @@ def main() -> int:
     print(f"{device}, torch {torch.__version__}, bf16, peak {f'{peak / 1e12:.0f} TFLOP/s' if peak else 'unknown'}")
     rows = []
     for system in arguments.systems:
-        for size in SIZES:
+        for size in arguments.sizes:
             for length, micro_batch in MICRO_BATCH.items():
                 speed = sequences_per_second(SYSTEMS[system](size, length), micro_batch, arguments.steps)
                 share = speed * training_flops(model_config(size), length, PREDICTIONS[length]) / peak if peak else None

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def describe() -> dict:
     """Return the machine, the versions and the date as a JSON object."""
     name, instructions = processor()
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "processor": name,
         "bf16_instructions": instructions,
         "cores": len(os.sched_getaffinity(0)),

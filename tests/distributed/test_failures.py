@@ -1,6 +1,5 @@
 """A process that dies or hangs ends all the others, soon, and they say which one it was."""
 
-import math
 import os
 import re
 import signal
@@ -8,10 +7,9 @@ import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
-import torch
 
 from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import start_process_group
@@ -24,7 +22,7 @@ from tests.support.jobs import wait_for
 from tests.support.meta import meta_config
 from tests.support.processes import Failed, Ranks, Returned, run_on_ranks
 from tests.support.toy import toy_map
-from tests.support.training import Case, build_engine, micro_batches
+from tests.support.training import Case, build_engine, micro_batches, poison_one_step
 
 TIMEOUT = 4.0
 CASE = Case(EngineSettings(), micro_batch_size=1)
@@ -158,24 +156,7 @@ def test_a_replica_without_tasks_waits_for_the_others_longer_than_the_timeout() 
 
 
 def _poison_one_step(stage_map: StageMap, settings: EngineSettings) -> tuple[list[bool], list[bool], bool]:
-    """(skipped, weights stayed) of every step, and whether all weights are finite; step 2 has one gradient of NaN."""
-    grid = start_process_group(stage_map, 30)
-    engine = build_engine(grid, stage_map.cuts, Case(settings, micro_batch_size=2))
-    begin, skipped, stayed = engine.boundary.begin, [], []
-
-    def poisoned(step: int, *arguments: Any) -> Any:
-        if step == 2 and grid.rank == 1:
-            engine.boundary.buckets[0].gradients[step % engine.boundary.slots][0] = math.nan
-        return begin(step, *arguments)
-
-    engine.boundary.begin = poisoned  # type: ignore[method-assign]
-    for step in range(5):
-        before = engine.boundary.state_by_name(step)[0]["weights"]
-        results = engine.train_batch(micro_batches(grid, CASE.batch(step), 2), 0.1) + engine.drain()
-        after = engine.boundary.state_by_name(step + 1)[0]["weights"]
-        skipped += [result.skipped for result in results]
-        stayed.append(all(torch.equal(before[name], after[name]) for name in before))
-    return skipped, stayed, all(bool(weight.isfinite().all()) for weight in after.values())
+    return poison_one_step(start_process_group(stage_map, 30), settings)
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "2bw"])

@@ -213,17 +213,22 @@ def tasks_of(grid: Grid, tasks: Sequence[TaskBatches]) -> list[TaskBatches]:
     return list(tasks[grid.replica :: grid.num_replicas])
 
 
-def _gradients(stage_map: Any, cases: Sequence[MetaCase]) -> list[tuple[float, dict[str, np.ndarray]]]:
-    grid, found = start_process_group(stage_map, timeout_seconds=30), []
+def gradients(grid: Grid, cases: Sequence[MetaCase]) -> list[tuple[float, dict[str, np.ndarray]]]:
+    """(loss, this stage's part of the meta-gradient by name) of each case."""
+    found = []
     for case in cases:
         settings = EngineSettings("sgd", precision=case.precision, max_grad_norm=0.0)  # type: ignore[arg-type]
         engine = meta_engine(grid, case, settings)
         before = {name: item.detach().clone() for name, item in engine.boundary.parameters.items()}
-        (result,) = engine.train_batch(tasks_of(grid, case.tasks), 1.0)
+        (result,) = engine.train_batch(tasks_of(grid, case.tasks), 1.0) + engine.drain()
         after = engine.boundary.parameters
-        moved = {name: (before[name] - after[name].detach()).numpy() for name in before}
+        moved = {name: (before[name] - after[name].detach()).cpu().numpy() for name in before}
         found.append((engine.objective.report(result.sums)["loss"], moved))
     return found
+
+
+def _gradients(stage_map: Any, cases: Sequence[MetaCase]) -> list[tuple[float, dict[str, np.ndarray]]]:
+    return gradients(start_process_group(stage_map, timeout_seconds=30), cases)
 
 
 def meta_gradients(stages: int, replicas: int, cases: Sequence[MetaCase]) -> list[tuple[float, dict[str, np.ndarray]]]:

@@ -1,10 +1,12 @@
 """Drive the engine on real processes, on the toy's global batches."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
@@ -101,9 +103,34 @@ def weights(engine: Engine) -> dict[str, np.ndarray]:
     """The weights this process computes with; float64 stays, all else becomes float32."""
     widest = {name: parameter.detach() for name, parameter in engine.module.parameters_by_name().items()}
     return {
-        name: (tensor if tensor.element_size() == 8 else tensor.float()).numpy().copy()
+        name: (tensor if tensor.element_size() == 8 else tensor.float()).cpu().numpy().copy()
         for name, tensor in widest.items()
     }
+
+
+def poison_one_step(grid: Grid, settings: EngineSettings) -> tuple[list[bool], list[bool], bool]:
+    """Take five steps, step 2 with one gradient of NaN on the last rank.
+
+    Returns:
+        (skipped, weights stayed) of every step, and whether all weights are finite at the end.
+    """
+    case = Case(settings, micro_batch_size=2)
+    engine = build_engine(grid, grid.stage_map.cuts, case)
+    begin, skipped, stayed = engine.boundary.begin, [], []
+
+    def poisoned(step: int, *arguments: Any) -> Any:
+        if step == 2 and grid.rank == grid.world_size - 1:
+            engine.boundary.buckets[0].gradients[step % engine.boundary.slots][0] = math.nan
+        return begin(step, *arguments)
+
+    engine.boundary.begin = poisoned  # type: ignore[method-assign]
+    for step in range(5):
+        before = engine.boundary.state_by_name(step)[0]["weights"]
+        results = engine.train_batch(micro_batches(grid, case.batch(step), 2), 0.1) + engine.drain()
+        after = engine.boundary.state_by_name(step + 1)[0]["weights"]
+        skipped += [result.skipped for result in results]
+        stayed.append(all(torch.equal(before[name], after[name]) for name in before))
+    return skipped, stayed, all(bool(weight.isfinite().all()) for weight in after.values())
 
 
 def _train_cases(stage_map: StageMap, cases: Sequence[Case]) -> list[Result]:
