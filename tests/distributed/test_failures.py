@@ -23,6 +23,7 @@ from tests.support.few_shot import few_shot_learner
 from tests.support.jobs import wait_for
 from tests.support.meta import meta_config
 from tests.support.processes import Failed, Ranks, Returned, run_on_ranks
+from tests.support.state import state_by_name
 from tests.support.toy import toy_map
 from tests.support.training import Case, build_engine, micro_batches
 
@@ -170,9 +171,9 @@ def _poison_one_step(stage_map: StageMap, settings: EngineSettings) -> tuple[lis
 
     engine.boundary.begin = poisoned  # type: ignore[method-assign]
     for step in range(5):
-        before = engine.boundary.state_by_name(step)[0]["weights"]
+        before = state_by_name(engine.boundary, step)[0]["weights"]
         results = engine.train_batch(micro_batches(grid, CASE.batch(step), 2), 0.1) + engine.drain()
-        after = engine.boundary.state_by_name(step + 1)[0]["weights"]
+        after = state_by_name(engine.boundary, step + 1)[0]["weights"]
         skipped += [result.skipped for result in results]
         stayed.append(all(torch.equal(before[name], after[name]) for name in before))
     return skipped, stayed, all(bool(weight.isfinite().all()) for weight in after.values())

@@ -15,6 +15,7 @@ from ds_bert.files import write_json
 from ds_bert.modeling.model import build_config
 from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.build import build_engine
+from tests.support.state import state_by_name
 from tests.support.toy import ROWS, SIZES, VOCABULARY, global_batch
 from tests.support.training import micro_batches
 
@@ -54,7 +55,7 @@ def describe(engine: Engine) -> Any:
 
 def state_of(engine: Engine) -> dict[str, torch.Tensor]:
     """All that this process would save, by kind and name."""
-    tensors, _ = engine.boundary.state_by_name(engine.steps_done)
+    tensors, _ = state_by_name(engine.boundary, engine.steps_done)
     return {f"{kind}/{name}": tensor for kind, by_name in tensors.items() for name, tensor in by_name.items()}
 
 
