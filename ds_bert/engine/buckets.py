@@ -54,10 +54,11 @@ class Bucket:
         self.size, self.index = len(ranks), self.ranks.index(rank)
         self.sharded = sharded and self.size > 1
         self.places = _places(parameters)
-        used = max(end for _, end in self.places.values())
-        # Whole rows: each shard is aligned for any kernel, and the norm is of the same rows however many share them.
+        self.used = used = max(end for _, end in self.places.values())
+        # Whole rows: each shard is aligned for any kernel, and the norm adds up the same rows however many share them.
         self.shard_length = -(-used // (self.size * ROW)) * ROW if self.sharded else used
         length = self.shard_length * (self.size if self.sharded else 1)
+        self._first = self.index * self.shard_length if self.sharded else 0
         device = next(iter(parameters.values())).device
         precise = torch.zeros(length, dtype=master_dtype, device=device)
         for name, (begin, end) in self.places.items():
@@ -93,8 +94,7 @@ class Bucket:
 
     def own(self, flat: torch.Tensor) -> torch.Tensor:
         """The part of a flat buffer that this process updates."""
-        begin = self.index * self.shard_length if self.sharded else 0
-        return flat[begin : begin + self.shard_length]
+        return flat[self._first : self._first + self.shard_length]
 
     def begin_reduction(self, slot: int) -> Any:
         """Begin to sum a slot's gradients over the group, at least in the part that this process updates with.
@@ -116,11 +116,11 @@ class Bucket:
         """
         if not self.sharded and self.index > 0:
             return torch.zeros((), dtype=torch.float64, device=self.master.device)
-        return sum_of_squares(self.own(self.gradients[slot]))
+        return sum_of_squares(self.own(self.gradients[slot])[: max(self.used - self._first, 0)])
 
     def parts(self, own: torch.Tensor) -> list[torch.Tensor]:
         """View this process's part of each parameter, maybe empty, in a buffer as long as ``master``."""
-        first = self.index * self.shard_length if self.sharded else 0
+        first = self._first
         return [own[max(begin - first, 0) : max(end - first, 0)] for begin, end in self.places.values()]
 
     def squared_norms(self, *owns: torch.Tensor) -> torch.Tensor:
@@ -153,7 +153,7 @@ class Bucket:
 
     def shares(self, kind: str, own: torch.Tensor) -> Iterator[Share]:
         """Say what lies here of each parameter's tensor of a kind, in a buffer as long as ``master``."""
-        first = self.index * self.shard_length if self.sharded else 0
+        first = self._first
         for (name, (begin, end)), part in zip(self.places.items(), self.parts(own), strict=True):
             before = min(max(first - begin, 0), end - begin)
             yield Share(kind, name, tuple(self.parameters[name].shape), part, before, self._holders(begin, end))
