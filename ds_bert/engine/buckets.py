@@ -107,7 +107,8 @@ class Bucket:
             return None
         if self.sharded and dist.get_backend(self.group) == "nccl":
             return _reduce_scatter(self.own(flat), flat, group=self.group, async_op=True)
-        return dist.all_reduce(flat, group=self.group, async_op=True)
+        # Without the padding: gloo adds in an order that depends on the length, and this one is that without sharing.
+        return dist.all_reduce(flat[: self.used], group=self.group, async_op=True)
 
     def squared_norm(self, slot: int) -> torch.Tensor:
         """Sum of squares of those gradients of a slot that no other process counts, a float64 scalar.

@@ -40,7 +40,7 @@ def predict(stage_map: StageMap, size: int) -> dict[tuple[str, str], Outputs]:
     grid, found = start_process_group(stage_map, timeout_seconds=60), {}
     for family, head in MODELS:
         config = toy_model(family, head)
-        engine = build_engine(config, head, objective(head), grid, EngineSettings(seed=3), size, 1)
+        engine = build_engine(config, head, objective(head), grid, EngineSettings(seed=3), 1)
         found[family, head] = Feed(examples(head), engine).predict(examples(head).lengths, size)
         assert len(found[family, head]) == (EXAMPLES if grid.rank == 0 else 0)
     return found

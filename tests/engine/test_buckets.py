@@ -106,3 +106,48 @@ def test_a_bucket_that_is_not_shared_has_nothing_to_add_up() -> None:
     bucket = _bucket()
     assert bucket.begin_sum(bucket.squared_norms(bucket.master)) is None
     assert [len(part) for part in bucket.parts(bucket.master)] == [np.prod(shape) for shape in SHAPES.values()]
+
+
+SIZES = [[(7,)], [(1024,)], [(16, 64), (3,)], [(97, 32), (97,), (32,)], [(50, 100), (1,), (2000,), (31, 33), (5,)]]
+
+
+def _shards(shapes: list[tuple[int, ...]], size: int) -> list[Bucket]:
+    """A bucket as each of ``size`` processes has it; one that shares nothing for none."""
+    ranks = list(range(10, 10 + size)) or [10]
+    found = []
+    for rank in ranks:
+        generator = torch.Generator().manual_seed(1)
+        values = {str(number): torch.randn(shape, generator=generator) for number, shape in enumerate(shapes)}
+        parameters = {name: torch.nn.Parameter(value) for name, value in values.items()}
+        found.append(Bucket(parameters, None, ranks, rank, torch.float32, torch.float32, sharded=size > 0))
+        for name, value in values.items():
+            parameters[name].main_grad.copy_(value * 3)
+    return found
+
+
+@pytest.mark.parametrize("size", range(2, 8))
+@pytest.mark.parametrize("shapes", SIZES, ids=str)
+def test_shards_begin_at_whole_rows_and_leave_the_norm_as_it_is(shapes: list[tuple[int, ...]], size: int) -> None:
+    (whole_bucket,), shards = _shards(shapes, 0), _shards(shapes, size)
+    rows = [bucket.own(bucket.gradients[0]).storage_offset() for bucket in shards]
+    assert all(offset % 1024 == 0 for offset in rows)
+    together = sum(bucket.squared_norm(0).item() for bucket in shards)
+    assert together == pytest.approx(whole_bucket.squared_norm(0).item(), rel=1e-15, abs=0)  # only the order of float64
+
+
+@pytest.mark.parametrize("size", [0, *range(2, 8)])
+@pytest.mark.parametrize("shapes", SIZES, ids=str)
+def test_the_shares_of_all_processes_are_the_whole(shapes: list[tuple[int, ...]], size: int) -> None:
+    buckets = _shards(shapes, size)
+    of_ranks = {bucket.ranks[bucket.index]: list(bucket.shares("weights", bucket.master)) for bucket in buckets}
+    for number, shape in enumerate(shapes):
+        shares = {rank: found[number] for rank, found in of_ranks.items()}
+        for reader, share in shares.items():
+            assert (share.kind, share.name, share.shape) == ("weights", str(number), shape)
+            pieces = []
+            for holder, begin, end in share.sources(reader):
+                held = shares[holder]
+                assert begin == held.begin and end == begin + len(held.part) and begin < end
+                pieces.append(held.part)
+            expected = buckets[0].parameters[str(number)].detach().reshape(-1)
+            assert torch.equal(torch.cat(pieces), expected)

@@ -52,26 +52,6 @@ def _run(stage_map: StageMap, case: Case, state: State | None, begin: int) -> tu
     return result, (arrays, scalars)
 
 
-def _shuffled_moments(stage_map: StageMap) -> bool:
-    """Whether the state is the same when processes keep their moments in different orders."""
-    case = Case(OPTIMIZERS["adamw"], micro_batch_size=2, steps=2).change(zero_stage=1)
-    grid = start_process_group(stage_map, timeout_seconds=30)
-    engine = build_engine(grid, stage_map.cuts, case)
-    train(grid, engine, case)
-    before, _ = state_by_name(engine.boundary, engine.steps_done)
-    for state in engine.boundary.torch_optimizer.state.values() if grid.rank % 2 else ():
-        items = list(state.items())
-        state.clear()
-        state.update(reversed(items))
-    after, _ = state_by_name(engine.boundary, engine.steps_done)
-    assert before.keys() == {"weights", "exp_avg", "exp_avg_sq"}
-    return all(torch.equal(after[kind][name], value) for kind, named in before.items() for name, value in named.items())
-
-
-def test_moments_are_gathered_in_one_order() -> None:
-    assert all(run_on_ranks(_shuffled_moments, 4, toy_map(2, 2)))
-
-
 def _merge_states(states: list[State]) -> State:
     tensors: dict[str, dict[str, np.ndarray]] = {}
     for kinds, scalars in states:

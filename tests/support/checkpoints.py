@@ -33,7 +33,7 @@ def toy_engine(grid: Grid, settings: EngineSettings, family: str = "bert", head:
     """Build this process's stage of a toy with fresh weights."""
     config = build_config(toy_fields(family), head)
     count = ROWS // ROWS_OF_MICRO_BATCH // grid.num_replicas
-    return build_engine(config, head, PretrainingObjective(), grid, settings, ROWS_OF_MICRO_BATCH, count)
+    return build_engine(config, head, PretrainingObjective(), grid, settings, count)
 
 
 def train(engine: Engine, first: int, last: int, learning_rate: float = 1e-2) -> None:
