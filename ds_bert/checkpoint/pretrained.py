@@ -60,6 +60,14 @@ class PretrainedWeights:
         """One tensor."""
         return self._tensors.read(self._found(name))
 
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise `UserError` if a tensor is missing or has another shape; see `TensorFolder.check`."""
+        self._tensors.check(self._found(name), shape)
+
+    def read_part(self, name: str, begin: int, into: torch.Tensor) -> None:
+        """Copy consecutive elements of a tensor; see `TensorFolder.read_part`."""
+        self._tensors.read_part(self._found(name), begin, into)
+
     def _found(self, name: str) -> str:
         stored = self._stored(name)
         if stored is None:

@@ -1,13 +1,13 @@
 """Saving a training run, by all processes together, at once or while training goes on.
 
 Each file has one writer, which hashes it on the way: no process gathers other stages' tensors, and no two write to one
-file. The replicas of a stage share out its files.
+file. The replicas of a stage share out its files, and each copies to its host only what it writes or alone holds.
 """
 
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from ds_bert.checkpoint import folders
+from ds_bert.checkpoint.gathering import bring_together, copies
 from ds_bert.checkpoint.layout import describe_weights, files_by_name
 from ds_bert.checkpoint.manifest import THREADS, Entry
 from ds_bert.checkpoint.tensors import write_tensors
@@ -47,14 +48,15 @@ class _Snapshot:
 
     Args:
         step: the optimizer step.
-        tensors: this process's: {file's name: {tensor's name: tensor on the CPU}}.
+        files: {file's name: {tensor's name: the engine's `Share`}} of what this process writes, or holds a part of for
+            the one that does; a file is dropped once that is done.
         state: the run's, as JSON.
         best: step of the checkpoint to keep whatever its age.
         notes: JSON to be written into the output folder once the checkpoint is whole, by file name.
     """
 
     step: int
-    tensors: dict[str, dict[str, torch.Tensor]]
+    files: dict[str, dict[str, Any]]
     state: dict[str, str]
     best: int | None
     notes: dict[str, str]
@@ -69,7 +71,8 @@ class CheckpointSaver:
         describe: writes what else belongs to the model (config.json, tokenizer) into a folder; called on rank 0.
         state: what else belongs to the run, as JSON.
         keep: checkpoints to keep, the newest ones; 0 keeps all.
-        in_background: whether `save` returns as soon as the tensors are copied.
+        in_background: whether `save` returns as soon as the tensors are copied to the host. Otherwise they stay where
+            they are, and go through the host's memory a few files at a time.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class CheckpointSaver:
         # A group of its own: the thread's collectives must not come between those of the steps that go on.
         self._group = engine.place.new_group(backend="gloo") if in_background else engine.control
         self._files = files_by_name(gather(engine.control, engine.module.layers_by_name(), engine.place.world_size))
+        self._writers = self._share_out()
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
 
@@ -109,17 +113,15 @@ class CheckpointSaver:
         self.finish()
         engine, step = self.engine, self.engine.steps_done
         self._all_do(engine.control, step, partial(folders.begin, self.output_dir, step), on=0)
-        tensors, scalars = engine.boundary.state_by_name(step)
-        own = self._own_tensors(tensors)
-        del tensors
         snapshot = _Snapshot(
             step,
-            own,
-            self._describe_run({**self.state, **(state or {})}, step, scalars),
+            self._shares_by_file(step),
+            self._describe_run({**self.state, **(state or {})}, step, engine.boundary.scalars(step)),
             best,
             {name: _json(value) for name, value in (notes or {}).items()},
         )
         if self.in_background:
+            _copy_to_host(snapshot.files)
             self._thread = Thread(target=self._write_in_background, args=(snapshot,), daemon=True)
             self._thread.start()
         else:
@@ -139,20 +141,33 @@ class CheckpointSaver:
             failure, self._failure = self._failure, None
             raise failure
 
-    def _own_tensors(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
-        """What this process writes: every so manieth file of those whose layer lies on its stage first, on the CPU."""
+    def _share_out(self) -> dict[str, int]:
+        """The rank that writes each file: a replica of the stage of its layer, each every so manieth."""
         place, owners = self.engine.place, self.engine.boundary.owners
-        files: dict[str, dict[str, torch.Tensor]] = {}
-        for kind, by_name in tensors.items():
-            for name, tensor in by_name.items():
-                if owners[name][0] == place.stage:
-                    weights_file, moments_file = self._files[name]
-                    if kind == "weights":
-                        files.setdefault(weights_file, {})[name] = tensor
-                    else:
-                        files.setdefault(moments_file, {})[f"{kind}/{name}"] = tensor
-        mine = sorted(files)[place.replica :: place.num_replicas]
-        return {file: {name: tensor.cpu() for name, tensor in files[file].items()} for file in mine}
+        files: dict[int, set[str]] = {}
+        for name, of_name in self._files.items():
+            files.setdefault(owners[name][0], set()).update(of_name)
+        return {
+            file: place.rank_of(stage, number % place.num_replicas)
+            for stage, of_stage in files.items()
+            for number, file in enumerate(sorted(of_stage))
+        }
+
+    def _shares_by_file(self, step: int) -> dict[str, dict[str, Any]]:
+        """What this process writes, or holds a part of for the writer; see `_Snapshot`."""
+        rank, boundary = self.engine.place.rank, self.engine.boundary
+        unborn = set() if step else boundary.moments()  # zeros need no file
+        files: dict[str, dict[str, Any]] = {}
+        for share in boundary.shares(step):
+            if share.kind in unborn:
+                continue
+            weights_file, moments_file = self._files[share.name]
+            is_weight = share.kind == "weights"
+            file, name = (weights_file, share.name) if is_weight else (moments_file, f"{share.kind}/{share.name}")
+            writer = self._writers[file]
+            if rank in (writer, *(holder for holder, _, _ in share.sources(writer))):
+                files.setdefault(file, {})[name] = share
+        return files
 
     def _describe_run(self, state: Mapping[str, Any], step: int, scalars: Mapping[str, Any]) -> dict[str, str]:
         """The JSON files of a run's state. What depends on the cut lies apart, so that the rest does not."""
@@ -182,13 +197,23 @@ class CheckpointSaver:
             raise
 
     def _write_files(self, snapshot: _Snapshot) -> dict[str, tuple[Entry, int]]:
-        """Write this process's files; return what the manifest says of each, and the bytes of its tensors."""
-        folder = folders.partial_folder(self.output_dir, snapshot.step)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write this process's files; return what the manifest says of each, and the bytes of its tensors.
+
+        Where a file cannot be written, the others' parts are still sent and taken, so that nobody waits for them.
+        """
+        folder, rank = folders.partial_folder(self.output_dir, snapshot.step), self.engine.place.rank
+        writes: dict[str, Future[Entry]] = {}
+        sizes: dict[str, int] = {}
         with ThreadPoolExecutor(THREADS) as pool:
-            written = pool.map(lambda file: write_tensors(folder / file, snapshot.tensors[file]), snapshot.tensors)
-            sizes = [sum(tensor.nbytes for tensor in tensors.values()) for tensors in snapshot.tensors.values()]
-            return dict(zip(snapshot.tensors, zip(written, sizes, strict=True), strict=True))
+            for file in sorted(snapshot.files):  # in the same order on all processes
+                under_way = [write for write in writes.values() if not write.done()]
+                if len(under_way) >= THREADS:
+                    wait(under_way, return_when=FIRST_COMPLETED)
+                tensors = bring_together(snapshot.files.pop(file), self._writers[file], rank, self._group)
+                if self._writers[file] == rank:
+                    sizes[file] = sum(tensor.nbytes for tensor in tensors.values())
+                    writes[file] = pool.submit(_write_file, folder / file, tensors)
+        return {file: (write.result(), sizes[file]) for file, write in writes.items()}
 
     def _commit(self, snapshot: _Snapshot, written: Mapping[str, tuple[Entry, int]]) -> None:
         folder = folders.partial_folder(self.output_dir, snapshot.step)
@@ -225,6 +250,19 @@ class CheckpointSaver:
             message = f"the checkpoint of step {step} could not be written: {'; '.join(problems)}; {rest}"
             raise RuntimeError(message) from cause
         return [result for result, _ in answers]
+
+
+def _copy_to_host(files: dict[str, dict[str, Any]]) -> None:
+    """Replace what the shares are views of by copies."""
+    copied = copies({f"{file}/{name}": share.part for file, shares in files.items() for name, share in shares.items()})
+    for file, shares in files.items():
+        for name, share in shares.items():
+            shares[name] = replace(share, part=copied[f"{file}/{name}"])
+
+
+def _write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> Entry:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_tensors(path, tensors)
 
 
 def save_checkpoint(

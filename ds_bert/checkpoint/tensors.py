@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _DTYPES = {
     torch.bool: "BOOL",
 }
 _BLOCK = 2**20  # bytes hashed, then written: they stay in the processor's cache
+_PIECE = 2**24  # bytes read at once of a tensor of which a part is wanted
 
 
 def part_name(kind: str, part: int, parts: int) -> str:
@@ -153,9 +155,46 @@ class TensorFolder:
         """
         names = list(names)
         for name in names:
-            if name not in self:
-                raise UserError(f"{self.folder}: its {self.kind} files have no tensor {name}")
+            self._check_name(name)
         return {name: self.read(name) for name in names}
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Compare a tensor with what a model has.
+
+        Raises:
+            UserError: it is missing, or has another shape.
+        """
+        self._check_name(name)
+        if self.shape(name) != shape:
+            raise UserError(f"{self.folder}: {name} has shape {self.shape(name)}, the model's has {shape}")
+
+    def _check_name(self, name: str) -> None:
+        if name not in self:
+            raise UserError(f"{self.folder}: its {self.kind} files have no tensor {name}")
+
+    def read_part(self, name: str, begin: int, into: torch.Tensor) -> None:
+        """Copy consecutive elements of a tensor into a one-dimensional one of any type and device, piece by piece.
+
+        Args:
+            name: of the tensor.
+            begin: the first of them, as if it had one dimension, too.
+            into: as long as what is wanted.
+        """
+        end = begin + len(into)
+        if begin == end:
+            return
+        shape = self.shape(name)
+        if not shape:
+            into.copy_(self.read(name).view(1))
+            return
+        stored, row = self._readers[name].get_slice(name), prod(shape[1:])
+        rows = max(1, _PIECE // (row * self.dtype(name).itemsize))
+        last = -(-end // row)
+        for first in range(begin // row, last, rows):
+            piece = stored[first : min(first + rows, last)].reshape(-1)
+            offset = first * row
+            left, right = max(begin, offset), min(end, offset + len(piece))
+            into[left - begin : right - begin].copy_(piece[left - offset : right - offset].to(into.dtype))
 
 
 def _listed_files(index: Path) -> set[str]:

@@ -7,11 +7,9 @@ generator's state is kept, and the data's position is the step, too.
 
 import json
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.manifest import check_files, faults
@@ -111,27 +109,52 @@ def _faults_found_together(checkpoint: Path, engine: TrainedStage) -> list[str]:
 
 
 def _load(checkpoint: Path, engine: TrainedStage) -> None:
-    state = read_state(checkpoint)
-    tensors = {"weights": _read(TensorFolder(checkpoint), "", engine.boundary.parameters)}
-    if has_tensors(checkpoint, MOMENTS):
-        moments, boundary = TensorFolder(checkpoint, MOMENTS), engine.boundary
-        trained = {name: item for name, item in boundary.parameters.items() if name not in boundary.frozen}
-        for kind in sorted({name.partition("/")[0] for name in moments.names()}):
-            tensors[kind] = _read(moments, f"{kind}/", trained)
-    engine.boundary.load_state_by_name(tensors, state["optimizer"], state["step"])
+    """Read what this process needs, once all have seen that they find what they need."""
+    problem = None
+    try:
+        state = read_state(checkpoint)
+        stored = _Stored(checkpoint, engine.boundary.moments())
+        for share in engine.boundary.shares(state["step"]):
+            stored.check(share)
+    except UserError as error:
+        problem = str(error)
+    for found in gather(engine.control, problem, engine.place.world_size):
+        if found:
+            raise UserError(found)
+    engine.boundary.load(stored.read, stored.kinds, state["optimizer"], state["step"])
     engine.resume_at(state["step"])
 
 
-def _read(folder: TensorFolder, prefix: str, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
-    """Read the tensors of these parameters, which are named ``prefix`` and the parameter's name."""
-    tensors = {}
-    for name, parameter in parameters.items():
-        tensor = folder.read_all([prefix + name])[prefix + name]
-        if tensor.shape != parameter.shape:
-            shapes = f"{tuple(tensor.shape)}, the model's has {tuple(parameter.shape)}"
-            raise UserError(f"{folder.folder}: {prefix}{name} has shape {shapes}")
-        tensors[name] = tensor
-    return tensors
+class _Stored:
+    """A checkpoint's tensors, as the engine asks for them.
+
+    Args:
+        checkpoint: its folder.
+        moments: kinds of the optimizer's. Where none of them is there, they begin anew; where one is, all are needed.
+    """
+
+    def __init__(self, checkpoint: Path, moments: set[str]) -> None:
+        self._weights = TensorFolder(checkpoint)
+        self._rest = TensorFolder(checkpoint, MOMENTS) if has_tensors(checkpoint, MOMENTS) else None
+        stored = {name.partition("/")[0] for name in self._rest.names()} if self._rest else set()
+        self.kinds = stored | moments if stored & moments else stored
+
+    def check(self, share: Any) -> None:
+        """Raise `UserError` if a tensor is missing or has another shape."""
+        if share.kind == "weights" or share.kind in self.kinds:
+            folder, name = self._find(share)
+            folder.check(name, share.shape)
+
+    def read(self, share: Any) -> None:
+        """Copy what belongs to a share into it."""
+        folder, name = self._find(share)
+        folder.read_part(name, share.begin, share.part)
+
+    def _find(self, share: Any) -> tuple[TensorFolder, str]:
+        if share.kind == "weights":
+            return self._weights, share.name
+        assert self._rest
+        return self._rest, f"{share.kind}/{share.name}"
 
 
 def describe_model(config: Any, tokenizer: Any) -> Callable[[Path], None]:

@@ -7,11 +7,20 @@ Where a schedule computes with two weight versions, a bucket has two slots: vers
 gradients of global batch t in slot t % 2. A version is never changed while a micro-batch that uses it is in flight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from ds_bert.engine.state import Share
+
+ROW = 1024
+"""Elements whose squares are added up in their own precision; shards begin at whole rows."""
+
+# torch's names from 2.13 on, and before.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Bucket:
@@ -41,12 +50,15 @@ class Bucket:
         slots: int = 1,
     ) -> None:
         self.parameters = parameters
-        self.group, self.size, self.index = group, len(ranks), list(ranks).index(rank)
+        self.group, self.ranks = group, list(ranks)
+        self.size, self.index = len(ranks), self.ranks.index(rank)
         self.sharded = sharded and self.size > 1
         self.places = _places(parameters)
-        used = max(end for _, end in self.places.values())
-        self.shard_length = -(-used // self.size) if self.sharded else used
+        self.used = used = max(end for _, end in self.places.values())
+        # Whole rows: each shard is aligned for any kernel, and the norm adds up the same rows however many share them.
+        self.shard_length = -(-used // (self.size * ROW)) * ROW if self.sharded else used
         length = self.shard_length * (self.size if self.sharded else 1)
+        self._first = self.index * self.shard_length if self.sharded else 0
         device = next(iter(parameters.values())).device
         precise = torch.zeros(length, dtype=master_dtype, device=device)
         for name, (begin, end) in self.places.items():
@@ -82,8 +94,7 @@ class Bucket:
 
     def own(self, flat: torch.Tensor) -> torch.Tensor:
         """The part of a flat buffer that this process updates."""
-        begin = self.index * self.shard_length if self.sharded else 0
-        return flat[begin : begin + self.shard_length]
+        return flat[self._first : self._first + self.shard_length]
 
     def begin_reduction(self, slot: int) -> Any:
         """Begin to sum a slot's gradients over the group, at least in the part that this process updates with.
@@ -95,8 +106,9 @@ class Bucket:
         if self.size == 1:
             return None
         if self.sharded and dist.get_backend(self.group) == "nccl":
-            return dist.reduce_scatter(self.own(flat), list(flat.chunk(self.size)), group=self.group, async_op=True)
-        return dist.all_reduce(flat, group=self.group, async_op=True)
+            return _reduce_scatter(self.own(flat), flat, group=self.group, async_op=True)
+        # Without the padding: gloo adds in an order that depends on the length, and this one is that without sharing.
+        return dist.all_reduce(flat[: self.used], group=self.group, async_op=True)
 
     def squared_norm(self, slot: int) -> torch.Tensor:
         """Sum of squares of those gradients of a slot that no other process counts, a float64 scalar.
@@ -105,11 +117,11 @@ class Bucket:
         """
         if not self.sharded and self.index > 0:
             return torch.zeros((), dtype=torch.float64, device=self.master.device)
-        return sum_of_squares(self.own(self.gradients[slot]))
+        return sum_of_squares(self.own(self.gradients[slot])[: max(self.used - self._first, 0)])
 
     def parts(self, own: torch.Tensor) -> list[torch.Tensor]:
         """View this process's part of each parameter, maybe empty, in a buffer as long as ``master``."""
-        first = self.index * self.shard_length if self.sharded else 0
+        first = self._first
         return [own[max(begin - first, 0) : max(end - first, 0)] for begin, end in self.places.values()]
 
     def squared_norms(self, *owns: torch.Tensor) -> torch.Tensor:
@@ -137,26 +149,28 @@ class Bucket:
         """Begin to give all processes of the group each other's parts of a slot's weights; see `begin_reduction`."""
         if not self.sharded:
             return None
-        parts = list(self.weights[slot].chunk(self.size))
-        return dist.all_gather(parts, self.own(self.weights[slot]).clone(), group=self.group, async_op=True)
+        flat = self.weights[slot]
+        return _all_gather(flat, self.own(flat), group=self.group, async_op=True)
 
-    def whole(self, own: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Assemble what each process holds a part of (as long as ``master``) into one tensor per parameter name."""
-        flat = own
-        if self.sharded:
-            flat = torch.empty(self.shard_length * self.size, dtype=own.dtype, device=own.device)
-            dist.all_gather(list(flat.chunk(self.size)), own.contiguous(), group=self.group)
-        return {name: self._view(flat, name).clone() for name in self.places}
+    def shares(self, kind: str, own: torch.Tensor) -> Iterator[Share]:
+        """Say what lies here of each parameter's tensor of a kind, in a buffer as long as ``master``."""
+        first = self._first
+        for (name, (begin, end)), part in zip(self.places.items(), self.parts(own), strict=True):
+            before = min(max(first - begin, 0), end - begin)
+            yield Share(kind, name, tuple(self.parameters[name].shape), part, before, self._holders(begin, end))
 
-    def part(self, whole: dict[str, torch.Tensor], into: torch.Tensor) -> None:
-        """Undo `whole`: copy this process's part of the tensors by name ``into`` a buffer as long as ``master``."""
-        flat = torch.zeros(self.gradients[0].shape, dtype=into.dtype, device=into.device)
-        for name in self.places:
-            self._view(flat, name).copy_(whole[name])
-        into.copy_(self.own(flat))
+    def _holders(self, begin: int, end: int) -> tuple[tuple[int, int, int], ...]:
+        """Which ranks hold which elements of what lies between two places; see `Share`."""
+        if not self.sharded:
+            return ()
+        length = self.shard_length
+        return tuple(
+            (self.ranks[index], max(index * length, begin) - begin, min((index + 1) * length, end) - begin)
+            for index in range(begin // length, -(-end // length))
+        )
 
 
-def sum_of_squares(flat: torch.Tensor, row: int = 1024) -> torch.Tensor:
+def sum_of_squares(flat: torch.Tensor, row: int = ROW) -> torch.Tensor:
     """Return a float64 scalar.
 
     Rows are added up in the tensor's own precision, their sums in float64: one fp32 sum of millions loses digits.

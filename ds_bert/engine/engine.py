@@ -119,7 +119,7 @@ class Engine:
         return upload(torch.tensor(votes, dtype=torch.float64), self.place.device)
 
     def resume_at(self, step: int) -> None:
-        """Number the next global batch ``step``; its weights come from `boundary`'s ``load_state_by_name``."""
+        """Number the next global batch ``step``; its weights come from `boundary`'s ``load``."""
         self.steps_done = self._drained_at = step
         self.timeline.next_step(step)
 

@@ -34,6 +34,10 @@ class Lamb(torch.optim.Optimizer):
         device = self.param_groups[0]["params"][0].device
         self.found_inf = torch.zeros((), device=device)  # as torch's own are told: 1 where a step is to be skipped
         self._squares: list[torch.Tensor | None] = []
+        for group in self.param_groups:
+            (parameter,) = group["params"]
+            moments = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
+            self.state[parameter].update(step=torch.zeros((), dtype=torch.float64, device=device), **moments)
 
     @property
     def _is_skipped(self) -> bool:
@@ -63,9 +67,6 @@ class Lamb(torch.optim.Optimizer):
     def _make_update(self, parameter: torch.Tensor, weight_decay: float) -> None:
         update, state, (beta1, beta2) = parameter.grad, self.state[parameter], self.betas
         assert update is not None
-        if not state:
-            step = torch.zeros((), dtype=torch.float64, device=update.device)
-            state.update(step=step, exp_avg=torch.zeros_like(update), exp_avg_sq=torch.zeros_like(update))
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         new: Any = 1 - beta1
         kept: Any = beta2

@@ -13,13 +13,14 @@ computed beside it, and waits for it (`settle`) only where it needs the new weig
 import contextlib
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from ds_bert.engine.buckets import Bucket
 from ds_bert.engine.collectives import Group
 from ds_bert.engine.device import host_buffer
 from ds_bert.engine.lamb import Lamb
@@ -27,9 +28,8 @@ from ds_bert.engine.layout import make_buckets, stages_by_name
 from ds_bert.engine.loss_scaler import LossScaler
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
+from ds_bert.engine.state import PREVIOUS, WEIGHTS, Share
 from ds_bert.engine.torch_optimizer import NothingToUpdate, make_torch_optimizer
-
-PREVIOUS = "previous_weights"
 
 
 @dataclass(frozen=True)
@@ -268,65 +268,84 @@ class Optimizer:
             works = [_Queued(self._stream)]
         self._arriving.append((reduction.step, works))
 
-    def state_by_name(self, steps_done: int) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-        """Return ({kind: {parameter name: tensor}}, scalars); a collective call of all processes.
+    def shares(self, steps_done: int) -> Iterator[Share]:
+        """Say what lies here of the state that a run goes on from; nothing is copied, no other process is asked.
 
-        The kind "weights" is the master copy, "previous_weights" the version before it where two are alive; the others
-        are the optimizer's moments. Must not be called while micro-batches are in flight.
+        Weights are the master copy, previous weights the version before it where two are alive, the rest `moments`.
+        Must not be called while micro-batches are in flight.
 
         Args:
             steps_done: optimizer steps taken, which number the newest version.
         """
-        frozen = {name: stored.clone() for name, stored in self.frozen.items()}
-        tensors: dict[str, dict[str, torch.Tensor]] = {"weights": frozen}
+        yield from self._frozen_shares()
+        for kind, bucket, own in self._buffers(steps_done):
+            yield from bucket.shares(kind, own)
+
+    def scalars(self, steps_done: int) -> dict[str, Any]:
+        """What belongs to the state beside tensors: as JSON, the same on all processes; see `shares`."""
         scalars: dict[str, Any] = {"scaler": self.scaler.state() if self.scaler else None}
-        for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
-            tensors["weights"].update(bucket.whole(bucket.master))
-            if self.slots > 1:
-                previous = bucket.own(bucket.weights[(steps_done - 1) % self.slots])
-                tensors.setdefault(PREVIOUS, {}).update(bucket.whole(previous))
-            # Sorted: every process must gather the same kind at the same time.
-            for kind, value in sorted(self.torch_optimizer.state[group["params"][0]].items()):
-                if isinstance(value, torch.Tensor) and value.shape == bucket.master.shape:
-                    tensors.setdefault(kind, {}).update(bucket.whole(value))
-                elif value is not None:
-                    scalars[kind] = float(value)
         if isinstance(self.torch_optimizer, NothingToUpdate):
-            scalars["step"] = float(self.torch_optimizer.steps)
-        return tensors, scalars
+            return {**scalars, "step": float(self.torch_optimizer.steps)}
+        counters = [state["step"] for state in self.torch_optimizer.state.values() if "step" in state]
+        return {**scalars, "step": counters[0].item()} if counters and steps_done else scalars
 
     @torch.no_grad()
-    def load_state_by_name(
-        self, tensors: dict[str, dict[str, torch.Tensor]], scalars: dict[str, Any], steps_done: int
+    def load(
+        self, read: Callable[[Share], None], kinds: Collection[str], scalars: dict[str, Any], steps_done: int
     ) -> None:
-        """Take over what `state_by_name` gave, written under any cut; kinds other than "weights" may be absent.
+        """Take over a state, written under any cut; a collective call of all processes.
 
-        Without previous weights, where two versions are alive, the newest stand in for them.
+        Args:
+            read: copies into a share's ``part`` what belongs there; called for all weights and for ``kinds``.
+            kinds: what there is beside weights. Absent moments are zero; where two weight versions are alive, the
+                newest stand in for absent previous ones.
+            scalars: what `scalars` gave; may be empty.
+            steps_done: optimizer steps taken.
         """
-        for name, stored in self.frozen.items():
-            stored.copy_(tensors["weights"][name])
-            self.parameters[name].data.copy_(stored)
         newest, previous = steps_done % self.slots, (steps_done - 1) % self.slots
-        for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
+        for share in self._frozen_shares():
+            read(share)
+            self.parameters[share.name].data.copy_(self.frozen[share.name])
+        for bucket in self.buckets:
             bucket.advance(newest)
-            bucket.part(tensors["weights"], into=bucket.master)
-            if work := bucket.publish(newest):
-                work.wait()
-            if self.slots > 1:
-                bucket.part(tensors.get(PREVIOUS, tensors["weights"]), into=bucket.own(bucket.weights[previous]))
-                if work := bucket.gather(previous):
+        for kind, bucket, own in self._buffers(steps_done):
+            if kind == WEIGHTS or kind in kinds:
+                for share in bucket.shares(kind, own):
+                    read(share)
+            elif kind == PREVIOUS:
+                own.copy_(bucket.master)
+            else:
+                own.zero_()
+        for bucket in self.buckets:
+            for work in (bucket.publish(newest), bucket.gather(previous) if self.slots > 1 else None):
+                if work:
                     work.wait()
-            state = self.torch_optimizer.state[group["params"][0]]
-            for kind in sorted(tensors.keys() - {"weights", PREVIOUS}):
-                state[kind] = torch.zeros_like(bucket.master)
-                bucket.part(tensors[kind], into=state[kind])
-            if "step" in scalars:
-                state["step"] = torch.tensor(scalars["step"], dtype=torch.float32, device=bucket.master.device)
+        for state in self.torch_optimizer.state.values():
+            if "step" in state:
+                state["step"].fill_(scalars.get("step", 0.0))
         if isinstance(self.torch_optimizer, NothingToUpdate):
             self.torch_optimizer.steps.fill_(scalars.get("step", 0.0))
         if self.scaler and scalars.get("scaler"):
             self.scaler.load(scalars["scaler"])
         self.bind(steps_done, steps_done)
+
+    def moments(self) -> set[str]:
+        """The kinds of the optimizer's moments on this process: zero before the first step."""
+        return {kind for kind, _, _ in self._buffers(0)} - {WEIGHTS, PREVIOUS}
+
+    def _frozen_shares(self) -> Iterator[Share]:
+        for name, stored in self.frozen.items():
+            yield Share(WEIGHTS, name, tuple(stored.shape), stored.view(-1))
+
+    def _buffers(self, steps_done: int) -> Iterator[tuple[str, Bucket, torch.Tensor]]:
+        """(kind, bucket, this process's part of it) of all that is trained; of each bucket the weights first."""
+        for bucket, group in zip(self.buckets, self.torch_optimizer.param_groups, strict=True):
+            yield WEIGHTS, bucket, bucket.master
+            if self.slots > 1:
+                yield PREVIOUS, bucket, bucket.own(bucket.weights[(steps_done - 1) % self.slots])
+            for kind, moment in self.torch_optimizer.state[group["params"][0]].items():
+                if kind != "step":
+                    yield kind, bucket, moment
 
 
 class _Queued:

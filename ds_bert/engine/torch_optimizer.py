@@ -30,7 +30,7 @@ class NothingToUpdate:
 def make_torch_optimizer(
     buckets: Sequence[tuple[Bucket, ParameterGroup]], settings: EngineSettings, device: torch.device
 ) -> torch.optim.Optimizer | NothingToUpdate:
-    """Make what updates the master copies of these buckets, one parameter group for each.
+    """Make what updates the master copies of these buckets, one parameter group for each, with its moments.
 
     Its attribute ``found_inf``, a scalar on the device, says before a step whether that is to be skipped: 1, else 0.
     """
@@ -49,4 +49,18 @@ def make_torch_optimizer(
     if kind == "lamb" or "bias_correction" in options:
         return Lamb(groups, **options)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    return kinds[kind](groups, lr=0.0, fused=True, **options)
+    optimizer = kinds[kind](groups, lr=0.0, fused=True, **options)
+    _make_state(optimizer)
+    return optimizer
+
+
+def _make_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make what torch would make in the first step, so that a device too small for it is found before."""
+    for group in optimizer.param_groups:
+        (parameter,) = group["params"]
+        if isinstance(optimizer, torch.optim.SGD):
+            kinds = ["momentum_buffer"] if group["momentum"] else []
+        else:
+            kinds = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if group["amsgrad"] else [])
+            optimizer.state[parameter]["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        optimizer.state[parameter].update({kind: torch.zeros_like(parameter) for kind in kinds})

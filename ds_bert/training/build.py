@@ -9,6 +9,7 @@ from ds_bert.engine.execution import Objective
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
+from ds_bert.engine.state import Share
 from ds_bert.modeling.layer import initialize
 from ds_bert.modeling.model import carry_declaration, model_layers
 
@@ -39,9 +40,20 @@ def build_engine(
 
 
 def load_weights(engine: Engine, weights: PretrainedWeights, fresh: Collection[str] = ()) -> None:
-    """Start from a folder's weights; what it lacks, and the ``fresh`` names, stay as initialised."""
-    tensors = engine.boundary.state_by_name(0)[0]["weights"]
-    for name in tensors:
-        if name in weights and name not in fresh:
-            tensors[name] = weights.read(name)
-    engine.boundary.load_state_by_name({"weights": tensors}, {}, 0)
+    """Start from a folder's weights; what it lacks, and the ``fresh`` names, stay as initialised.
+
+    Raises:
+        UserError: a tensor has another shape than the model's; no weight has changed.
+    """
+
+    def is_taken(share: Share) -> bool:
+        return share.name in weights and share.name not in fresh
+
+    for share in filter(is_taken, engine.boundary.shares(0)):
+        weights.check(share.name, share.shape)
+
+    def read(share: Share) -> None:
+        if is_taken(share):
+            weights.read_part(share.name, share.begin, share.part)
+
+    engine.boundary.load(read, (), {}, 0)

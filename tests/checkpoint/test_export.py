@@ -58,7 +58,7 @@ def _train_save_predict(stage_map: StageMap, settings: EngineSettings, data: Pat
     config = toy_config(dropout=0.1, vocab_size=VOCABULARY)
     grid = start_process_group(stage_map, 30)
     count = ROWS // 2 // stage_map.num_replicas
-    engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, 2, count)
+    engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, count)
     for step in range(4):
         engine.train_batch(micro_batches(engine.place, global_batch(step), 2), 1e-2)
     save_checkpoint(out, engine, describe_model(config, load_tokenizer(data / "tokenizer")), {})

@@ -117,3 +117,33 @@ def test_files_that_are_no_tensors(tmp_path: Path) -> None:
         (tmp_path / "model.safetensors").write_bytes(damaged)
         with pytest.raises(UserError, match=r"model\.safetensors: not a readable safetensors file"):
             TensorFolder(tmp_path)
+
+
+@pytest.mark.parametrize("piece", [1, 40, 200, 2**24])
+@pytest.mark.parametrize("shape", [(), (1,), (13,), (5, 7), (1, 30), (4, 3, 5), (0, 3), (3, 0)], ids=str)
+def test_any_part_of_a_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], piece: int
+) -> None:
+    """Every range of elements, in its own type and another."""
+    monkeypatch.setattr("ds_bert.checkpoint.tensors._PIECE", piece)
+    for stored in (torch.float32, torch.bfloat16):
+        whole = torch.randn(shape).to(stored)
+        write_tensors(tmp_path / "model.safetensors", {"a": whole, "b": A})
+        folder, flat = TensorFolder(tmp_path), whole.reshape(-1)
+        for begin in range(len(flat) + 1):
+            for end in range(begin, len(flat) + 1):
+                for wanted in (torch.float32, torch.bfloat16):
+                    buffer = torch.full((len(flat) + 2,), 9.0, dtype=wanted)
+                    folder.read_part("a", begin, buffer[1 : 1 + end - begin])
+                    assert torch.equal(buffer[1 : 1 + end - begin], flat[begin:end].to(wanted))
+                    assert (buffer[0] == 9) and (buffer[1 + end - begin :] == 9).all()
+
+
+def test_a_tensor_that_is_not_what_is_needed(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "model.safetensors", {"a": A})
+    folder = TensorFolder(tmp_path)
+    folder.check("a", (2, 3))
+    with pytest.raises(UserError, match=r"a has shape \(2, 3\), the model's has \(3, 2\)"):
+        folder.check("a", (3, 2))
+    with pytest.raises(UserError, match="no tensor b"):
+        folder.check("b", (2, 3))

@@ -197,6 +197,65 @@ def test_two_weight_versions(tmp_path: Path) -> None:
     }
 
 
+MOMENTUM = {"momentum": 0.9}
+
+
+def _begin_moments_anew(out: Path, optimizer: str, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The moments of an engine that had some, after it has loaded a checkpoint; then it trains on."""
+    engine = toy_engine(start_process_group(toy_map(1, 1), 30), EngineSettings(optimizer, options))  # type: ignore
+    train(engine, 0, 2)
+    load_newest(out, engine)
+    assert engine.boundary.scalars(9) == {"scaler": None} | ({} if optimizer == "sgd" else {"step": 0.0})
+    found = {f"{share.kind}/{share.name}": share.part.clone() for share in engine.boundary.shares(engine.steps_done)}
+    train(engine, engine.steps_done, engine.steps_done + 1)
+    return found
+
+
+@pytest.mark.parametrize(("optimizer", "options"), [("adamw", {}), ("lamb", {}), ("sgd", MOMENTUM)])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_moments_that_are_not_there_are_zero(
+    tmp_path: Path, steps: int, optimizer: str, options: dict[str, Any]
+) -> None:
+    """They were not saved before the first step, or by an optimizer that has none."""
+    before = EngineSettings(optimizer, options) if steps == 0 else EngineSettings("sgd")  # type: ignore[arg-type]
+    run_on_ranks(_write, 1, toy_map(1, 1), tmp_path, "bert", "pretraining", steps, before)
+    assert not has_tensors(tmp_path / f"checkpoint-{steps}", MOMENTS)
+    (found,) = run_on_ranks(_begin_moments_anew, 1, tmp_path, optimizer, options)
+    weights = TensorFolder(tmp_path / f"checkpoint-{steps}")
+    for name, value in found.items():
+        kind, _, key = name.partition("/")
+        assert torch.equal(value, weights.read(key).reshape(-1) if kind == "weights" else torch.zeros_like(value)), name
+    assert {name.partition("/")[0] for name in found} > {"weights"}
+
+
+def _refuse(out: Path, stages: int) -> tuple[str, bool]:
+    engine = toy_engine(start_process_group(toy_map(stages, 1), timeout_seconds=30), EngineSettings())
+    before = state_of(engine)
+    with pytest.raises(UserError) as refusal:
+        load_newest(out, engine)
+    return str(refusal.value), same(before, state_of(engine))
+
+
+@pytest.mark.parametrize("lost", ["exp_avg_sq/bert.pooler.dense.bias", "exp_avg", "bert.pooler.dense.weight"])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_what_one_process_lacks_is_refused_by_all(tmp_path: Path, stages: int, lost: str) -> None:
+    """A tensor, or a whole kind: no process changes a weight, though only the last stage has the pooler."""
+    run_on_ranks(_write, 1, toy_map(1, 1), tmp_path, "bert", "pretraining", 1, EngineSettings())
+    checkpoint = tmp_path / "checkpoint-1"
+    for file in checkpoint.glob("*-0000*-of-*.safetensors"):
+        kept = {name: tensor for name, tensor in load_file(file).items() if name != lost}
+        if lost == "exp_avg":
+            kept = {name: tensor for name, tensor in kept.items() if not name.startswith("exp_avg/")}
+        save_file(kept, file, metadata={"format": "pt"})
+    entries = [path for path in checkpoint.iterdir() if path.name != "manifest.json"]
+    partial = folders.begin(tmp_path, 1)
+    for path in entries:
+        path.rename(partial / path.name)
+    folders.commit(tmp_path, 1)
+    said = [said for said, stayed in run_on_ranks(_refuse, stages, tmp_path, stages) if stayed]
+    assert len(said) == stages and len(set(said)) == 1 and f"have no tensor {lost}" in said[0]
+
+
 def _load_missing(out: Path) -> None:
     engine = toy_engine(start_process_group(toy_map(1, 1), timeout_seconds=30), EngineSettings())
     with pytest.raises(UserError, match="not a checkpoint"):

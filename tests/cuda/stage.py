@@ -8,9 +8,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
+from ds_bert.checkpoint.gathering import copies
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
+from ds_bert.engine.state import Share
 from ds_bert.modeling.conditional.layers import MultitaskHead
 from ds_bert.modeling.layer import Layer
 from ds_bert.modeling.model import model_layers
@@ -188,7 +190,8 @@ def let_peers_answer(grid: Grid, layers: Sequence[Callable[[], Layer]]) -> None:
     processes.peers_say(answer)
 
 
-def _build(case: Case, grid: Grid) -> tuple[Engine, _Toy, Feed]:
+def build(case: Case, grid: Grid) -> tuple[Engine, _Toy, Feed]:
+    """This rank's engine, its data, and what feeds it."""
     head, goal, split, model = _parts(case)
     drop = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     name = head if isinstance(head, str) else "sequence-classification"
@@ -206,13 +209,25 @@ def _build(case: Case, grid: Grid) -> tuple[Engine, _Toy, Feed]:
     return engine, toy, Feed(toy, engine, split)
 
 
+def reload(engine: Engine) -> None:
+    """Copy the state to the host, and load it."""
+    shares = list(engine.boundary.shares(engine.steps_done))
+    copied = copies({f"{share.kind}/{share.name}": share.part for share in shares})
+
+    def read(share: Share) -> None:
+        share.part.copy_(copied[f"{share.kind}/{share.name}"])
+
+    scalars = engine.boundary.scalars(engine.steps_done)
+    engine.boundary.load(read, {share.kind for share in shares}, scalars, engine.steps_done)
+
+
 def run(case: Case) -> Report:
     """Run the case on the fake device."""
     from tests.support.fake_cuda.device import bytes_on_device  # only where the device is
 
     grid = case.place.start()
     RECORDER.begin("build")
-    engine, toy, feed = _build(case, grid)
+    engine, toy, feed = build(case, grid)
     for step in range(case.steps):
         RECORDER.step = step
         RECORDER.begin(f"step {step}")
@@ -228,7 +243,7 @@ def run(case: Case) -> Report:
     RECORDER.begin("predict")
     feed.predict(toy.lengths[: EVALUATED * SIZE * grid.num_replicas], SIZE)
     RECORDER.begin("state")
-    engine.boundary.state_by_name(engine.steps_done)
+    reload(engine)
     RECORDER.begin("after")
     parameters = engine.module.parameters_by_name().values()
     return Report(case.steps, RECORDER.phases, held, sum(item.numel() for item in parameters))

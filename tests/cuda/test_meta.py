@@ -15,7 +15,7 @@ from ds_bert.meta.selection import Selection
 from ds_bert.meta.task import Method
 from ds_bert.modeling.adapters.layers import meta_layers
 from tests.cuda.cases import FIRST, LAST, MIDDLE, ONLY
-from tests.cuda.stage import Place, Reports, let_peers_answer
+from tests.cuda.stage import Place, Reports, let_peers_answer, reload
 from tests.support.fake_cuda.recording import RECORDER, Phase
 from tests.support.fake_cuda.server import FakeCuda
 from tests.support.few_shot import few_shot_learner, make_episode, recipe_of
@@ -39,7 +39,7 @@ class MetaTraining:
 
 
 def meta_train(case: MetaTraining) -> dict[str, Phase]:
-    """Take outer steps, and gather the state; return what was recorded, by phase."""
+    """Take outer steps, and load what the state is; return what was recorded, by phase."""
     config = meta_config(case.selection.parameter_efficient, LAYERS, dropout=0.1, pooling=case.pooling)
     learner = Learner(task_passes(BATCHES, 1, 0), case.method, case.selection, **case.learner)
     grid = case.place.start()
@@ -51,7 +51,7 @@ def meta_train(case: MetaTraining) -> dict[str, Phase]:
         RECORDER.begin(f"step {step}")
         engine.train_batch(make_tasks(TASKS, BATCHES), 1e-3, votes=[0.0])
     RECORDER.begin("state")
-    engine.boundary.state_by_name(engine.steps_done)
+    reload(engine)
     return RECORDER.phases
 
 

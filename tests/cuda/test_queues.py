@@ -12,7 +12,7 @@ import torch
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.optimizer import Optimizer
 from ds_bert.engine.transport import Transport
-from tests.cuda.stage import EVALUATED, MICRO_BATCHES, SIZE, Case, Place, _build
+from tests.cuda.stage import EVALUATED, MICRO_BATCHES, SIZE, Case, Place, build
 from tests.cuda.test_meta import MetaTraining, meta_train
 from tests.support.fake_cuda.machine import Deadlock, Machine
 from tests.support.fake_cuda.program import PROGRAM, Op
@@ -69,7 +69,7 @@ def run(case: Case, without: str = "") -> list[Op]:
     """Train, evaluate, predict and train on, on one rank; return its program."""
     with REMEDIES[without]() if without else nullcontext():
         grid = case.place.start()
-        engine, toy, feed = _build(case, grid)
+        engine, toy, feed = build(case, grid)
         for step in range(STEPS):
             if step == 3:
                 engine.drain()

@@ -5,6 +5,7 @@ import torch
 from ds_bert.engine.buckets import Bucket
 from ds_bert.engine.process_group import Grid, start_process_group
 from tests.support.processes import run_on_ranks
+from tests.support.state import whole
 from tests.support.toy import toy_map
 
 SHAPES = {"matrix": (5, 7), "vector": (3,), "large": (1000, 40)}
@@ -37,7 +38,7 @@ def test_many_small_bf16_gradients_are_not_lost() -> None:
     for _ in range(300):
         vector.sum().backward()
     assert vector.main_grad.tolist() == [300.0] * 3
-    assert torch.equal(bucket.whole(bucket.master)["vector"], _parameters()["vector"])
+    assert torch.equal(whole(bucket, bucket.master)["vector"], _parameters()["vector"])
 
 
 def test_squared_norm_keeps_digits_that_one_fp32_sum_loses() -> None:
@@ -60,13 +61,14 @@ def _sharing(sharded: bool) -> dict[str, np.ndarray | float]:
     bucket.master.sub_(bucket.own(bucket.gradients[0]))
     if work := bucket.publish(0):
         work.wait()
-    whole = bucket.whole(bucket.master)
-    moments = torch.empty_like(bucket.master)
-    bucket.part({name: value * 2 for name, value in whole.items()}, into=moments)
-    again = bucket.whole(moments)
-    assert all(torch.equal(again[name], value * 2) for name, value in whole.items())
-    assert all(torch.equal(whole[name], parameter) for name, parameter in bucket.parameters.items())
-    return {"norm": norm, **{name: value.numpy() for name, value in whole.items()}}
+    updated = whole(bucket, bucket.master)
+    moments = torch.zeros_like(bucket.master)
+    for share in bucket.shares("exp_avg", moments):
+        share.part.copy_(updated[share.name].reshape(-1)[share.begin : share.begin + len(share.part)] * 2)
+    again = whole(bucket, moments)
+    assert all(torch.equal(again[name], value * 2) for name, value in updated.items())
+    assert all(torch.equal(updated[name], parameter) for name, parameter in bucket.parameters.items())
+    return {"norm": norm, **{name: value.numpy() for name, value in updated.items()}}
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -104,3 +106,48 @@ def test_a_bucket_that_is_not_shared_has_nothing_to_add_up() -> None:
     bucket = _bucket()
     assert bucket.begin_sum(bucket.squared_norms(bucket.master)) is None
     assert [len(part) for part in bucket.parts(bucket.master)] == [np.prod(shape) for shape in SHAPES.values()]
+
+
+SIZES = [[(7,)], [(1024,)], [(16, 64), (3,)], [(97, 32), (97,), (32,)], [(50, 100), (1,), (2000,), (31, 33), (5,)]]
+
+
+def _shards(shapes: list[tuple[int, ...]], size: int) -> list[Bucket]:
+    """A bucket as each of ``size`` processes has it; one that shares nothing for none."""
+    ranks = list(range(10, 10 + size)) or [10]
+    found = []
+    for rank in ranks:
+        generator = torch.Generator().manual_seed(1)
+        values = {str(number): torch.randn(shape, generator=generator) for number, shape in enumerate(shapes)}
+        parameters = {name: torch.nn.Parameter(value) for name, value in values.items()}
+        found.append(Bucket(parameters, None, ranks, rank, torch.float32, torch.float32, sharded=size > 0))
+        for name, value in values.items():
+            parameters[name].main_grad.copy_(value * 3)
+    return found
+
+
+@pytest.mark.parametrize("size", range(2, 8))
+@pytest.mark.parametrize("shapes", SIZES, ids=str)
+def test_shards_begin_at_whole_rows_and_leave_the_norm_as_it_is(shapes: list[tuple[int, ...]], size: int) -> None:
+    (whole_bucket,), shards = _shards(shapes, 0), _shards(shapes, size)
+    rows = [bucket.own(bucket.gradients[0]).storage_offset() for bucket in shards]
+    assert all(offset % 1024 == 0 for offset in rows)
+    together = sum(bucket.squared_norm(0).item() for bucket in shards)
+    assert together == pytest.approx(whole_bucket.squared_norm(0).item(), rel=1e-15, abs=0)  # only the order of float64
+
+
+@pytest.mark.parametrize("size", [0, *range(2, 8)])
+@pytest.mark.parametrize("shapes", SIZES, ids=str)
+def test_the_shares_of_all_processes_are_the_whole(shapes: list[tuple[int, ...]], size: int) -> None:
+    buckets = _shards(shapes, size)
+    of_ranks = {bucket.ranks[bucket.index]: list(bucket.shares("weights", bucket.master)) for bucket in buckets}
+    for number, shape in enumerate(shapes):
+        shares = {rank: found[number] for rank, found in of_ranks.items()}
+        for reader, share in shares.items():
+            assert (share.kind, share.name, share.shape) == ("weights", str(number), shape)
+            pieces = []
+            for holder, begin, end in share.sources(reader):
+                held = shares[holder]
+                assert begin == held.begin and end == begin + len(held.part) and begin < end
+                pieces.append(held.part)
+            expected = buckets[0].parameters[str(number)].detach().reshape(-1)
+            assert torch.equal(torch.cat(pieces), expected)

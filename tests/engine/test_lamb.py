@@ -7,6 +7,7 @@ import torch
 
 from ds_bert.engine.buckets import Bucket
 from ds_bert.engine.lamb import Lamb
+from tests.support.state import whole
 
 SHAPES = {"matrix": (6, 7), "zero weights": (4, 5), "zero gradients": (3, 3), "one": (1, 1)}
 STEPS, RATE = 5, 0.1
@@ -38,7 +39,7 @@ def _flat(adapts: bool, weight_decay: float, options: dict[str, Any]) -> dict[st
         master.grad = bucket.gradients[0]
         assert lamb.begin() == []
         lamb.step()
-    return bucket.whole(bucket.master)
+    return whole(bucket, bucket.master)
 
 
 def _separate(adapts: bool, weight_decay: float, beta1: float, beta2: float, eps: float, correct: bool) -> Any:

@@ -13,6 +13,7 @@ from ds_bert.engine.settings import EngineSettings, LossScaling
 from ds_bert.stage_map import StageMap
 from ds_bert.training.parameter_groups import LayerwiseDecay
 from tests.support.processes import run_on_ranks
+from tests.support.state import load_by_name, state_by_name
 from tests.support.toy import ENCODER_LAYERS, toy_map
 from tests.support.training import Case, Result, build_engine, merge, train, train_cases
 
@@ -35,7 +36,8 @@ def _run(stage_map: StageMap, case: Case, state: State | None, begin: int) -> tu
     if state is not None:
         tensors, scalars = state
         mine = engine.module.parameters_by_name()
-        engine.boundary.load_state_by_name(
+        load_by_name(
+            engine.boundary,
             {
                 kind: {name: torch.from_numpy(value) for name, value in values.items() if name in mine}
                 for kind, values in tensors.items()
@@ -45,29 +47,9 @@ def _run(stage_map: StageMap, case: Case, state: State | None, begin: int) -> tu
         )
         engine.resume_at(begin)
     result = train(grid, engine, case, first_step=begin)
-    tensors, scalars = engine.boundary.state_by_name(engine.steps_done)
+    tensors, scalars = state_by_name(engine.boundary, engine.steps_done)
     arrays = {kind: {name: value.numpy() for name, value in values.items()} for kind, values in tensors.items()}
     return result, (arrays, scalars)
-
-
-def _shuffled_moments(stage_map: StageMap) -> bool:
-    """Whether the state is the same when processes keep their moments in different orders."""
-    case = Case(OPTIMIZERS["adamw"], micro_batch_size=2, steps=2).change(zero_stage=1)
-    grid = start_process_group(stage_map, timeout_seconds=30)
-    engine = build_engine(grid, stage_map.cuts, case)
-    train(grid, engine, case)
-    before, _ = engine.boundary.state_by_name(engine.steps_done)
-    for state in engine.boundary.torch_optimizer.state.values() if grid.rank % 2 else ():
-        items = list(state.items())
-        state.clear()
-        state.update(reversed(items))
-    after, _ = engine.boundary.state_by_name(engine.steps_done)
-    assert before.keys() == {"weights", "exp_avg", "exp_avg_sq"}
-    return all(torch.equal(after[kind][name], value) for kind, named in before.items() for name, value in named.items())
-
-
-def test_moments_are_gathered_in_one_order() -> None:
-    assert all(run_on_ranks(_shuffled_moments, 4, toy_map(2, 2)))
 
 
 def _merge_states(states: list[State]) -> State:

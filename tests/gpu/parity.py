@@ -24,6 +24,7 @@ from ds_bert.meta.task import Method
 from tests.gpu.ranks import Bench, CheckFailed, run_ranks
 from tests.support.meta import MetaCase, gradients, meta_config
 from tests.support.reference import Trajectory, deviation
+from tests.support.state import state_by_name
 from tests.support.toy import global_batch, toy_map
 from tests.support.training import Case, build_engine, micro_batches, poison_one_step, train
 
@@ -177,7 +178,7 @@ def _trajectory(grid: Grid, case: Case) -> Arrays:
 
 
 def _master_weights(engine: Engine) -> Arrays:
-    tensors = engine.boundary.state_by_name(engine.steps_done)[0]["weights"]
+    tensors = state_by_name(engine.boundary, engine.steps_done)[0]["weights"]
     return {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
 
 

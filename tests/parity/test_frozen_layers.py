@@ -17,6 +17,7 @@ from tests.support.fine_tuning import examples, micro_batches, objective, refere
 from tests.support.models import toy_model
 from tests.support.processes import run_on_ranks
 from tests.support.reference import Trajectory, deviation
+from tests.support.state import state_by_name
 from tests.support.toy import ROWS, toy_map
 from tests.support.training import Result, merge
 
@@ -52,7 +53,7 @@ def _train(stage_map: StageMap, optimizer: str, schedule: str, precision: str) -
     results += engine.drain()
     losses = [engine.objective.report(result.sums)["loss"] for result in results]
     back = engine.execution.transport.gradients_out
-    tensors, scalars = engine.boundary.state_by_name(STEPS)
+    tensors, scalars = state_by_name(engine.boundary, STEPS)
     stored = {name: tensor.numpy() for name, tensor in tensors["weights"].items()}
     run = Result(losses, [result.grad_norm for result in results], stored)
     return run, back.bytes_sent if back else 0, scalars

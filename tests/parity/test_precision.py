@@ -9,6 +9,7 @@ from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from tests.support.processes import run_on_ranks
 from tests.support.reference import deviation, reference_model
+from tests.support.state import state_by_name
 from tests.support.toy import toy_config, toy_map
 from tests.support.training import Case, build_engine, train, train_cases
 
@@ -33,9 +34,9 @@ def _master_weights(case: Case) -> tuple[dict[str, np.ndarray], dict[str, np.nda
     stage_map = toy_map(1, 2)
     grid = start_process_group(stage_map, timeout_seconds=30)
     engine = build_engine(grid, stage_map.cuts, case)
-    before, _ = engine.boundary.state_by_name(engine.steps_done)
+    before, _ = state_by_name(engine.boundary, engine.steps_done)
     train(grid, engine, case)
-    after, _ = engine.boundary.state_by_name(engine.steps_done)
+    after, _ = state_by_name(engine.boundary, engine.steps_done)
     return tuple({name: value.numpy() for name, value in state["weights"].items()} for state in (before, after))
 
 

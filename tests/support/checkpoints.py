@@ -15,6 +15,7 @@ from ds_bert.files import write_json
 from ds_bert.modeling.model import build_config
 from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.build import build_engine
+from tests.support.state import state_by_name
 from tests.support.toy import ROWS, SIZES, VOCABULARY, global_batch
 from tests.support.training import micro_batches
 
@@ -32,7 +33,7 @@ def toy_engine(grid: Grid, settings: EngineSettings, family: str = "bert", head:
     """Build this process's stage of a toy with fresh weights."""
     config = build_config(toy_fields(family), head)
     count = ROWS // ROWS_OF_MICRO_BATCH // grid.num_replicas
-    return build_engine(config, head, PretrainingObjective(), grid, settings, ROWS_OF_MICRO_BATCH, count)
+    return build_engine(config, head, PretrainingObjective(), grid, settings, count)
 
 
 def train(engine: Engine, first: int, last: int, learning_rate: float = 1e-2) -> None:
@@ -54,7 +55,7 @@ def describe(engine: Engine) -> Any:
 
 def state_of(engine: Engine) -> dict[str, torch.Tensor]:
     """All that this process would save, by kind and name."""
-    tensors, _ = engine.boundary.state_by_name(engine.steps_done)
+    tensors, _ = state_by_name(engine.boundary, engine.steps_done)
     return {f"{kind}/{name}": tensor for kind, by_name in tensors.items() for name, tensor in by_name.items()}
 
 

@@ -19,6 +19,7 @@ from ds_bert.meta.learner import Learner, TaskBatches
 from ds_bert.modeling.adapters.head import MetaHead
 from ds_bert.modeling.adapters.layers import MetaModel, initialize_meta, meta_layers
 from ds_bert.modeling.model import build_config, carry_declaration
+from tests.support.state import load_by_name
 from tests.support.toy import ENCODER_LAYERS, VOCABULARY, toy_map
 
 Tensors = dict[str, torch.Tensor]
@@ -204,7 +205,7 @@ def meta_engine(grid: Grid, case: MetaCase, settings: EngineSettings) -> MetaEng
     engine = MetaEngine(module, declare, case.learner, settings, grid, case.num_tasks // replicas)
     everything = first_weights(config)
     own = {name: everything[name] for name in engine.boundary.parameters}
-    engine.boundary.load_state_by_name({"weights": own}, {}, 0)
+    load_by_name(engine.boundary, {"weights": own}, {}, 0)
     return engine
 
 

@@ -19,6 +19,7 @@ from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from tests.support.processes import run_on_ranks
 from tests.support.reference import Trajectory
+from tests.support.state import state_by_name
 from tests.support.toy import ROWS, global_batch, part, toy_config
 
 
@@ -125,9 +126,9 @@ def poison_one_step(grid: Grid, settings: EngineSettings) -> tuple[list[bool], l
 
     engine.boundary.begin = poisoned  # type: ignore[method-assign]
     for step in range(5):
-        before = engine.boundary.state_by_name(step)[0]["weights"]
+        before = state_by_name(engine.boundary, step)[0]["weights"]
         results = engine.train_batch(micro_batches(grid, case.batch(step), 2), 0.1) + engine.drain()
-        after = engine.boundary.state_by_name(step + 1)[0]["weights"]
+        after = state_by_name(engine.boundary, step + 1)[0]["weights"]
         skipped += [result.skipped for result in results]
         stayed.append(all(torch.equal(before[name], after[name]) for name in before))
     return skipped, stayed, all(bool(weight.isfinite().all()) for weight in after.values())

@@ -43,7 +43,7 @@ def stage_engine(arguments: argparse.Namespace, schedule: Literal["1f1b", "2bw"]
     )
     grid = start_process_group(stage_map, timeout_seconds=1800)
     config, objective = build_config(MODEL), PretrainingObjective()
-    return build_engine(config, "pretraining", objective, grid, settings, MICRO_BATCH, MICRO_BATCHES)
+    return build_engine(config, "pretraining", objective, grid, settings, MICRO_BATCHES)
 
 
 def micro_batches(batch: Batch, engine: Engine) -> list[MicroBatch]:
