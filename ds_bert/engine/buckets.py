@@ -8,19 +8,14 @@ gradients of global batch t in slot t % 2. A version is never changed while a mi
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from ds_bert.engine.collectives import Group, Work
 from ds_bert.engine.state import Share
 
 ROW = 1024
 """Elements whose squares are added up in their own precision; shards begin at whole rows."""
-
-# torch's names from 2.13 on, and before.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Bucket:
@@ -29,7 +24,7 @@ class Bucket:
     Args:
         parameters: this process's parameters by name, in an order all processes of ``group`` share. `bind` moves them
             into the bucket, and gives each ``main_grad``, its view of the summed gradients.
-        group: the processes that hold these parameters.
+        group: the processes that hold these parameters; None where this is the only one.
         ranks: their ranks, ascending.
         rank: this process's rank.
         dtype: of the weights computed with.
@@ -41,7 +36,7 @@ class Bucket:
     def __init__(
         self,
         parameters: dict[str, torch.nn.Parameter],
-        group: dist.ProcessGroup | None,
+        group: Group | None,
         ranks: Sequence[int],
         rank: int,
         dtype: torch.dtype,
@@ -96,19 +91,19 @@ class Bucket:
         """The part of a flat buffer that this process updates."""
         return flat[self._first : self._first + self.shard_length]
 
-    def begin_reduction(self, slot: int) -> Any:
+    def begin_reduction(self, slot: int) -> Work | None:
         """Begin to sum a slot's gradients over the group, at least in the part that this process updates with.
 
         Returns:
-            torch's handle to wait for, or None where there is nothing to wait for.
+            What to wait for, or None where there is nothing to wait for.
         """
         flat = self.gradients[slot]
-        if self.size == 1:
+        if self.group is None or self.size == 1:
             return None
-        if self.sharded and dist.get_backend(self.group) == "nccl":
-            return _reduce_scatter(self.own(flat), flat, group=self.group, async_op=True)
+        if self.sharded and self.group.is_queued:
+            return self.group.reduce_scatter(self.own(flat), flat)
         # Without the padding: gloo adds in an order that depends on the length, and this one is that without sharing.
-        return dist.all_reduce(flat[: self.used], group=self.group, async_op=True)
+        return self.group.all_reduce(flat[: self.used])
 
     def squared_norm(self, slot: int) -> torch.Tensor:
         """Sum of squares of those gradients of a slot that no other process counts, a float64 scalar.
@@ -128,9 +123,9 @@ class Bucket:
         """Sum of squares of this process's part of each parameter, float64, one row per buffer; see `begin_sum`."""
         return torch.stack([torch.stack([sum_of_squares(part) for part in self.parts(own)]) for own in owns])
 
-    def begin_sum(self, parts: torch.Tensor) -> Any:
+    def begin_sum(self, parts: torch.Tensor) -> Work | None:
         """Begin to add up what each process of the group knows of its own part only; see `begin_reduction`."""
-        return dist.all_reduce(parts, group=self.group, async_op=True) if self.sharded else None
+        return self.group.all_reduce(parts) if self.group and self.sharded else None
 
     def advance(self, slot: int) -> None:
         """Make ``slot`` the one that the master copy's next update is published to."""
@@ -139,18 +134,18 @@ class Bucket:
             target.copy_(self.master)
             self.master = target
 
-    def publish(self, slot: int) -> Any:
+    def publish(self, slot: int) -> Work | None:
         """Begin to make the updated master copy the weights of a slot on all processes; see `begin_reduction`."""
         if not self.weights_are_master:
             self.own(self.weights[slot]).copy_(self.master)
         return self.gather(slot)
 
-    def gather(self, slot: int) -> Any:
+    def gather(self, slot: int) -> Work | None:
         """Begin to give all processes of the group each other's parts of a slot's weights; see `begin_reduction`."""
-        if not self.sharded:
+        if self.group is None or not self.sharded:
             return None
         flat = self.weights[slot]
-        return _all_gather(flat, self.own(flat), group=self.group, async_op=True)
+        return self.group.all_gather(flat, self.own(flat))
 
     def shares(self, kind: str, own: torch.Tensor) -> Iterator[Share]:
         """Say what lies here of each parameter's tensor of a kind, in a buffer as long as ``master``."""

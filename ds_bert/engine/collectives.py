@@ -10,6 +10,9 @@ import torch.distributed as dist
 from ds_bert.engine.device import host_buffer
 from ds_bert.engine.process_group import Grid
 
+# torch's names from 2.13 on, and before.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 # Thread blocks of a kernel that may spin for long, as it waits for another stage: few of a GPU's hundred or more.
 WAITING_BLOCKS = 4
 
@@ -50,6 +53,17 @@ class Group:
             host = to_host(tensor)
             return _Staged(dist.all_reduce(host, group=self.group, async_op=True), host, tensor)
         return dist.all_reduce(tensor, group=self.group, async_op=True)
+
+    def reduce_scatter(self, own: torch.Tensor, whole: torch.Tensor) -> Work:
+        """Begin to add up ``whole``, of which ``own`` is this process's part and all that will be right; NCCL only."""
+        return _reduce_scatter(own, whole, group=self.group, async_op=True)
+
+    def all_gather(self, whole: torch.Tensor, own: torch.Tensor) -> Work:
+        """Begin to fill ``whole`` with the parts of all processes, of which ``own`` is this one's."""
+        if self.is_staged:
+            host = host_buffer(whole.shape, whole.dtype)
+            return _Staged(_all_gather(host, to_host(own), group=self.group, async_op=True), host, whole)
+        return _all_gather(whole, own, group=self.group, async_op=True)
 
     def connect(self) -> None:
         """Meet the others once: NCCL connects at the first call, and waits for all of them there."""

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from ds_bert.engine.buckets import Bucket
+from ds_bert.engine.collectives import Group
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings, ParameterGroup
 
@@ -40,7 +41,7 @@ def make_buckets(
     buckets = []
     for stages in sorted(set(owners.values())):  # the same order everywhere: making a group takes all processes
         ranks = [grid.rank_of(stage, replica) for stage in stages for replica in range(grid.num_replicas)]
-        process_group = grid.new_group(ranks)
+        process_group = Group(grid, ranks, across_stages=len(stages) > 1)
         if grid.stage not in stages:
             continue
         names = [name for name in owners if owners[name] == stages and settings.is_trained(name)]

@@ -160,7 +160,7 @@ class Optimizer:
         self.group.connect()
         for group in dict.fromkeys(bucket.group for bucket in self.buckets):
             if group is not None:
-                dist.all_reduce(torch.zeros(1, device=self.grid.device), group=group)
+                group.connect()
 
     def clear_gradients(self) -> None:
         """Set all gradients to zero."""
@@ -261,7 +261,7 @@ class Optimizer:
             group["params"][0].data = bucket.master
             group["lr"] = reduction.learning_rate * group["lr_scale"]
         self.torch_optimizer.step()
-        works = [work for bucket in self.buckets if (work := bucket.publish(slot))]
+        works: list[Any] = [work for bucket in self.buckets if (work := bucket.publish(slot))]
         if self._stream:
             for work in works:
                 work.wait()

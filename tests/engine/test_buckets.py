@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from ds_bert.engine.buckets import Bucket
+from ds_bert.engine.collectives import Group
 from ds_bert.engine.process_group import Grid, start_process_group
 from tests.support.processes import run_on_ranks
 from tests.support.state import whole
@@ -51,7 +52,7 @@ def test_squared_norm_keeps_digits_that_one_fp32_sum_loses() -> None:
 def _sharing(sharded: bool) -> dict[str, np.ndarray | float]:
     grid: Grid = start_process_group(toy_map(1, 3), timeout_seconds=30)
     bucket = Bucket(
-        _parameters(), grid.new_group([0, 1, 2]), [0, 1, 2], grid.rank, torch.float32, torch.float32, sharded
+        _parameters(), Group(grid, [0, 1, 2], False), [0, 1, 2], grid.rank, torch.float32, torch.float32, sharded
     )
     for parameter in bucket.parameters.values():
         (parameter * (grid.rank + 1)).sum().backward()
@@ -85,9 +86,11 @@ def _part_norms() -> tuple[np.ndarray, list[list[int]]]:
     """Squared norms of the weights and of their doubles, added up over all shards; sizes of this process's parts."""
     grid: Grid = start_process_group(toy_map(1, 3), timeout_seconds=30)
     ranks = [0, 1, 2]
-    bucket = Bucket(_parameters(), grid.new_group(ranks), ranks, grid.rank, torch.float32, torch.float32, True)
+    bucket = Bucket(_parameters(), Group(grid, ranks, False), ranks, grid.rank, torch.float32, torch.float32, True)
     squares = bucket.squared_norms(bucket.master, bucket.master * 2)
-    bucket.begin_sum(squares).wait()
+    work = bucket.begin_sum(squares)
+    assert work is not None
+    work.wait()
     return squares.numpy(), [part.tolist() for part in bucket.parts(bucket.master)]
 
 

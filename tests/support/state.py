@@ -17,8 +17,10 @@ def whole(bucket: Bucket, own: torch.Tensor) -> dict[str, torch.Tensor]:
     """Assemble what each process holds a part of (as long as the bucket's ``master``) into one tensor per name."""
     flat = own
     if bucket.sharded:
-        flat = torch.empty(bucket.shard_length * bucket.size, dtype=own.dtype)
-        dist.all_gather(list(flat.chunk(bucket.size)), own.contiguous(), group=bucket.group)
+        assert bucket.group is not None
+        own = own if bucket.group.is_queued else own.cpu()
+        flat = torch.empty(bucket.shard_length * bucket.size, dtype=own.dtype, device=own.device)
+        dist.all_gather(list(flat.chunk(bucket.size)), own.contiguous(), group=bucket.group.group)
     return {
         name: flat[begin:end].view(bucket.parameters[name].shape).clone()
         for name, (begin, end) in bucket.places.items()

@@ -33,6 +33,8 @@ def peers_say(answer: Callable[[int, Any], Any]) -> None:
     _say = answer
 
 
+_COLLECTIVES = {"all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_single"}
+_COLLECTIVES |= {"reduce_scatter", "reduce_scatter_tensor", "reduce_scatter_single"}  # some torch's newer, some older
 _groups: dict[int, tuple[str, tuple[int, ...]]] = {}
 
 
@@ -139,7 +141,7 @@ def install() -> None:
             return _Heard()
         return _Heard(name, members)
 
-    for collective in ("all_reduce", "reduce_scatter", "reduce_scatter_tensor", "all_gather", "all_gather_into_tensor"):
+    for collective in _COLLECTIVES & vars(dist).keys():
         setattr(dist, collective, _recorded(getattr(dist, collective), own_backend=get_backend))
     for message in ("isend", "irecv"):
         setattr(dist, message, _between_two(getattr(dist, message)))
