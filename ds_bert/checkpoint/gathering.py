@@ -60,9 +60,9 @@ def bring_together(shares: Mapping[str, Any], writer: int, rank: int, group: Any
             flat[share.begin : share.begin + len(parts[name])].copy_(parts[name])
         for holder, begin, end in share.sources(writer):
             if rank == writer != holder:
-                works.append(dist.irecv(flat[begin:end], src=holder, group=group))
+                works.append(dist.irecv(flat[begin:end], holder, group))
             elif rank == holder != writer:
-                works.append(dist.isend(flat, dst=writer, group=group))
+                works.append(dist.isend(flat, writer, group))
         if rank == writer:
             whole[name] = flat.view(share.shape)
     for work in works:

@@ -22,7 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bf16, 2bw, ZeRO 1, LAMB": {"precision": "bf16", "schedule": "2bw", "zero_stage": 1, "optimizer": "lamb"},
 }
 QUICK = ("bf16, ZeRO 1", "fp16, 2bw, LAMB")
-EVERY = 20  # copies between two looks at the device's memory
+EVERY = 100  # copies between two looks at the device's memory
 
 
 @dataclass(frozen=True)

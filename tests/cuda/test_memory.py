@@ -57,8 +57,8 @@ def test_a_parameter_takes_as_many_bytes_as_the_guide_says(fake_cuda: FakeCuda, 
     found = fake_cuda.run(run, Case(Place(stage.stages, stage.stage, sharing), model=MODEL, settings=settings))
     assert found.parameters > 100_000
     assert found.bytes_held / found.parameters == pytest.approx(
-        weights + gradients + (master + moments) / sharing, rel=0.02
-    )
+        weights + gradients + (master + moments) / sharing, rel=0.02 if sharing == 1 else 0.04
+    )  # shards end at whole rows of 1,024 elements
 
 
 @pytest.mark.slow
