@@ -254,8 +254,8 @@ def test_a_line_of_twelve_megabytes_takes_little_memory(tmp_path: Path, vocabula
     words = " ".join(rng.choices(["bad", "cab", "dad", "face", "jig"], k=3_000_000))
     line = {"words": words, "dots": "." * 12_000_000, "letters": "a" * 12_000_000, "Chinese": "漢" * 4_000_000,
             "one JSON record": json.dumps({"text": words})}[kind]  # fmt: skip
-    rest = json.dumps({"text": "Bad cab jig. " * 9}) if "JSON" in kind else "bad cab .\n\n" + "".join(
-        "".join(rng.choices("abcdefghijklmnop", k=4)) + " " for _ in range(2000))  # fmt: skip
+    other = " ".join("".join(rng.choices("abcdefghijklmnop", k=4)) for _ in range(2000))
+    rest = json.dumps({"text": other}) if "JSON" in kind else f"bad cab .\n\n{other}"
     (tmp_path / "text.txt").write_text(f"{rest}\n{line}\n")
     tokens = [*SPECIAL_TOKENS, ".", *"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghij"),
               *(f"w{number}" for number in range(90))]  # fmt: skip
