@@ -18,6 +18,7 @@ from ds_bert.data.dream import read_dream
 from ds_bert.data.multiple_choice import read_own_questions
 from ds_bert.data.squad import read_squad
 from ds_bert.data.tables import open_table
+from ds_bert.data.tagging import read_sentences
 from ds_bert.data.tasks.task_files import read_examples
 from ds_bert.data.vocabulary import SPECIAL_TOKENS, load_tokenizer
 from ds_bert.errors import UserError
@@ -50,6 +51,10 @@ def _lines(*values: Any) -> str:
     return "".join(json.dumps(value) + "\n" for value in values)
 
 
+def _sentences(path: Path) -> Any:
+    return [(sentence.words, sentence.tags) for sentence in read_sentences(path)]
+
+
 def _features(path: Path) -> Any:
     found = read_examples(path, 2, 10)
     return [array.tolist() for array in (found.tokens, found.starts, found.columns["labels"])]
@@ -65,6 +70,9 @@ FORMATS: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "csv with a quoted header": ("a.csv", '"text","label"\na,x\n', _rows),
     "tsv": ("a.tsv", "text\tlabel\na\tx\né\ty\n", _rows),
     "table of JSON lines": ("a.jsonl", _lines({"text": "a", "label": "x"}, {"text": "é", "label": "y"}), _rows),
+    "CoNLL": ("a.conll", "EU B-ORG\nrejects O\n\nPeter B-PER\nBlackburn I-PER\n", _sentences),
+    "CoNLL with tabs": ("a.txt", "EU\tB-ORG\nNew York\tO\n", _sentences),
+    "tagged JSON lines": ("a.jsonl", _lines({"words": ["EU", "é"], "tags": ["B-ORG", "O"]}), _sentences),
     "questions": ("a.jsonl", _lines(QUESTION, QUESTION | {"label": 1}), lambda path: [
         (question.text, question.answer) for question in read_own_questions(path)]),
     "SQuAD": ("a.json", json.dumps(SQUAD, indent=1), lambda path: read_squad(path, False).questions),
@@ -84,6 +92,7 @@ FORMATS: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "vocabulary": ("vocab.txt", "\n".join(TOKENS) + "\n", lambda path: load_tokenizer(path).fingerprint),
 }  # fmt: skip
 NO_BLANK_LINES = ("vocabulary",)  # a line is an id
+BLANK_LINES_COUNT = ("lines", "prose", "CoNLL", "CoNLL with tabs")  # they end a document, or a sentence
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -105,7 +114,7 @@ def test_every_format_takes_marks_blank_lines_line_ends_and_gzip(tmp_path: Path,
             "blank lines around": f"\n \n{content}\n  \n\n".encode(),
             "mark before a blank line": codecs.BOM_UTF8 + f"\r\n{content}".encode(),
         }
-    if kind not in (*NO_BLANK_LINES, "lines", "prose"):  # there it ends a document
+    if kind not in (*NO_BLANK_LINES, *BLANK_LINES_COUNT):
         variants["blank lines between"] = content.replace("\n", "\n\n").encode()
     for variant, data in variants.items():
         path.write_bytes(data)

@@ -11,12 +11,14 @@ from ds_bert.data.features import IGNORED, Features, make_features
 from ds_bert.data.tables import open_table, text_lines
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
-from ds_bert.files import write_atomically
+from ds_bert.files import suffix_of, write_atomically
 
 OUTSIDE = "O"
 _JSON = (".json", ".jsonl", ".ndjson")
 _DOCUMENT = "-DOCSTART-"
-_SEPARATORS = (r" *\t *", r"[ \t]+")  # words may hold blanks, of every kind, where tabs separate them
+# Words may hold blanks, of every kind, where tabs separate them. A match begins where a run of blanks does: beginning
+# again at each of n blanks that no tab follows would take n² steps.
+_SEPARATORS = (r"(?<! ) *\t *", r"[ \t]+")
 _USUAL_TAG = re.compile(r"O|[BIESLUM](-.+)?")
 
 Line = tuple[int, str]
@@ -48,7 +50,7 @@ def read_sentences(path: Path, with_tags: bool = True) -> list[Sentence]:
     Raises:
         UserError: the file is not of this layout, or has no sentence.
     """
-    if path.suffix.lower() not in _JSON:
+    if suffix_of(path) not in _JSON:
         return read_conll(path, with_tags=with_tags)
     table, sentences = open_table(path), []
     for number, (words, *rest) in table.read(["words", "tags"] if with_tags else ["words"]):
