@@ -29,7 +29,7 @@ SCRIPTS = {
     "crashes": "import ctypes\nctypes.string_at(0)",
     "raises": "raise ValueError('no such thing')",
     "exits": "raise SystemExit(3)",
-    "hangs on one rank": "import os, time\ndef stuck():\n    time.sleep(1000)\nif os.environ['RANK'] > '0':\n    stuck()",
+    "hangs on one rank": "import os, time\ndef stuck():\n    time.sleep(1000 if os.environ['RANK'] == '1' else 0)\nstuck()",
 }
 PARTS = ("losses", "norms", "evaluated", "predicted", "weights/word")
 SAID = {
@@ -37,7 +37,7 @@ SAID = {
     "crashes": r"(?s)rank 0 died of SIGSEGV.*Fatal Python error",
     "raises": r"(?s)rank 0 ended with status 1.*ValueError: no such thing",
     "exits": "rank 0 ended with status 3",
-    "hangs on one rank": "import os, time\ndef stuck():\n    time.sleep(1000)\nif os.environ['RANK'] > '0':\n    stuck()",
+    "hangs on one rank": r"(?s)rank 1 hangs.*line 3 in stuck",
 }
 
 
