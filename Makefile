@@ -3,7 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint benchmark
+# What the Python of a machine with GPUs must have to run the checks itself: it may have no network for another one.
+HAS_CUDA := import deepspeed, torch, transformers; raise SystemExit(torch.version.cuda is None)
+
+.PHONY: demo test test-slow lint benchmark gpu-check
 
 # The packages that `make` installs are pinned in constraints.txt; setup.cfg names the ranges that work.
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -35,3 +38,11 @@ lint: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python tests/benchmarks/pretraining.py
+
+# FLAGS='--only speed', FLAGS=--cpu, …: see tests/gpu/check.py
+gpu-check:
+	@if $(PYTHON) -c '$(HAS_CUDA)' >/dev/null 2>&1; then \
+		$(PYTHON) -m tests.gpu.check $(FLAGS); \
+	else \
+		$(MAKE) --no-print-directory $(READY) && $(BIN)/python -m tests.gpu.check $(FLAGS); \
+	fi

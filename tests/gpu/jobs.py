@@ -39,6 +39,7 @@ ARGUMENTS: dict[str, Any] = {
     "gradient_accumulation_steps": 2,
     "learning_rate": 1e-3,
     "deepspeed_config": "fp32_zero1",
+    "tf32": "false",
 }
 
 

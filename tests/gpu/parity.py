@@ -163,7 +163,7 @@ def _trajectory(grid: Grid, case: Case) -> Arrays:
         losses, norms = losses + result.losses, norms + result.norms
         held_out = micro_batches(grid, global_batch(last, rows=5, seed=9), 3)
         evaluated.append(engine.objective.report(engine.evaluate(held_out))["loss"])
-        outputs = engine.predict(held_out)
+        outputs, _ = engine.predict(held_out)
         predicted += [
             outputs[number][name].numpy().ravel() for number in sorted(outputs) for name in sorted(outputs[number])
         ]
