@@ -22,7 +22,7 @@ def main() -> int:
 
     model = Model(arguments)
     stage_map = place(arguments, given, model.fields)
-    tasks = open_few_shot(arguments, model.tokenizer, model.fields["vocab_size"])
+    tasks = open_few_shot(arguments, model.tokenizer, model.fields)
     return few_shot(arguments, model, tasks, stage_map)
 
 

@@ -162,6 +162,6 @@ def describe_model(config: Any, tokenizer: Any) -> Callable[[Path], None]:
 
     def describe(folder: Path) -> None:
         write_json(folder / "config.json", json.loads(config.to_json_string(use_diff=False)))
-        tokenizer.save(folder)
+        tokenizer.save(folder, config.max_position_embeddings)
 
     return describe

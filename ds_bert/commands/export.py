@@ -70,9 +70,10 @@ def _write(export: "Export", source: Path, arguments: argparse.Namespace) -> Non
     import torch
 
     from ds_bert.checkpoint.convert.model_card import model_card
-    from ds_bert.checkpoint.convert.model_folder import copy_tokenizer, write_model
+    from ds_bert.checkpoint.convert.model_folder import write_model
     from ds_bert.checkpoint.run_facts import read_facts
     from ds_bert.checkpoint.tensors import TensorFolder
+    from ds_bert.commands.tokenizer_folder import write_tokenizer
     from ds_bert.files import write_atomically
     from ds_bert.modeling.layer import initialize
 
@@ -82,6 +83,6 @@ def _write(export: "Export", source: Path, arguments: argparse.Namespace) -> Non
         tensors[name] = torch.empty(shape, dtype=dtype)
         initialize(name, tensors[name], export.fields["initializer_range"], arguments.seed)
     write_model(arguments.output_dir, export.fields, export.head, tensors)
-    copy_tokenizer(source, arguments.output_dir)
+    write_tokenizer(source, arguments.output_dir, export.fields["max_position_embeddings"])
     card = model_card(export, read_facts(source), str(arguments.output_dir))
     write_atomically(arguments.output_dir / "README.md", card)

@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ds_bert.checkpoint.convert.model_folder import write_model
     from ds_bert.checkpoint.convert.source import standard_names
     from ds_bert.checkpoint.folders import claim_empty
+    from ds_bert.commands.tokenizer_folder import NO_TOKENIZER, write_tokenizer
     from ds_bert.modeling.config import check_model_config
 
     source = _read(arguments)
@@ -59,7 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     claim_empty(arguments.output_dir)
     try:
         write_model(arguments.output_dir, fields, head, weights)
-        said = _write_tokenizer(tokenizer, arguments.output_dir)
+        positions = fields["max_position_embeddings"]
+        said = write_tokenizer(tokenizer, arguments.output_dir, positions) if tokenizer else NO_TOKENIZER
     except OSError as error:
         raise UserError(f"{arguments.output_dir}: cannot be written: {error.strerror or error}") from None
 
@@ -116,7 +118,7 @@ def _refuse_unknown(unknown: list[str], arguments: argparse.Namespace, name: str
 
 
 def _load_tokenizer(arguments: argparse.Namespace, source: "Source", vocab_size: int) -> "Path | Tokenizer | None":
-    """The tokenizer to write: a Hugging Face folder's own as it is, another one loaded and found to fit."""
+    """The tokenizer to write: a Hugging Face folder's own, whatever it is; another one loaded and found to fit."""
     from ds_bert.data.vocabulary import check_fits, load_tokenizer
 
     if arguments.tokenizer_name is None and arguments.kind == "huggingface":
@@ -127,16 +129,3 @@ def _load_tokenizer(arguments: argparse.Namespace, source: "Source", vocab_size:
     tokenizer = load_tokenizer(named)
     check_fits(tokenizer, vocab_size)
     return tokenizer
-
-
-def _write_tokenizer(tokenizer: "Path | Tokenizer | None", folder: Path) -> str:
-    """Write the tokenizer; say what it is."""
-    from ds_bert.checkpoint.convert.model_folder import copy_tokenizer
-
-    if isinstance(tokenizer, Path):
-        found = copy_tokenizer(tokenizer, folder)
-        return ", ".join(found) if found else "no tokenizer (name one with --tokenizer_name)"
-    if tokenizer is None:
-        return "no tokenizer (name one with --tokenizer_name)"
-    tokenizer.save(folder)
-    return f"a tokenizer of {tokenizer.size} tokens"

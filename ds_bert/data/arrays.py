@@ -4,6 +4,8 @@ A folder of shards has a manifest, which lists what each shard's files hold and 
 ids the arrays are. Nothing here is pickled.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ds_bert.data import special_tokens
 from ds_bert.data.mapping import map_array
+from ds_bert.data.tokenizer_files import TOKENIZER_JSON
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import file_fingerprint, read_json
@@ -97,9 +101,30 @@ def read_manifest(path: Path, format_version: int) -> dict[str, Any]:
 def tokenizer_of(folder: Path, fingerprint: str, manifest: str) -> Tokenizer:
     """Load the tokenizer of a folder of shards. Raises `UserError` when it is not the one that wrote them."""
     tokenizer = load_tokenizer(folder / "tokenizer")
-    if tokenizer.fingerprint != fingerprint:
+    if fingerprint not in (tokenizer.fingerprint, _former_fingerprint(folder / "tokenizer" / TOKENIZER_JSON)):
         raise UserError(
             f"{folder / 'tokenizer'}: not the tokenizer of these shards (checksum {tokenizer.fingerprint[:12]}, "
             f"{manifest} says {fingerprint[:12]}); restore it or make the folder anew"
         )
     return tokenizer
+
+
+def _former_fingerprint(path: Path) -> str | None:
+    """Return what stood for a tokenizer in manifests before `Tokenizer.fingerprint` covered all of it; None for none.
+
+    Shards that were written then hold the same ids as now, unless their text spoke of special tokens.
+    """
+    if not path.is_file():
+        return None
+    state = read_json(path)
+    model, added = state["model"], {token["id"]: token["content"] for token in state["added_tokens"]}
+    is_unigram = isinstance(model["vocab"], list)
+    vocabulary = dict(enumerate(piece for piece, _ in model["vocab"])) if is_unigram else {}
+    vocabulary |= {} if is_unigram else {place: token for token, place in model["vocab"].items()}
+    vocabulary |= added
+    decisive = [[vocabulary.get(place, "") for place in range(max(vocabulary) + 1)], state["normalizer"]]
+    if is_unigram:
+        scores = [min(score, -100.0) if piece in special_tokens.ALBERT else score for piece, score in model["vocab"]]
+        extra = [token for token in added.values() if token not in special_tokens.ALBERT]
+        decisive += [np.array(scores).astype(np.float32).tolist(), state["pre_tokenizer"], extra]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

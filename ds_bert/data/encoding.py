@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ds_bert.data.arrays import token_dtype
 from ds_bert.data.corpus import RawDocument
-from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
+from ds_bert.data.vocabulary import CorpusTokenizer
 from ds_bert.errors import UserError
 
 _CHUNK_BYTES = 1 << 20
@@ -78,7 +77,7 @@ class EncodedDocument(NamedTuple):
 
 
 def encode_documents(
-    documents: Iterable[NumberedDocument], tokenizer_folder: Path, num_workers: int
+    documents: Iterable[NumberedDocument], tokenizer: CorpusTokenizer, num_workers: int
 ) -> Iterator[EncodedChunk]:
     """Tokenise documents; the result does not depend on ``num_workers``.
 
@@ -87,12 +86,11 @@ def encode_documents(
     chunks = _chunks(documents)
     if num_workers == 1:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        tokenizer = load_tokenizer(tokenizer_folder)
         yield from (encode_chunk(tokenizer, chunk) for chunk in chunks)
         return
     # spawn: the tokenizers library must not be forked once it has been used.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (tokenizer_folder,))
+    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (tokenizer,))
     waiting: deque[Future[EncodedChunk]] = deque()
     try:
         for chunk in chunks:
@@ -110,7 +108,7 @@ def encode_documents(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def encode_chunk(tokenizer: Tokenizer, chunk: list[NumberedDocument]) -> EncodedChunk:
+def encode_chunk(tokenizer: CorpusTokenizer, chunk: list[NumberedDocument]) -> EncodedChunk:
     """Split the documents into sentences and tokenise them; sentences without a token are dropped."""
     documents = [entry.document.sentences() for entry in chunk]
     sentences = [cut_text(sentence) for document in documents for sentence in document]
@@ -175,15 +173,15 @@ def _chunks(documents: Iterable[NumberedDocument]) -> Iterator[list[NumberedDocu
         yield chunk
 
 
-_worker_tokenizer: Tokenizer | None = None  # a worker process's own
+_worker_tokenizer: CorpusTokenizer | None = None  # a worker process's own
 
 
-def _start_worker(tokenizer_folder: Path) -> None:
+def _start_worker(tokenizer: CorpusTokenizer) -> None:
     global _worker_tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the workers in order
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _worker_tokenizer = load_tokenizer(tokenizer_folder)
+    _worker_tokenizer = tokenizer
 
 
 def _leave_with_parent() -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ds_bert.errors import UserError
+
 # Of a batch's arrays, the first stage reads these; all others are read by the last stage.
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 IGNORED = -100  # the label of a token that has none
@@ -53,6 +55,12 @@ class Features:
         """Tokens of each sequence, int64 (N,)."""
         return np.diff(self.starts)
 
+    @property
+    def has_pairs(self) -> np.ndarray:
+        """Whether some sequence of an example has a second segment, bool (examples,)."""
+        pairs = np.asarray(self.first_segments < np.diff(self.starts))
+        return np.asarray(pairs.reshape(-1, self.per_example).any(axis=1))
+
     def batch(self, epochs: int | np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Collate examples, padded to the longest of them.
 
@@ -81,6 +89,15 @@ class Features:
             batch[name] = np.full(attention_mask.shape, IGNORED, dtype=np.int64)
             batch[name][attention_mask] = column[flat]
         return batch | {name: column[numbers] for name, column in self.columns.items()}
+
+
+def refuse_pairs(title: str, type_vocab_size: int) -> None:
+    """Raise `UserError` where pairs, of which ``title`` names the origin, meet a model that has one token type only."""
+    if type_vocab_size < 2:
+        raise UserError(
+            f"{title}: has pairs of texts, the second of token type 1, but the model's type_vocab_size is "
+            f"{type_vocab_size}; needed is a model with 2, or texts by themselves"
+        )
 
 
 def make_features(

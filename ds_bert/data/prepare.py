@@ -117,7 +117,7 @@ def _prepare(
         tokenizer = load_tokenizer(settings.output_dir / "tokenizer")
     else:
         tokenizer = _saved_tokenizer(settings, corpus, state, given)
-        empty_at_end = _write_shards(settings, corpus, state, parts)
+        empty_at_end = _write_shards(settings, corpus, state, parts, tokenizer)
         _refuse_empty_parts(settings, state, parts)
         state.texts["finished"] = corpus.text_sha256
         if corpus.bad.found:
@@ -224,11 +224,13 @@ def _with_progress(corpus: _Corpus, title: str) -> Iterator[list[str]]:
             yield document.sentences()
 
 
-def _write_shards(settings: PrepareSettings, corpus: _Corpus, state: PrepareState, parts: list[str]) -> dict[str, int]:
+def _write_shards(
+    settings: PrepareSettings, corpus: _Corpus, state: PrepareState, parts: list[str], tokenizer: Tokenizer
+) -> dict[str, int]:
     """Tokenise all that no finished shard covers; return the empty documents after each part's last shard."""
     while True:
         try:
-            return _write_missing(settings, corpus, state, parts)
+            return _write_missing(settings, corpus, state, parts, tokenizer)
         except TextChanged as changed:
             state.forget(changed.part, changed.shard)
         except UserError as error:
@@ -237,7 +239,9 @@ def _write_shards(settings: PrepareSettings, corpus: _Corpus, state: PrepareStat
             raise UserError(f"{error}{kept if finished else ''}") from None
 
 
-def _write_missing(settings: PrepareSettings, corpus: _Corpus, state: PrepareState, parts: list[str]) -> dict[str, int]:
+def _write_missing(
+    settings: PrepareSettings, corpus: _Corpus, state: PrepareState, parts: list[str], tokenizer: Tokenizer
+) -> dict[str, int]:
     writers = {
         part: PartWriter(state.part_folder(part), state.shards[part], settings.shard_tokens, state.save)
         for part in parts
@@ -258,7 +262,7 @@ def _write_missing(settings: PrepareSettings, corpus: _Corpus, state: PrepareSta
             for text in covered.values():
                 text.finish()
 
-        for chunk in encode_documents(missing(), settings.output_dir / "tokenizer", settings.num_workers):
+        for chunk in encode_documents(missing(), tokenizer.for_corpora, settings.num_workers):
             for encoded in chunk.documents():
                 part, digest = place_of.pop(encoded.number)
                 writers[part].add(encoded, digest)

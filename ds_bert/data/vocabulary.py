@@ -2,22 +2,42 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import models
 
-from ds_bert.data import sentencepiece
+from ds_bert.data import sentencepiece, special_tokens
+from ds_bert.data.special_tokens import ROLES, refuse_missing
+from ds_bert.data.tokenizer_files import (
+    CONFIG,
+    SENTENCEPIECE_MODEL,
+    TOKENIZER_JSON,
+    VOCABULARY,
+    read_tokenizer,
+    sentencepiece_model_of,
+)
 from ds_bert.errors import UserError
-from ds_bert.files import read_json, read_text, write_atomically, write_json
+from ds_bert.files import read_json, write_atomically, write_json
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPECIAL_TOKENS = special_tokens.BERT
 FEWEST_TOKENS = 100
 CONTINUATION = "##"
+# What transformers keeps of how and where it read a tokenizer; it is no part of the tokenizer.
+_NOT_SAVED = {
+    *("auto_map", "fast_tokenizer_files", "is_local", "local_files_only", "max_length", "model_max_length"),
+    *("name_or_path", "pad_to_multiple_of", "special_tokens_map_file", "stride", "truncation_strategy"),
+}
+_MODEL_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 
 
 class Tokenizer:
@@ -29,25 +49,28 @@ class Tokenizer:
         pad_id, unk_id, cls_id, sep_id, mask_id: their ids.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, origin: str, sentencepiece_model: bytes | None = None) -> None:
-        """Wrap ``backend``; ``origin`` names its file in messages. Raises `UserError` as `load_tokenizer` does.
+    def __init__(
+        self, theirs: "PreTrainedTokenizerBase", origin: str, sentencepiece_model: bytes | None = None
+    ) -> None:
+        """Wrap transformers' tokenizer; ``origin`` names its file in messages. Raises as `load_tokenizer` does.
 
-        ``sentencepiece_model`` is the file that the backend was made from, to be saved beside it.
+        ``sentencepiece_model`` is the file that it was made from, to be saved beside it.
         """
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = True  # "[MASK]" written in a text is text
-        self.backend = backend
-        self._is_sentencepiece = isinstance(backend.model, models.Unigram)
+        self._theirs = theirs
         self._sentencepiece_model = sentencepiece_model
-        self.special_tokens = sentencepiece.SPECIAL_TOKENS if self._is_sentencepiece else SPECIAL_TOKENS
-        _refuse_unusable(backend, self.special_tokens, origin)
-        if self._is_sentencepiece:
-            sentencepiece.read_special_pieces_as_text(backend)
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
-            vocabulary[token] for token in self.special_tokens
-        )
+        self.backend: tokenizers.Tokenizer = theirs.backend_tokenizer
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self._is_sentencepiece = isinstance(self.backend.model, models.Unigram)
+        _refuse_other_kinds(theirs, origin)
+        self.special_tokens = _special_tokens_of(theirs, self._is_sentencepiece)
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        if len(vocabulary) < FEWEST_TOKENS:
+            needed = f"pre-training needs at least {FEWEST_TOKENS}"
+            raise UserError(f"{origin}: a tokenizer of {len(vocabulary)} tokens, but {needed}")
+        refuse_missing([token.content for token in theirs.added_tokens_decoder.values()], self.special_tokens, origin)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(vocabulary.get, self.special_tokens)
+        _refuse_other_sequences(self.backend, self.cls_id, self.sep_id, origin)
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -81,86 +104,115 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A SHA-256 of all that decides the ids of a text: tokens in order, normalisation, SentencePiece's scores."""
-        decisive = [self.tokens, json.loads(self.backend.to_str()).get("normalizer")]
-        if self._is_sentencepiece:
-            decisive += sentencepiece.decisive(self.backend)
+        """A SHA-256 of all that the ids of a text follow from."""
+        state = json.loads(self.backend.to_str())
+        decisive = {key: state[key] for key in ("normalizer", "pre_tokenizer", "added_tokens")}
+        decisive["model"] = _with_fp32_scores(state["model"])
+        decisive["special_tokens"] = self.special_tokens
+        decisive["special_tokens_are_text"] = self.backend.encode_special_tokens
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def encode(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokenise sentences, without special tokens.
+        """Tokenise sentences as transformers does, but without special tokens around them.
+
+        A special token that is written in a text, such as "[SEP]", is that token.
 
         Returns:
             All their ids one after the other, int64 of shape (tokens,), and how many each has, int64 of shape
             (sentences,).
         """
-        encodings = [encoding.ids for encoding in self.backend.encode_batch_fast(sentences, add_special_tokens=False)]
-        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
-        flat = (token for ids in encodings for token in ids)
-        return np.fromiter(flat, dtype=np.int64, count=int(lengths.sum())), lengths
+        return _encode(self.backend, sentences)
 
-    def save(self, folder: Path) -> None:
+    @cached_property
+    def for_corpora(self) -> "CorpusTokenizer":
+        """The same tokenizer for a corpus that may speak of special tokens."""
+        state = json.loads(self.backend.to_str())
+        for token in state["added_tokens"]:
+            token["special"] = token["content"] in self.special_tokens  # tokens that a user added stay whole
+        as_text = np.arange(self.size)
+        as_text[[self.pad_id, self.cls_id, self.sep_id, self.mask_id]] = self.unk_id
+        return CorpusTokenizer(tokenizers.Tokenizer.from_str(json.dumps(state)), as_text, self.unk_id)
+
+    def save(self, folder: Path, model_max_length: int | None = None) -> None:
         """Write the files that transformers' AutoTokenizer reads; tokenizer_config.json, the last one, completes them.
 
         Beside tokenizer.json there is the vocabulary by itself: vocab.txt or, if the tokenizer was read from one or
         beside one, spiece.model.
+
+        Args:
+            folder: to write to.
+            model_max_length: of a sequence, where the tokenizer lies beside a model: its positions.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "tokenizer.json", self.backend.to_str(pretty=True))
-        if not self._is_sentencepiece:
-            write_atomically(folder / "vocab.txt", "".join(f"{token}\n" for token in self.tokens))
-        elif self._sentencepiece_model:
-            (folder / sentencepiece.MODEL_FILE).write_bytes(self._sentencepiece_model)
-        kind = sentencepiece.tokenizer_config if self._is_sentencepiece else _wordpiece_config
-        special_tokens = {f"{token[1:-1].lower()}_token": token for token in self.special_tokens}
-        config = kind(self.backend) | {"model_max_length": 512} | special_tokens
-        write_json(folder / "tokenizer_config.json", config)
+        write_atomically(folder / TOKENIZER_JSON, self._saved.tokenizer_json)
+        if not self._is_sentencepiece and not any("\n" in token for token in self.tokens):
+            write_atomically(folder / VOCABULARY, "".join(f"{token}\n" for token in self.tokens))
+        if self._sentencepiece_model:
+            (folder / SENTENCEPIECE_MODEL).write_bytes(self._sentencepiece_model)
+        length = {} if model_max_length is None else {"model_max_length": model_max_length}
+        write_json(folder / CONFIG, self._saved.config | length)
+
+    @cached_property
+    def _saved(self) -> "_Saved":
+        """What transformers writes, if it reads the same tokenizer from it.
+
+        Its BertTokenizer and AlbertTokenizer take no more than the vocabulary from tokenizer.json, and fill in the rest
+        themselves. PreTrainedTokenizerFast takes all, whatever it is.
+        """
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            self._theirs.save_pretrained(folder)
+            config = {key: value for key, value in read_json(folder / CONFIG).items() if key not in _NOT_SAVED}
+            config |= {f"{role}_token": token for role, token in zip(ROLES, self.special_tokens, strict=True)}
+            # What their defaults leave out: ALBERT's second segment, and padding that moves no position.
+            config |= {"model_input_names": _MODEL_INPUTS, "padding_side": "right"}
+            if config["tokenizer_class"] != "TokenizersBackend":
+                write_json(folder / CONFIG, config)
+                if load_tokenizer(folder).fingerprint == self.fingerprint:
+                    return _Saved((folder / TOKENIZER_JSON).read_text(encoding="utf-8"), config)
+        return _Saved(self.backend.to_str(pretty=True), config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+@dataclass(frozen=True)
+class CorpusTokenizer:
+    """A tokenizer to which "[MASK]" and the like, written in a text, are text.
+
+    A corpus may speak of them; a model must not learn from a [MASK] that stands for nothing. Such text is cut into
+    pieces like any other or, where the tokenizer cannot cut it, unknown. It is sent to other processes quickly: it
+    needs nothing of transformers.
+    """
+
+    backend: tokenizers.Tokenizer
+    as_text: np.ndarray
+    unk_id: int
+
+    @property
+    def size(self) -> int:
+        """The number of rows that an embedding needs."""
+        return len(self.as_text)
+
+    def encode(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokenise sentences; see `Tokenizer.encode`."""
+        self.backend.encode_special_tokens = True  # "[MASK]" is text; lost when sent to another process
+        ids, lengths = _encode(self.backend, sentences)
+        return self.as_text[ids], lengths
 
 
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     """Load the tokenizer of a folder or of a file.
 
-    In a folder, tokenizer.json is looked for first, then spiece.model, vocab.txt, and a single file of another name
-    that ends in ``.model``. A file is a tokenizer.json, a SentencePiece model (``.model``) or a WordPiece vocabulary.
-
-    Beside a bare model or vocabulary, ``do_lower_case`` and ``keep_accents`` of tokenizer_config.json decide. Without
-    it, SentencePiece drops case and accents, and WordPiece drops case unless the vocabulary has words with capitals.
+    A folder is read as transformers' AutoTokenizer reads it, whatever files say what: the ids are the same. Where
+    nothing there says which tokenizer it is (no tokenizer.json, no config.json, no ``tokenizer_class``), and where a
+    file is named, a vocabulary is read by itself: BERT's, or ALBERT's if its name ends in ``.model``, with the settings
+    of the tokenizer_config.json beside it. If that does not say ``do_lower_case``, ALBERT drops case, and BERT does
+    unless the vocabulary has words with capitals.
 
     Raises:
-        UserError: there is none, it lacks a special token, or it has fewer than `FEWEST_TOKENS` tokens.
+        UserError: there is none, transformers cannot read it, it is neither WordPiece nor Unigram or does not make
+            "[CLS] A [SEP] B [SEP]" of a pair, it lacks a special token, or it has fewer than `FEWEST_TOKENS` tokens.
     """
     path = Path(name_or_path)
-    if path.is_dir():
-        path = _find_in_folder(path)
-    elif not path.is_file():
-        raise UserError(
-            f"{path}: no such folder or file; --tokenizer_name needs a tokenizer's folder, a vocab.txt or a "
-            "SentencePiece model"
-        )
-    if path.suffix == ".json":
-        model = path.parent / sentencepiece.MODEL_FILE
-        return Tokenizer(_read_tokenizer_json(path), str(path), model.read_bytes() if model.is_file() else None)
-    config_path = path.parent / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.is_file() else {}
-    if not isinstance(config, dict):
-        raise UserError(f"{config_path}: holds a {type(config).__name__}, a tokenizer's configuration is a JSON object")
-    if path.suffix == ".model":
-        lower_case, keep_accents = bool(config.get("do_lower_case", True)), bool(config.get("keep_accents", False))
-        return Tokenizer(sentencepiece.read_model(path, lower_case, keep_accents), str(path), path.read_bytes())
-    return Tokenizer(_read_vocabulary(path, config.get("do_lower_case")), str(path))
-
-
-def _find_in_folder(folder: Path) -> Path:
-    names = ("tokenizer.json", sentencepiece.MODEL_FILE, "vocab.txt")
-    files = [folder / name for name in names if (folder / name).is_file()] or list(folder.glob("*.model"))
-    if not files:
-        raise UserError(
-            f"{folder}: no tokenizer in this folder; it needs a tokenizer.json or a vocab.txt or a spiece.model"
-        )
-    if files[0].name not in names and len(files) > 1:
-        found = ", ".join(sorted(file.name for file in files))
-        raise UserError(f"{folder}: holds several models: {found}; name one of these files")
-    return files[0]
+    return Tokenizer(read_tokenizer(path), str(path), sentencepiece_model_of(path))
 
 
 def check_fits(tokenizer: Tokenizer, model_vocab_size: int) -> None:
@@ -180,58 +232,56 @@ def check_fits(tokenizer: Tokenizer, model_vocab_size: int) -> None:
         )
 
 
-def _refuse_unusable(backend: tokenizers.Tokenizer, special_tokens: Sequence[str], origin: str) -> None:
-    found = backend.get_vocab_size(with_added_tokens=True)
-    if found < FEWEST_TOKENS:
-        raise UserError(f"{origin}: a tokenizer of {found} tokens, but pre-training needs at least {FEWEST_TOKENS}")
-    missing = [token for token in special_tokens if backend.token_to_id(token) is None]
-    if missing:
-        kind = "a BERT" if special_tokens == SPECIAL_TOKENS else "an ALBERT"
-        needed = ", ".join(special_tokens)
-        raise UserError(f"{origin}: lacks {', '.join(missing)}, but {kind} tokenizer needs {needed}")
+@dataclass(frozen=True)
+class _Saved:
+    tokenizer_json: str
+    config: dict[str, Any]
 
 
-def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    read_json(path)  # for its message
-    try:
-        return tokenizers.Tokenizer.from_str(read_text(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{path}: no tokenizer of the tokenizers library ({error})") from None
+def _special_tokens_of(theirs: "PreTrainedTokenizerBase", is_sentencepiece: bool) -> tuple[str, ...]:
+    """What transformers names so; else the usual ones: a tokenizer.json by itself names none."""
+    usual = special_tokens.ALBERT if is_sentencepiece else special_tokens.BERT
+    named = (getattr(theirs, f"{role}_token") for role in ROLES)
+    return tuple(token or default for token, default in zip(named, usual, strict=True))
 
 
-def _read_vocabulary(path: Path, lower_case: bool | None) -> tokenizers.Tokenizer:
-    lines = read_text(path).split("\n")
-    tokens = [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
-    if lower_case is None:
-        words = (token for token in tokens if len(token) > 1 and not token.startswith("["))
-        lower_case = not any(word != word.lower() for word in words)
-    return wordpiece({token: place for place, token in enumerate(tokens)}, bool(lower_case))
+def _refuse_other_kinds(theirs: "PreTrainedTokenizerBase", origin: str) -> None:
+    model = theirs.backend_tokenizer.model
+    kind, name = type(model).__name__, type(theirs).__name__
+    if not isinstance(model, models.WordPiece | models.Unigram):
+        raise UserError(f"{origin}: its {name} is of the kind {kind}, needed is WordPiece (BERT) or Unigram (ALBERT)")
+    if isinstance(model, models.WordPiece) and model.token_to_id(model.unk_token) is None:
+        raise UserError(f"{origin}: lacks {model.unk_token}, which its WordPiece vocabulary needs for unknown words")
+
+
+def _refuse_other_sequences(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int, origin: str) -> None:
+    """Refuse a tokenizer that puts special tokens around texts in another way than this project does."""
+    first, second = (backend.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
+    pair = backend.encode("a", "b")
+    wanted = [cls_id, *first, sep_id, *second, sep_id]
+    types = [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    if (pair.ids, pair.type_ids, backend.encode("a").ids) != (wanted, types, wanted[: len(first) + 2]):
+        raise UserError(
+            f"{origin}: makes {' '.join(pair.tokens)!r} of the texts 'a' and 'b', needed is '[CLS] a [SEP] b [SEP]' of "
+            'two segments, as transformers\' BertTokenizer has it (name it as "tokenizer_class" in '
+            "tokenizer_config.json if this is one)"
+        )
+
+
+def _encode(backend: tokenizers.Tokenizer, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    encodings = [encoding.ids for encoding in backend.encode_batch_fast(sentences, add_special_tokens=False)]
+    lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+    flat = (token for ids in encodings for token in ids)
+    return np.fromiter(flat, dtype=np.int64, count=int(lengths.sum())), lengths
+
+
+def _with_fp32_scores(model: dict[str, Any]) -> dict[str, Any]:
+    """A model's state with the scores that Unigram's pieces once had: JSON may change the last digit of an fp64."""
+    if model["type"] != "Unigram":
+        return model
+    scores = np.array([score for _, score in model["vocab"]]).astype(np.float32).tolist()
+    return {**model, "vocab": [[piece, score] for (piece, _), score in zip(model["vocab"], scores, strict=True)]}
 
 
 def _continues_word(token: str) -> bool:
     return token.startswith(CONTINUATION) and len(token) > 2
-
-
-def _wordpiece_config(backend: tokenizers.Tokenizer) -> dict[str, Any]:
-    normalizer = json.loads(backend.to_str()).get("normalizer") or {}
-    return {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": bool(normalizer.get("lowercase", False)),
-        "strip_accents": normalizer.get("strip_accents"),
-        "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", True)),
-    }
-
-
-def wordpiece(vocabulary: dict[str, int], lower_case: bool) -> tokenizers.Tokenizer:
-    """Build BERT's tokenizer, as transformers does, from a vocabulary that may lack special tokens."""
-    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix=CONTINUATION)
-    if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
-        specials = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
-        backend.post_processor = processors.TemplateProcessing(
-            single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=specials
-        )
-    backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])
-    return backend

@@ -7,7 +7,8 @@ import tokenizers
 from tokenizers import trainers
 
 from ds_bert.data.encoding import cut_text
-from ds_bert.data.vocabulary import CONTINUATION, FEWEST_TOKENS, SPECIAL_TOKENS, Tokenizer, wordpiece
+from ds_bert.data.tokenizer_files import wordpiece
+from ds_bert.data.vocabulary import CONTINUATION, FEWEST_TOKENS, SPECIAL_TOKENS, Tokenizer
 from ds_bert.errors import UserError
 
 _LARGEST_ALPHABET = 1000
@@ -25,7 +26,7 @@ def train_vocabulary(documents: Callable[[], Iterable[list[str]]], size: int) ->
     """
     if size < FEWEST_TOKENS:
         raise UserError(f"--train_vocab {size}: a vocabulary needs at least {FEWEST_TOKENS} tokens")
-    backend = wordpiece({token: place for place, token in enumerate(SPECIAL_TOKENS)}, lower_case=True)
+    backend = wordpiece({token: place for place, token in enumerate(SPECIAL_TOKENS)}, lower_case=True).backend_tokenizer
     alphabet = _alphabet(backend, documents(), limit=min(_LARGEST_ALPHABET, size // 4))
     # Left to itself, the trainer numbers the continuing characters in the random order of a hash map, and breaks ties
     # by these numbers. Handed over as special tokens, characters get their numbers from here.

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ds_bert.data.features import Features, join_pair, make_features
+from ds_bert.data.features import Features, join_pair, make_features, refuse_pairs
 from ds_bert.data.tasks.episodes import Episode
 from ds_bert.data.tasks.leopard import LeopardTask
 from ds_bert.data.tasks.sources import subset
@@ -32,18 +33,24 @@ class FewShotTasks:
     left_out: tuple[str, ...] = ()
 
 
-def open_few_shot(arguments: FewShotArguments, tokenizer: Tokenizer, vocab_size: int) -> FewShotTasks:
+def open_few_shot(arguments: FewShotArguments, tokenizer: Tokenizer, model: Mapping[str, Any]) -> FewShotTasks:
     """Read what the arguments name.
 
     Raises:
-        UserError: neither files nor a folder were named, or both, or they are not as they should be.
+        UserError: neither files nor a folder were named, or both, or they are not as they should be, or not for this
+            model.
     """
     files = (arguments.support_file, arguments.test_file)
     if bool(arguments.task_dir) == any(files) or (any(files) and not all(files)):
         raise UserError("needed is --support_file with --test_file, or --task_dir")
     if arguments.task_dir:
-        return _all_splits(arguments, tokenizer)
-    return _one_split(arguments, tokenizer, vocab_size)
+        tasks = _all_splits(arguments, tokenizer)
+    else:
+        tasks = _one_split(arguments, tokenizer, model["vocab_size"])
+    for episode in tasks.episodes.values():
+        if episode.support.has_pairs.any() or episode.query.has_pairs.any():
+            refuse_pairs(episode.name, model["type_vocab_size"])
+    return tasks
 
 
 def _all_splits(arguments: FewShotArguments, tokenizer: Tokenizer) -> FewShotTasks:

@@ -1,14 +1,16 @@
 """The tasks that a meta-training job names: opened, checked against the model, and mixed."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.training_state import read_state
 from ds_bert.data.feature_cache import cache_folder
+from ds_bert.data.features import refuse_pairs
 from ds_bert.data.tasks.episodes import EpisodeSource, TaskSource, fits_batches, misfit
 from ds_bert.data.tasks.opening import OpenedFile, TaskReader, mix
 from ds_bert.data.tasks.sources import Divided, SupervisedTasks
@@ -35,7 +37,7 @@ def open_tasks(arguments: MetaTrainArguments, model: Source) -> tuple[EpisodeSou
     self_supervised = [file for path in unlabelled for file in reader.self_supervised(Path(path))]
     supervised = [file for path in labelled for file in _supervised(Path(path), reader, arguments.max_seq_length)]
     for file in (*self_supervised, *supervised):
-        _check(file.source, arguments, model.fields["max_position_embeddings"])
+        _check(file.source, arguments, model.fields)
     files = [file.path for path in (*unlabelled, *labelled) for file in reader.files(Path(path))]
     return _mixed(arguments, self_supervised, supervised), _fingerprint(files)
 
@@ -74,9 +76,12 @@ def _mixed(
     return Divided(*parts, shards, processes_of_run(arguments))
 
 
-def _check(tasks: TaskSource, arguments: MetaTrainArguments, positions: int) -> None:
+def _check(tasks: TaskSource, arguments: MetaTrainArguments, model: Mapping[str, Any]) -> None:
     """Refuse tasks that the model, or the cut of a support set into batches, is too small for."""
-    shapes, limit = tasks.shapes(), min(arguments.max_seq_length, positions)
+    shapes, positions = tasks.shapes(), model["max_position_embeddings"]
+    limit = min(arguments.max_seq_length, positions)
+    for row in np.flatnonzero(shapes.has_pairs)[:1].tolist():
+        refuse_pairs(tasks.title(row), model["type_vocab_size"])
     too_long = np.flatnonzero(shapes.longest > limit)
     if len(too_long):
         row = int(too_long[0])

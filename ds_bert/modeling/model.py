@@ -44,24 +44,31 @@ _CLASSES = {
     "question-answering": "ForQuestionAnswering",
     "token-classification": "ForTokenClassification",
 }
+_WITHOUT_LABELS = ("pretraining", "multiple-choice", "question-answering", "beam-question-answering")
+# What a configuration says of labels, and of the folder that it was read from: its weights' type and what they lack.
+_OF_LABELS = ("num_labels", "id2label", "label2id", "problem_type", "finetuning_task")
+_OF_FOLDER = ("dtype", "torch_dtype", "ds_bert")
 
 
 def build_config(fields: Mapping[str, Any], head: str | MakeHead = "pretraining") -> PretrainedConfig:
-    """Build transformers' configuration.
+    """Build transformers' configuration of what is trained, and saved in fp32.
 
     Attention is named explicitly: transformers leaves it unset outside its own models, and then drops padding masks.
 
     Args:
         fields: those of a ``config.json`` that `load_model_config` has checked; ``num_labels`` overrides what labels
-            the file names, unless there are as many.
+            the file names, unless there are as many. A head without labels has none, whatever the file says: some of
+            transformers' classes would size it by them.
         head: a name in `HEADS`, or a layer of the user's own: which of transformers' classes ``architectures`` names.
     """
     family = FAMILIES[fields.get("model_type", "bert")]
     labels = fields.get("num_labels")
     if labels is not None and len(fields.get("id2label") or ()) != labels:
         fields = {key: value for key, value in fields.items() if key not in ("id2label", "label2id")}
+    foreign = _OF_FOLDER + (_OF_LABELS if head in _WITHOUT_LABELS else ())
+    kept = {key: value for key, value in fields.items() if key not in foreign}
     kind = _CLASSES.get(head, "Model") if isinstance(head, str) else "Model"
-    config = family.config(**{**fields, "architectures": [family.name + kind]})
+    config = family.config(**{**kept, "architectures": [family.name + kind], "dtype": "float32"})
     config._attn_implementation = "sdpa"
     return config
 

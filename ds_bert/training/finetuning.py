@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ds_bert.checkpoint.folders import claim_output_dir
 from ds_bert.data.feature_cache import cache_folder
+from ds_bert.data.features import Features, refuse_pairs
 from ds_bert.engine.process_group import launcher_world, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
@@ -99,7 +100,7 @@ def fine_tune(
     Raises:
         UserError: something is wrong with what the user handed in, found before any process waits for another.
     """
-    _check_task(task, arguments)
+    _check_task(task, arguments, source.fields["type_vocab_size"])
     if launcher_world()[0] == 0:
         print("".join(f"{note}\n" for note in task.notes), end="", file=sys.stderr, flush=True)
     config = source.config_for(task.config, task.head)
@@ -132,7 +133,7 @@ def fine_tune(
     return 0
 
 
-def _check_task(task: Task, arguments: FinetuneArguments) -> None:
+def _check_task(task: Task, arguments: FinetuneArguments, type_vocab_size: int) -> None:
     for flag, found in (
         ("do_train", task.train is not None and len(task.train) > 0),
         ("do_eval", bool(task.evaluation)),
@@ -140,6 +141,10 @@ def _check_task(task: Task, arguments: FinetuneArguments) -> None:
     ):
         if getattr(arguments, flag) and not found:
             raise UserError(f"--{flag}: {task.name} has no examples for it")
+    splits = {**task.evaluation, **task.prediction}
+    for name, examples in (("train", task.train), *((name, split.examples) for name, split in splits.items())):
+        if isinstance(examples, Features) and examples.has_pairs.any():
+            refuse_pairs(f"{task.name} ({name})", type_vocab_size)
     metric = arguments.metric_for_best_model
     if metric and task.measures and metric not in (*task.measures, LOSS):
         known = ", ".join((*task.measures, LOSS))

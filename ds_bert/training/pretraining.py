@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.checkpoint.pretrained import PretrainedWeights
+from ds_bert.data.features import refuse_pairs
 from ds_bert.data.pretraining import PretrainingDataset
 from ds_bert.data.vocabulary import check_fits, load_tokenizer
 from ds_bert.engine.process_group import launcher_world
@@ -48,6 +49,7 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
         )
     model = load_model_config(names[0])
     refuse_conditional(model, names[0])
+    refuse_pairs("pre-training", model["type_vocab_size"])
     length = arguments.max_seq_length
     if not 8 <= length <= model["max_position_embeddings"]:
         raise UserError(

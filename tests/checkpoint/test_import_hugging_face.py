@@ -97,7 +97,7 @@ def test_files_of_a_split_pickle_are_joined_and_counted(tmp_path: Path, capsys: 
     assert "has 1 of the 2 files" in capsys.readouterr().err
 
 
-def test_a_tokenizer_is_copied_as_it_is(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_be_used_is_copied_as_it_is(tmp_path: Path) -> None:
     tiny_model("bert", "base").save_pretrained(tmp_path / "source")
     (tmp_path / "source" / "vocab.txt").write_text("[PAD]\n")
     assert run_import(tmp_path / "source", tmp_path / "out") == 0

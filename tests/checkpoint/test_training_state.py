@@ -27,7 +27,7 @@ ARGUMENTS = {"seed": 42, "learning_rate": 0.01}
 
 
 class _Tokenizer:
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, model_max_length: int) -> None:
         (folder / "vocab.txt").write_text("[PAD]")
 
 

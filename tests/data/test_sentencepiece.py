@@ -2,15 +2,18 @@ import json
 import os
 import random
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.errors import UserError
+from tests.support.tokenizer_folders import assert_same
 
 package = pytest.importorskip("sentencepiece")
 
@@ -110,7 +113,6 @@ def test_case_and_accents_are_kept_as_the_config_says(tmp_path: Path, lower_case
 
 
 def test_saved_tokenizer_is_that_of_transformers(model: Path, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     tokenizer = load_tokenizer(model)
     tokenizer.save(tmp_path)
     assert (tmp_path / "spiece.model").read_bytes() == model.read_bytes()
@@ -125,7 +127,6 @@ def test_saved_tokenizer_is_that_of_transformers(model: Path, tmp_path: Path) ->
 
 
 def test_a_folder_that_transformers_wrote_gives_their_ids(model: Path, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     theirs = transformers.AlbertTokenizer.from_pretrained(str(model.parent))
     theirs.save_pretrained(tmp_path / "theirs")
     tokenizer = load_tokenizer(tmp_path / "theirs")
@@ -135,6 +136,26 @@ def test_a_folder_that_transformers_wrote_gives_their_ids(model: Path, tmp_path:
     for kind in (theirs, again):
         assert kind(sentences, add_special_tokens=False)["input_ids"] == ids_of(tokenizer, sentences)
     assert tokenizer.fingerprint != load_tokenizer(model).fingerprint  # they cut at ( and ) in another way
+
+
+@pytest.mark.parametrize("beside", ["config", "class", "both"])
+@pytest.mark.parametrize("choice", [{}, {"do_lower_case": False}, {"keep_accents": True}, {"add_prefix_space": False}])
+def test_a_folder_with_a_model_has_the_ids_of_transformers(
+    model: Path, tmp_path: Path, beside: str, choice: dict[str, bool]
+) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    shutil.copyfile(model, folder / "spiece.model")
+    kind = {"tokenizer_class": "AlbertTokenizer"} if beside != "config" else {}
+    if beside != "class":
+        (folder / "config.json").write_text('{"model_type": "albert"}')
+    (folder / "tokenizer_config.json").write_text(json.dumps(kind | choice))
+    tokenizer = load_tokenizer(folder)
+    ids = assert_same(tokenizer, transformers.AutoTokenizer.from_pretrained(folder))
+    tokenizer.save(tmp_path / "ours")
+    again = load_tokenizer(tmp_path / "ours")
+    assert again.fingerprint == tokenizer.fingerprint
+    assert assert_same(again, transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")) == ids
 
 
 def test_saving_and_loading_changes_nothing(model: Path, tmp_path: Path) -> None:
@@ -157,13 +178,15 @@ def test_other_scores_have_another_fingerprint(model: Path, tmp_path: Path) -> N
     assert load_tokenizer(tmp_path).fingerprint != tokenizer.fingerprint
 
 
-def test_special_tokens_written_in_a_text_are_text(tmp_path: Path) -> None:
+def test_special_tokens_written_in_a_text_are_text_in_a_corpus_alone(tmp_path: Path) -> None:
     brackets = "[]CLSEPMAK<>pad"
     path = train(tmp_path, user_defined_symbols=list(dict.fromkeys(brackets)))
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     tokenizer = load_tokenizer(path)
-    ids, _ = tokenizer.encode(["the [MASK] [SEP][CLS] <pad> the"])
-    assert not {tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id} & set(ids.tolist())
+    special = {tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id}
+    text = ["the [MASK] [SEP][CLS] <pad> the"]
+    assert special <= set(tokenizer.encode(text)[0].tolist())
+    assert not special & set(tokenizer.for_corpora.encode(text)[0].tolist())
 
 
 def test_tables(model: Path) -> None:

@@ -56,9 +56,10 @@ def test_tables(vocabulary_file: Path) -> None:
     assert len(tokenizer.ordinary_ids) == tokenizer.size - 5
 
 
-def test_special_tokens_written_in_a_text_are_text(vocabulary_file: Path) -> None:
-    ids, _ = load_tokenizer(vocabulary_file).encode(["ba [MASK] [SEP] ba"])
-    assert not {2, 3, 4} & set(ids.tolist())
+def test_special_tokens_written_in_a_text_are_text_in_a_corpus_alone(vocabulary_file: Path) -> None:
+    tokenizer, text = load_tokenizer(vocabulary_file), ["ba [MASK] [SEP] ba"]
+    assert tokenizer.encode(text)[0].tolist()[1:-1] == [4, 3]
+    assert not {2, 3, 4} & set(tokenizer.for_corpora.encode(text)[0].tolist())
 
 
 @pytest.mark.parametrize("config, lowered", [(None, False), ('{"do_lower_case": true}', True)])
@@ -92,7 +93,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, vocabulary_file: Path) 
         "five.txt": "a tokenizer of 5 tokens",
         "no_mask.txt": r"lacks \[MASK\]",
         "no_unk.txt": r"lacks \[UNK\]",
-        "config.json": "no tokenizer of the tokenizers library",
+        "config.json": "transformers can make no tokenizer of it",
         "binary.txt": "UTF-8",
     }.items():
         with pytest.raises(UserError, match=words) as error:

@@ -97,7 +97,9 @@ def test_few_shot_learning_cuts_long_examples(
     arguments = FewShotArguments(
         support_file=str(files[0]), test_file=str(files[1]), k=[2], max_seq_length=8, max_test_samples=0
     )
-    (episode,) = open_few_shot(arguments, model.tokenizer, model.tokenizer.size).episodes.values()
+    (episode,) = open_few_shot(
+        arguments, model.tokenizer, {"vocab_size": model.tokenizer.size, "type_vocab_size": 2}
+    ).episodes.values()
     for part in (episode.support, episode.query):
         assert part.lengths.tolist() == [3, 3, 3, 8] and part.columns["labels"].tolist() == [0, 1, 0, 1]
         assert part.tokens[-8:].tolist() == kept and part.first_segments.tolist() == [3, 3, 3, first]

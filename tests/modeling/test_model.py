@@ -14,6 +14,7 @@ from ds_bert.modeling.head_costs import HEAD_NAMES
 from ds_bert.modeling.heads import SequenceClassificationHead
 from ds_bert.modeling.layer import Carry, Layer
 from ds_bert.modeling.model import HEADS, build_config, carry_declaration, model_layers
+from tests.support.checkpoints import toy_fields
 from tests.support.models import CHOICES, CLASSES, FAMILIES, chain, toy_model, transformers_model
 from tests.support.toy import global_batch
 
@@ -172,16 +173,38 @@ def test_configuration_names_its_attention_and_fills_in_defaults() -> None:
 def test_another_number_of_labels_replaces_their_names() -> None:
     names = {"0": "entailment", "1": "neutral", "2": "contradiction"}
     folder = {"id2label": names, "label2id": {name: int(number) for number, name in names.items()}}
-    assert build_config(folder).num_labels == build_config({**folder, "num_labels": 3}).num_labels == 3
-    assert build_config({**folder, "num_labels": 3}).id2label[2] == "contradiction"
-    config = build_config({**folder, "num_labels": 2})
+    head = "sequence-classification"
+    assert build_config(folder, head).num_labels == build_config({**folder, "num_labels": 3}, head).num_labels == 3
+    assert build_config({**folder, "num_labels": 3}, head).id2label[2] == "contradiction"
+    config = build_config({**folder, "num_labels": 2}, head)
     assert config.num_labels == 2 and "neutral" not in json.dumps(config.to_dict())
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+@pytest.mark.parametrize("head", ["pretraining", "question-answering", "multiple-choice"])
+def test_a_head_without_labels_has_none_of_the_folder_s(family: str, head: str) -> None:
+    """Or transformers would size AlbertForPreTraining's and both ForQuestionAnswering by them."""
+    labels = {"id2label": {"0": "a", "1": "b", "2": "c"}, "problem_type": "multi_label_classification"}
+    config = build_config({**toy_fields(family), **labels, "ds_bert": {"parameters": ["beam_head.x"]}}, head)
+    assert (config.num_labels, config.problem_type) == (2, None) and "ds_bert" not in config.to_dict()
+    model = transformers_model(config, head, 1)
+    assert type(model).__name__ == config.architectures[0]
+    heads = [
+        layer for name, layer in model.named_modules() if name.endswith(("qa_outputs", "sop_classifier.classifier"))
+    ]
+    assert all(layer.out_features == 2 for layer in heads)
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_weights_are_saved_in_fp32_whatever_the_source_was(key: str) -> None:
+    saved = json.loads(build_config({key: "float16"}).to_json_string(use_diff=False))
+    assert saved["dtype"] == "float32" and saved.get("torch_dtype", "float32") == "float32"
 
 
 def test_keys_of_heads_survive_a_saved_configuration() -> None:
     keys = {"num_choices": 7, "start_n_top": 3, "end_n_top": 2, "problem_type": "regression", "num_labels": 1}
-    saved = json.loads(build_config(keys).to_json_string(use_diff=False))
-    again = build_config(saved)
+    saved = json.loads(build_config(keys, "sequence-classification").to_json_string(use_diff=False))
+    again = build_config(saved, "sequence-classification")
     assert {key: getattr(again, key) for key in keys} == keys
 
 

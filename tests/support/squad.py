@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
+from ds_bert.data.tokenizer_files import wordpiece
 from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer
 
 WORDS = ["red", "green", "blue", "small", "large", "river", "tower", "bridge", "north", "south", "where", "when", "who"]
@@ -21,13 +23,7 @@ def word_piece() -> Tokenizer:
     """An uncased WordPiece tokenizer of words, letters and signs."""
     letters = string.ascii_lowercase + string.digits
     tokens = [*SPECIAL_TOKENS, *letters, *("##" + letter for letter in letters), *string.punctuation, *WORDS]
-    backend = tokenizers.Tokenizer(
-        models.WordPiece({token: place for place, token in enumerate(tokens)}, unk_token="[UNK]")
-    )
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.add_special_tokens(list(SPECIAL_TOKENS))
-    return Tokenizer(backend, "toy WordPiece")
+    return Tokenizer(wordpiece({token: place for place, token in enumerate(tokens)}, True), "toy WordPiece")
 
 
 def sentence_piece(by_words: bool = False) -> Tokenizer:
@@ -43,7 +39,11 @@ def sentence_piece(by_words: bool = False) -> Tokenizer:
     steps = [pre_tokenizers.WhitespaceSplit()] if by_words else []
     backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.Metaspace()])
     backend.add_special_tokens(_SENTENCE_PIECE_SPECIALS)
-    return Tokenizer(backend, "toy SentencePiece")
+    template = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
+    backend.post_processor = processors.TemplateProcessing(
+        single=template.partition(" $B")[0], pair=template, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend), "toy SentencePiece")
 
 
 TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {

@@ -75,5 +75,6 @@ def _with_labels(fields: Mapping[str, Any], head: str, stored: str, num_labels: 
     wanted = num_labels or (labels if head == stored and head not in _TWO_SCORES else 2)
     kept = dict(fields)
     if wanted != labels or head != stored:
-        kept = {key: value for key, value in kept.items() if key not in ("id2label", "label2id")}
+        of_labels = ("id2label", "label2id", "problem_type", "finetuning_task")
+        kept = {key: value for key, value in kept.items() if key not in of_labels}
     return {**kept, "num_labels": wanted}

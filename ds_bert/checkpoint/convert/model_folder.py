@@ -10,7 +10,7 @@ import torch
 
 from ds_bert.checkpoint.convert.classes import make_config
 from ds_bert.checkpoint.tensors import WEIGHTS, part_name, write_tensors
-from ds_bert.files import write_json
+from ds_bert.files import read_json, write_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -20,6 +20,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_CONFIG = "tokenizer_config.json"
 
 
 def write_model(folder: Path, fields: Mapping[str, Any], head: str, weights: Mapping[str, torch.Tensor]) -> None:
@@ -42,9 +43,18 @@ def write_model(folder: Path, fields: Mapping[str, Any], head: str, weights: Map
     write_json(folder / "config.json", json.loads(make_config(fields, head).to_json_string(use_diff=False)))
 
 
-def copy_tokenizer(source: Path, folder: Path) -> list[str]:
-    """Copy a tokenizer's files as they are; return their names."""
+def copy_tokenizer(source: Path, folder: Path, positions: int) -> list[str]:
+    """Copy a tokenizer's files as they are, but for what they say of the longest sequence; return their names.
+
+    Args:
+        source: a folder that may hold a tokenizer, of any class.
+        folder: to write to.
+        positions: that the model has.
+    """
     found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
     for name in found:
         shutil.copyfile(source / name, folder / name)
+    if found:
+        config = read_json(source / _CONFIG) if _CONFIG in found else {}
+        write_json(folder / _CONFIG, {**config, "model_max_length": positions})
     return found

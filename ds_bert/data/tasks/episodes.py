@@ -35,11 +35,13 @@ class TaskShapes(NamedTuple):
         longest: tokens of a task's longest sequence, (tasks,).
         support: examples to learn it from, (tasks,).
         classes: N, (tasks,).
+        has_pairs: whether some sequence has a second segment, bool (tasks,).
     """
 
     longest: np.ndarray
     support: np.ndarray
     classes: np.ndarray
+    has_pairs: np.ndarray
 
 
 class EpisodeSource(Protocol):

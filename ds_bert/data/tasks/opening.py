@@ -76,7 +76,7 @@ class TaskReader:
 
     def _open_folder(self, folder: Path) -> OpenedFile:
         tasks = TaskSet.open(folder)
-        if tasks.tokenizer_fingerprint != self.tokenizer.fingerprint:
+        if tasks.tokenizer.fingerprint != self.tokenizer.fingerprint:
             raise UserError(f"{folder / MANIFEST}: made with another tokenizer than the model's; make tasks with that")
         return OpenedFile(tasks, tasks.num_examples)
 

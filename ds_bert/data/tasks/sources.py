@@ -59,7 +59,8 @@ class RecordTasks:
         """See `TaskSource`."""
         tasks = len(self)
         longest = self._rows(self._features.lengths).max(axis=1)
-        return TaskShapes(longest, np.full(tasks, self._support), np.full(tasks, self._num_classes))
+        has_pairs = np.asarray(self._rows(self._features.has_pairs).any(axis=1))
+        return TaskShapes(longest, np.full(tasks, self._support), np.full(tasks, self._num_classes), has_pairs)
 
     def title(self, row: int) -> str:
         """See `TaskSource`."""
@@ -127,7 +128,8 @@ class SupervisedTasks:
 
     def shapes(self) -> TaskShapes:
         """See `TaskSource`."""
-        rows = self._features.lengths.max(), self._support, self._num_classes
+        features = self._features
+        rows = features.lengths.max(), self._support, self._num_classes, features.has_pairs.any()
         return TaskShapes(*(np.array([row]) for row in rows))
 
     def title(self, row: int) -> str:

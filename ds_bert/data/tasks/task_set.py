@@ -114,12 +114,7 @@ class TaskSet:
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the tasks. Raises `UserError` when it is not the one that made them."""
-        return tokenizer_of(self.folder, self.tokenizer_fingerprint, MANIFEST)
-
-    @property
-    def tokenizer_fingerprint(self) -> str:
-        """Of the tokenizer that made the tasks."""
-        return self._manifest["tokenizer_sha256"]
+        return tokenizer_of(self.folder, self._manifest["tokenizer_sha256"], MANIFEST)
 
     def name(self, number: int) -> str:
         """Return what task ``number`` was made of."""
@@ -240,5 +235,7 @@ def _open_shard(folder: Path, entry: dict[str, Any], vocab_size: int) -> dict[st
 
 def _shapes(shard: dict[str, np.ndarray]) -> TaskShapes:
     firsts = shard["tasks"][:-1]
-    longest = np.maximum.reduceat(np.diff(shard["sequences"]), firsts)
-    return TaskShapes(longest, shard["queries"] - firsts, np.asarray(shard["classes"]))
+    lengths = np.diff(shard["sequences"])
+    has_pairs = np.logical_or.reduceat(shard["first_segments"] < lengths, firsts)
+    longest = np.maximum.reduceat(lengths, firsts)
+    return TaskShapes(longest, shard["queries"] - firsts, np.asarray(shard["classes"]), has_pairs)
