@@ -22,7 +22,8 @@ from ds_bert.data.python_docs import prose_of_docstring
 from ds_bert.data.sentences import split_sentences
 from ds_bert.data.tables import open_table
 from ds_bert.data.tagging import read_conll
-from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer, wordpiece
+from ds_bert.data.tokenizer_files import wordpiece
+from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.tasks.squad_metrics import normalize_answer
 from tests.support.processes import run_on_ranks
