@@ -24,6 +24,7 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # this process computes nothing; those that it starts are told theirs
 
+from ds_bert.terminal import keep_printing
 from tests.gpu import jobs, memory, parity, speed
 from tests.gpu.ranks import ROOT, Bench, CheckFailed, run_ranks
 
@@ -224,4 +225,5 @@ def _check_all(checks: Sequence[Check], folder: Path, output: Path | None, on_cp
 
 
 if __name__ == "__main__":
+    keep_printing()
     sys.exit(main())

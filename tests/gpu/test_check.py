@@ -29,7 +29,7 @@ SCRIPTS = {
     "crashes": "import ctypes\nctypes.string_at(0)",
     "raises": "raise ValueError('no such thing')",
     "exits": "raise SystemExit(3)",
-    "hangs on one rank": "import os, time\ndef stuck():\n    os.environ['RANK'] == '1' and time.sleep(1000)\nstuck()",
+    "hangs on one rank": "import os, time\ndef stuck():\n    time.sleep(999 * int(os.environ['RANK']))\nstuck()",
 }
 PARTS = ("losses", "norms", "evaluated", "predicted", "weights/word")
 SAID = {
