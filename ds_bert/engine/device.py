@@ -13,27 +13,14 @@ from ds_bert.errors import UserError
 
 Backend = Literal["nccl", "gloo"]
 
-# What CUDA and NCCL must be told before they start. A receive that is posted ahead is a kernel that spins until its
-# message comes, and whatever waits for it, waits for another rank, which may be waiting for this one:
-# * Lazy loading waits for the device when a kernel is launched for the first time.
-# * Streams share 8 hardware queues by default, in which one waits behind the spinning kernel of another.
-# * NCCL connects an algorithm's peers when it is first used, which may be in the middle of a step.
-_PIPELINE_DEFAULTS = {
-    "CUDA_MODULE_LOADING": "EAGER",
-    "CUDA_DEVICE_MAX_CONNECTIONS": "32",
-    "NCCL_RUNTIME_CONNECT": "0",
-}
 # How many of NCCL's last calls the flight recorder keeps, for when a rank is lost; before torch 2.9 by the second name.
 _RECORDER_SIZES = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 
 
-def set_cuda_defaults(num_stages: int) -> None:
-    """Set what CUDA and NCCL read from the environment, where the user has not; before either is first asked."""
+def keep_nccls_last_calls() -> None:
+    """Let torch's flight recorder run, unless the user has said otherwise; before groups are made."""
     if not any(name in os.environ for name in _RECORDER_SIZES):
         os.environ[_RECORDER_SIZES[torch.__version__ < "2.9"]] = "2000"
-    if num_stages > 1:
-        for name, value in _PIPELINE_DEFAULTS.items():
-            os.environ.setdefault(name, value)
 
 
 def choose_device(local_rank: int, transport: str) -> torch.device:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ds_bert.engine.device import Backend, choose_backend, choose_device, set_cuda_defaults
+from ds_bert.engine.cuda_environment import set_pipeline_defaults
+from ds_bert.engine.device import Backend, choose_backend, choose_device, keep_nccls_last_calls
 from ds_bert.engine.meeting import meet
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap
@@ -120,7 +121,9 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float, transport: 
         StartError: the processes have not met.
         UserError: the launcher's variables are incomplete, or the GPUs do not fit the processes.
     """
-    set_cuda_defaults(stage_map.num_stages)
+    keep_nccls_last_calls()
+    if stage_map.num_stages > 1:
+        set_pipeline_defaults()  # for callers other than the jobs, which do so sooner
     _without_launcher()
     device = choose_device(int(os.environ["LOCAL_RANK"]), transport)
     if device.type == "cpu":

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from transformers import HfArgumentParser
 
+from ds_bert.engine.cuda_environment import set_pipeline_defaults
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
 
@@ -45,6 +46,8 @@ def parse_arguments(kind: type[T], argv: Sequence[str] | None = None) -> tuple[T
     given = vars(parser.parse_args(words))
     json_file = given.pop("json_file", None)
     values = (_read_values(kind, Path(json_file)) if json_file else {}) | given
+    if values.get("stage_map") or values.get("num_stages", 1) > 1:
+        set_pipeline_defaults()  # here, as what jobs import next asks for GPUs
     return kind(**values), set(values)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.torch_version import TorchVersion
 
-from ds_bert.engine.device import choose_backend, choose_device, set_cuda_defaults
+from ds_bert.engine.device import choose_backend, choose_device, keep_nccls_last_calls
 from ds_bert.errors import UserError
 
 
@@ -97,16 +97,6 @@ def _backend_of(rank: int, names: list[str], transport: Any, monkeypatch: pytest
     return choose_backend(transport, torch.device("cuda", 0), store, rank, len(names))
 
 
-def test_only_pipelines_need_eager_loading_and_the_user_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "environ", {})
-    names = ("CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS", "NCCL_RUNTIME_CONNECT")
-    set_cuda_defaults(1)
-    assert not set(os.environ) & set(names)
-    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
-    set_cuda_defaults(2)
-    assert [os.environ[name] for name in names] == ["EAGER", "1", "0"]
-
-
 @pytest.mark.parametrize(
     ("version", "name"),
     [
@@ -121,9 +111,9 @@ def test_nccls_last_calls_are_kept_as_many_as_the_user_says(
 ) -> None:
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(torch, "__version__", TorchVersion(version))
-    set_cuda_defaults(1)
+    keep_nccls_last_calls()
     assert os.environ == {name: "2000"}
     for chosen in ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"):
         monkeypatch.setattr(os, "environ", {chosen: "0"})
-        set_cuda_defaults(1)
+        keep_nccls_last_calls()
         assert os.environ == {chosen: "0"}

@@ -1,6 +1,7 @@
 """Arguments from flags and from a JSON file: types, precedence, and what the user gave."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,16 @@ def test_any_dataclass_will_do(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     with pytest.raises(SystemExit):
         parse_arguments(Other, ["--help"])
     assert "100 % at most" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--num_stages", "2"], ["--stage_map", "map.json"]])
+def test_a_pipeline_tells_cuda_what_it_must_know_before_anything_asks_for_gpus(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS", "NCCL_RUNTIME_CONNECT")
+    monkeypatch.setattr(os, "environ", {})
+    parse_arguments(PretrainArguments, [])
+    assert not os.environ
+    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    parse_arguments(PretrainArguments, words)
+    assert [os.environ[name] for name in names] == ["EAGER", "1", "0"]  # the user is not overruled
