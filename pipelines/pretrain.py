@@ -81,7 +81,7 @@ def train(
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     set_fp32_products(grid, settings)
     objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
-    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
+    limit, folder = arguments.heartbeat_timeout, arguments.report_dir
     with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
         engine = build_engine(config, "pretraining", objective, grid, settings, micro_batches)
         heartbeat.steps_done = lambda: engine.steps_done
@@ -89,7 +89,7 @@ def train(
             if weights:
                 load_weights(engine, weights)
             check_agreement(engine, arguments, stage_map, data.fingerprint)
-            go_on(engine, arguments.output_dir, checkpoint)
+            go_on(engine, arguments.run_dir, checkpoint)
 
             num_train, num_held_out = share(engine, [len(part) if part else 0 for part in (data.train, data.held_out)])
             sampler = GlobalBatchSampler(num_train, size * micro_batches * stage_map.num_replicas, arguments.seed)
@@ -100,8 +100,7 @@ def train(
             def measure() -> dict[str, float]:
                 return held_out.measure(num_held_out, arguments.per_device_eval_batch_size)
 
-            output_dir = Path(arguments.output_dir) if arguments.output_dir else None
-            log = RunLog(output_dir, engine.place.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+            log = RunLog(arguments.run_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
             meter = Meter(engine, work_of_example(arguments, model), arguments.peak_tflops)
             state = {"arguments": asdict(arguments), "global_batch": sampler.global_batch_size, "model": model}
             training = Training(

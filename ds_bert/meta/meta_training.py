@@ -1,7 +1,6 @@
 """The meta-training job: what it checks before any process waits for another, and the run."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from ds_bert.checkpoint.training_state import describe_model, go_on
@@ -143,7 +142,7 @@ def meta_train(
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     set_fp32_products(grid, settings)
     settings = replace(settings, is_trained=learner.selection.is_trained)
-    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
+    limit, folder = arguments.heartbeat_timeout, arguments.report_dir
     with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
         module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
         count = arguments.gradient_accumulation_steps
@@ -153,12 +152,11 @@ def meta_train(
             if source.weights:
                 load_weights(engine, source.weights)
             check_agreement(engine, arguments, stage_map, data)
-            go_on(engine, arguments.output_dir, checkpoint)
+            go_on(engine, arguments.run_dir, checkpoint)
             sampler = TaskSampler(count * grid.num_replicas)
             steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
             keep_settings(engine, arguments, stage_map)
-            output_dir = Path(arguments.output_dir) if arguments.output_dir else None
-            log = RunLog(output_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+            log = RunLog(arguments.run_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
             tokens = arguments.train_batch_size * arguments.max_seq_length  # of a task, which is what a sample is here
             meter = Meter(engine, Work(tokens), arguments.peak_tflops)
             state = {

@@ -45,9 +45,9 @@ def open_tasks(arguments: MetaTrainArguments, model: Source) -> tuple[EpisodeSou
 def processes_of_run(arguments: MetaTrainArguments) -> int:
     """Return on how many processes the run began: those that there are, or what the checkpoint to go on from says."""
     _, processes = launcher_world()
-    if not arguments.resume or not arguments.output_dir:
+    if not arguments.resume or not arguments.run_dir:
         return processes
-    checkpoint = folders.newest_checkpoint(Path(arguments.output_dir))
+    checkpoint = folders.newest_checkpoint(arguments.run_dir)
     return read_state(checkpoint).get("processes", processes) if checkpoint else processes
 
 

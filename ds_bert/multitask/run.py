@@ -44,7 +44,7 @@ class MultitaskRun(FinetuneRun):
     def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; draw the tasks' scores."""
         status, measures = super().do(checkpoint)
-        if self.grid.rank == 0 and measures and self.arguments.output_dir:
+        if self.grid.rank == 0 and measures and self.arguments.run_dir:
             names = [member.name for member in self.task.members]
             path = self.output_dir / CHART
             draw_scores(path, {name: measures[name] for name in names}, measures[AVERAGE])
@@ -86,7 +86,7 @@ class MultitaskRun(FinetuneRun):
         names = [member.name for member in self.task.members]
         seen = dict(zip(names, self.sampler.shares_seen(), strict=True)) | {ALL: float(self.sampler.seen.mean())}
         print("seen:   " + ", ".join(f"{name} {share:.1%}" for name, share in seen.items()), flush=True)
-        if self.arguments.output_dir:
+        if self.arguments.run_dir:
             write_json(self.output_dir / SEEN, seen)
 
     def _measure(self, folder: Path | None = None) -> dict[str, float]:

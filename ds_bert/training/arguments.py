@@ -1,6 +1,8 @@
 """The arguments that every training job shares, under the names transformers' users know."""
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -39,7 +41,11 @@ class TrainingArguments:
 
     max_steps: int = argument(-1, "Optimizer steps to train for; overrides num_train_epochs.")
     num_train_epochs: float = argument(3.0, "Passes over the training data.")
-    num_minibatches: int = argument(0, "Throughput run: train for this many micro-batches per replica, print speeds.")
+    num_minibatches: int = argument(
+        0,
+        "Throughput run: train for this many micro-batches per replica and print speeds. output_dir stays as it is, "
+        "whatever else is given: the figures go to output_dir.throughput beside it, nothing is saved or resumed.",
+    )
     per_device_train_batch_size: int = argument(8, "Examples of a micro-batch, per replica.")
     per_device_eval_batch_size: int = argument(8, "The same for evaluation; need not be the training one.")
     gradient_accumulation_steps: int = argument(1, "Micro-batches of an optimizer step, per replica.")
@@ -67,18 +73,35 @@ class TrainingArguments:
     gradient_checkpointing: bool = argument(False, "Keep only each layer's input, compute activations again.")
     seed: int = argument(42, "Of first weights, order of examples, masks and dropout.")
 
-    logging_steps: int = argument(10, "Steps between two entries of the log; losses are means over them.")
+    logging_steps: int = argument(10, "Steps between two entries of the log (or lines of progress); losses are means.")
     eval_steps: int = argument(0, "Steps between two evaluations; 0 evaluates at the end only, -1 after every epoch.")
     save_steps: int = argument(500, "Steps between two checkpoints; 0 saves at the end only, -1 after every epoch.")
     save_total_limit: int = argument(0, "Checkpoints to keep, the newest ones, besides the best; 0 keeps all.")
     save_async: bool = argument(False, "Write checkpoints while training goes on, from a copy in memory.")
-    disable_tqdm: bool = argument(False, "No progress bar.")
+    disable_tqdm: bool = argument(False, "Lines of progress instead of a bar, as where stderr is no terminal.")
     trace: bool = argument(False, "Keep the times of every instruction and draw the schedule as it ran.")
     profile_steps: str | None = argument(None, "Steps to profile, as 10-12: output_dir/profile/, top operations.")
     peak_tflops: float = argument(0.0, "A device's peak in this precision, dense; 0 to look it up by its name.")
     ddp_timeout: int = argument(1800, "Seconds that a rank waits for one that lives but does not come.")
     heartbeat_timeout: int = argument(30, "Seconds after which a rank that gives no sign of life ends the job.")
     local_rank: int = argument(-1, "Set by the deepspeed launcher.")
+
+    @property
+    def measures_speed(self) -> bool:
+        """Whether this is a throughput run, which trains only to see how fast it is."""
+        return self.num_minibatches > 0
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The folder that the run is kept in; None where nothing is kept, as in throughput runs."""
+        return Path(self.output_dir) if self.output_dir and not self.measures_speed else None
+
+    @property
+    def report_dir(self) -> Path | None:
+        """Where speeds, traces and profiles go: the run's folder; for a throughput run one beside it, of its own."""
+        if self.output_dir and self.measures_speed:
+            return Path(os.path.abspath(self.output_dir) + ".throughput")
+        return self.run_dir
 
 
 @dataclass

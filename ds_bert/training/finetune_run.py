@@ -64,8 +64,8 @@ class FinetuneRun:
     @property
     def output_dir(self) -> Path:
         """Where the run is kept; not to be asked for where it is not."""
-        assert self.arguments.output_dir
-        return Path(self.arguments.output_dir)
+        assert self.arguments.run_dir
+        return self.arguments.run_dir
 
     def steps_done(self) -> int:
         """Optimizer steps that are done."""
@@ -92,7 +92,7 @@ class FinetuneRun:
 
     def _go_on(self, found: Path | None) -> None:
         """Load the newest checkpoint, if there is one, or, where nothing is to be trained, the best one."""
-        newest = go_on(self.engine, self.arguments.output_dir, found)
+        newest = go_on(self.engine, self.arguments.run_dir, found)
         if newest is None:
             return
         self.resumed = read_state(newest)
@@ -104,11 +104,11 @@ class FinetuneRun:
             load_checkpoint(best, self.engine)
 
     def _folder(self, name: str) -> Path | None:
-        """A folder of ``output_dir``; None where nothing is kept."""
-        return self.output_dir / name if self.arguments.output_dir else None
+        """A folder of the run's; None where nothing is kept."""
+        return self.output_dir / name if self.arguments.run_dir else None
 
     def _write(self, name: str, measures: dict[str, float]) -> None:
-        if self.grid.rank == 0 and measures and self.arguments.output_dir:
+        if self.grid.rank == 0 and measures and self.arguments.run_dir:
             write_json(self.output_dir / name, measures)
 
     def _train(self) -> tuple[int, dict[str, float] | None]:
@@ -118,11 +118,10 @@ class FinetuneRun:
         sampler = self.make_sampler(task.train)
         steps = total_steps(arguments, sampler.steps_per_epoch)
         keep_settings(engine, arguments, self.grid.stage_map)
-        output_dir = self.output_dir if arguments.output_dir else None
-        log = RunLog(output_dir, self.grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+        log = RunLog(arguments.run_dir, self.grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
         meter = Meter(engine, _work(self.config, task), arguments.peak_tflops)
         best = None
-        if arguments.do_eval and output_dir:
+        if arguments.do_eval and arguments.run_dir:
             metric = arguments.metric_for_best_model or task.best_metric
             best = Best(metric, arguments.early_stopping_patience, self.resumed.get("best"))
 

@@ -49,6 +49,8 @@ def place(
     Raises:
         UserError: the map is wrong, arguments contradict each other, or a schedule cannot run them.
     """
+    if arguments.measures_speed and not arguments.do_train:
+        raise UserError("--num_minibatches measures how fast training is; give --do_train, or leave it out")
     stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, head=head)
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
     check_numbers(arguments)
@@ -115,7 +117,7 @@ def fine_tune(
         _check_labels(found, config)
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     set_fp32_products(grid, settings)
-    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
+    limit, folder = arguments.heartbeat_timeout, arguments.report_dir
     results = []
     with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
         for run, checkpoint in zip(runs, checkpoints, strict=True):
@@ -128,8 +130,8 @@ def fine_tune(
             results.append(measures)
             heartbeat.steps_done = lambda: 0
             del training  # its memory is for the next one
-    if len(runs) > 1 and grid.rank == 0 and arguments.output_dir:
-        _report_seeds(Path(arguments.output_dir), [run.seed for run in runs], results)
+    if len(runs) > 1 and grid.rank == 0 and arguments.run_dir:
+        _report_seeds(arguments.run_dir, [run.seed for run in runs], results)
     return 0
 
 
@@ -175,9 +177,8 @@ def _runs(arguments: FinetuneArguments) -> list[FinetuneArguments]:
     if len(set(arguments.seeds)) < len(arguments.seeds):
         raise UserError(f"--seeds {' '.join(map(str, arguments.seeds))}: a seed stands there twice")
     runs = [replace(arguments, seed=seed, seeds=[]) for seed in arguments.seeds]
-    if not arguments.output_dir:
-        return runs
-    return [replace(run, output_dir=str(Path(arguments.output_dir, f"{_SEED}{run.seed}"))) for run in runs]
+    folder = arguments.report_dir
+    return [replace(run, output_dir=str(folder / f"{_SEED}{run.seed}")) for run in runs] if folder else runs
 
 
 def _claim_seeds(arguments: FinetuneArguments) -> None:
@@ -186,9 +187,9 @@ def _claim_seeds(arguments: FinetuneArguments) -> None:
     Raises:
         UserError: it holds something else, and ``overwrite_output_dir`` does not say to move it aside.
     """
-    if not (arguments.seeds and arguments.output_dir) or (arguments.overwrite_output_dir and launcher_world()[0]):
+    folder = arguments.run_dir
+    if not (arguments.seeds and folder) or (arguments.overwrite_output_dir and launcher_world()[0]):
         return
-    folder = Path(arguments.output_dir)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     others = [name for name in found if name != RESULTS and not name.startswith(_SEED)]
     if not others:

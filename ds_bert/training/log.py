@@ -1,6 +1,7 @@
-"""What rank 0 shows and keeps of a run: progress bar, TensorBoard, and a log of JSON lines."""
+"""What rank 0 shows and keeps of a run: a progress bar or lines, TensorBoard, and a log of JSON lines."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ class RunLog:
     Args:
         output_dir: where `log.jsonl` and TensorBoard's `tensorboard/` go; None keeps nothing.
         is_main: whether this is rank 0.
-        first_step, total_steps: of the progress bar.
-        show_bar: whether there is one.
+        first_step, total_steps: of the progress.
+        show_bar: whether a terminal gets a bar; there are lines where it does not, or where stderr is no terminal.
     """
 
     def __init__(
@@ -32,11 +33,15 @@ class RunLog:
             purge_step = first_step + 1 if first_step else None
             self.writer = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge_step)
             _forget_after(self.path, first_step)
+        has_bar = is_main and show_bar and sys.stderr.isatty()
+        self.has_lines = is_main and not has_bar
+        self.total_steps = total_steps
+        self._origin, self._is_warm = (first_step, time.monotonic()), False  # what the time left is reckoned from
         self.bar = tqdm(
             initial=first_step,
             total=total_steps,
             unit="step",
-            disable=not (is_main and show_bar),
+            disable=not has_bar,
             dynamic_ncols=True,
             smoothing=0.1,
         )
@@ -46,6 +51,25 @@ class RunLog:
         speed = f", {samples_per_second:.1f} samples/s" if samples_per_second else ""
         self.bar.set_postfix_str(f"loss {loss:.3f}{speed}", refresh=False)
         self.bar.update()
+
+    def report(self, step: int, values: dict[str, float]) -> None:
+        """Print a line of progress where there is no bar.
+
+        Args:
+            step: that is done, counted from 1.
+            values: ``loss``, ``learning_rate`` and, if known, ``samples_per_second``, since the last line.
+        """
+        if not self.has_lines:
+            return
+        (first_step, begin), now = self._origin, time.monotonic()
+        left = (now - begin) / max(1, step - first_step) * (self.total_steps - step)
+        if not self._is_warm:  # what came before the first line was slow, to warm up
+            self._origin, self._is_warm = (step, now), True
+        speed = f", {values['samples_per_second']:.1f} samples/s" if "samples_per_second" in values else ""
+        self.say(
+            f"step {step}/{self.total_steps}: loss {values['loss']:.4f}, learning rate {values['learning_rate']:.3g}"
+            f"{speed}, {tqdm.format_interval(left)} left"
+        )
 
     def record(self, step: int, values: dict[str, float], prefix: str = "train") -> None:
         """Keep values of a step."""
@@ -64,9 +88,10 @@ class RunLog:
             self.writer.add_text("notes", text, step)
 
     def say(self, text: str) -> None:
-        """Print a line without breaking the bar."""
+        """Print a line at once, without breaking the bar."""
         if self.is_main:
             tqdm.write(text)
+            sys.stdout.flush()
 
     def _append(self, entry: dict[str, Any]) -> None:
         assert self.path is not None

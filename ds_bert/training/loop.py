@@ -87,9 +87,9 @@ class Training:
         self.log, self.meter, self.best, self.state_now = log, meter, best, state_now
         self.stopped_early = best is not None and best.is_hopeless
         self.saver = None
-        if arguments.output_dir:
+        if arguments.run_dir:
             keep, later = arguments.save_total_limit, arguments.save_async
-            self.saver = CheckpointSaver(Path(arguments.output_dir), engine, describe, state, keep, later)
+            self.saver = CheckpointSaver(arguments.run_dir, engine, describe, state, keep, later)
         self.warmup_steps = arguments.warmup_steps or round(arguments.warmup_ratio * total_steps)
         self.first_step = engine.steps_done
         self.unsound: list[int] = []  # global batches whose loss or gradient was not finite
@@ -159,7 +159,9 @@ class Training:
                 kept = _means(self._unshown)
                 self._unshown.clear()
                 kept |= {"grad_norm": result.grad_norm, "learning_rate": result.learning_rate}
-                self.log.record(step, kept | self.meter.entry())
+                kept |= self.meter.entry()
+                self.log.record(step, kept)
+                self.log.report(step, kept)
 
     def _is_sound(self, result: StepResult, loss: float) -> bool:
         """Whether a step was taken, with a finite loss; end the run after too many that were not.

@@ -120,8 +120,7 @@ def open_data(arguments: PretrainArguments, model: dict[str, Any], stage_map: St
         return PretrainingData(None, None)
     train = _open(arguments, arguments.train_path, model, evaluation=False)
     default = Path(arguments.train_path) / "validation"
-    measures_speed = arguments.num_minibatches > 0
-    eval_path = arguments.eval_path or (str(default) if default.is_dir() and not measures_speed else None)
+    eval_path = arguments.eval_path or (str(default) if default.is_dir() and not arguments.measures_speed else None)
     return PretrainingData(train, _open(arguments, eval_path, model, evaluation=True) if eval_path else None)
 
 

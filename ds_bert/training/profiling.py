@@ -23,7 +23,7 @@ class Profiler:
     def __init__(self, arguments: TrainingArguments, place: Grid) -> None:
         self.steps = profiled_steps(arguments.profile_steps) if arguments.profile_steps else range(0)
         self.place = place
-        self._folder = Path(arguments.output_dir or "") / FOLDER
+        self._folder = (arguments.report_dir or Path()) / FOLDER
         self._running: profile | None = None
         self._lines: list[str] = []
 

@@ -53,6 +53,8 @@ def claim_run(
 ) -> Path | None:
     """Take hold of ``output_dir`` and return the checkpoint to resume from, if any.
 
+    A throughput run leaves it alone: it takes ``report_dir``, and moves aside what an earlier one has left there.
+
     Args:
         arguments, stage_map, model: of the job.
         data: fingerprint of the training data; None on a process that reads none.
@@ -60,9 +62,11 @@ def claim_run(
     Raises:
         UserError: the folder is not empty, or its newest checkpoint is damaged or of another kind of run.
     """
-    if not arguments.output_dir:
+    output_dir = arguments.run_dir
+    if not output_dir:
+        if arguments.report_dir:
+            claim_output_dir(arguments.report_dir, resume=False, overwrite=True)
         return None
-    output_dir = Path(arguments.output_dir)
     claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     checkpoint = folders.newest_checkpoint(output_dir) if arguments.resume else None
     if checkpoint:
@@ -86,11 +90,10 @@ def claim_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
 
 
 def keep_settings(engine: Engine, arguments: TrainingArguments, stage_map: StageMap) -> None:
-    """Write what the run was told into ``output_dir``, once nothing can be wrong with it any more."""
-    if engine.place.rank == 0 and arguments.output_dir:
-        output_dir = Path(arguments.output_dir)
-        write_json(output_dir / "arguments.json", asdict(arguments))
-        write_atomically(output_dir / "stage_map.json", to_json(stage_map))
+    """Write what the run was told into its folder, once nothing can be wrong with it any more."""
+    if engine.place.rank == 0 and arguments.run_dir:
+        write_json(arguments.run_dir / "arguments.json", asdict(arguments))
+        write_atomically(arguments.run_dir / "stage_map.json", to_json(stage_map))
 
 
 def _check_same_run(
@@ -132,7 +135,7 @@ def failing_by_name(
     place: Grid,
     steps_done: Callable[[], int] = lambda: 0,
     heartbeat_timeout: float = SILENCE,
-    output_dir: str | None = None,
+    output_dir: str | Path | None = None,
 ) -> Iterator[Heartbeat]:
     """Let a failure say which rank (the launcher's, as in the map), stage and step it met; end when a peer has died.
 
@@ -169,13 +172,15 @@ def conclude(
     log.close()
     if engine.place.rank == 0:
         lines = summary_lines(figures) if outcome.samples else [f"nothing to do: step {engine.steps_done} is reached"]
-        if arguments.output_dir:
-            output_dir = Path(arguments.output_dir)
+        folder = arguments.report_dir
+        if folder:
             if outcome.samples:
-                write_json(output_dir / "summary.json", {**figures, "evaluation": outcome.evaluation})
-            entries = read_log(output_dir)
+                write_json(folder / "summary.json", {**figures, "evaluation": outcome.evaluation})
+            entries = read_log(folder)
             print("\n".join(terminal_chart(entries, "train/loss")))
-            lines += _draw(engine, output_dir, entries, spans)
+            lines += _draw(engine, folder, entries, spans)
+            if arguments.measures_speed:
+                lines.append(f"figures: {folder / 'summary.json'} ({arguments.output_dir} is as it was)")
         cuts = " | ".join(
             f"layers {begin}–{end - 1} on ranks {', '.join(map(str, ranks))}"
             for begin, end, ranks in zip(stage_map.cuts, stage_map.cuts[1:], stage_map.stage_to_ranks, strict=False)

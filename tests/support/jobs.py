@@ -1,6 +1,7 @@
 """Run a job's `main` on forked ranks: what a launcher does, without the seconds that imports take."""
 
 import importlib.util
+import json
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from ds_bert.errors import exit_on_user_error
 from tests.support.processes import Failed, Ranks, Returned, run_on_ranks
+from tests.support.refusal import contents
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -126,6 +128,17 @@ def _main_of(job: Path) -> Callable[[], int]:
     sys.modules[job.stem] = module
     spec.loader.exec_module(module)
     return module.main
+
+
+def assert_stays_as_it_is(out: Path, throughput_run: Callable[[list[str]], str]) -> None:
+    """Check that a real run's folder is equal to the byte after throughput runs with its flags and those given."""
+    before, beside = contents(out), out.with_name(f"{out.name}.throughput")
+    for more in ([], ["--resume"], ["--overwrite_output_dir"]):
+        printed = throughput_run([*more, "--num_minibatches", "4"])
+        assert contents(out) == before and f"figures: {beside / 'summary.json'}" in printed
+        assert [path.name for path in beside.iterdir()] == ["summary.json"]
+        assert json.loads((beside / "summary.json").read_text())["samples_per_second"] > 0
+    assert len(list(out.parent.glob(f"{out.name}.*"))) == 3  # with those that were moved aside
 
 
 def without_folder(words: Sequence[object], here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:

@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.training.log import read_log
-from tests.support.jobs import Ended, printed_after_a_death, run_job, without_folder
+from tests.support.jobs import Ended, assert_stays_as_it_is, printed_after_a_death, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
 from tests.support.refusal import contents
 
@@ -183,6 +183,29 @@ def test_a_throughput_run_without_a_folder_writes_nothing(
     before = contents(here)
     assert "held-out accuracy" in run(tmp_path, arguments)
     assert contents(here) == before
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 2)])
+def test_a_throughput_run_leaves_a_real_run_as_it_is(folder: Path, tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    out = tmp_path / "out"
+    flags = ["--do_train", "--do_eval", "--do_predict", *(["--seeds", *seeds] if seeds else [])]
+    run(tmp_path, words(folder, out, *flags, max_steps=2))
+    if seeds:
+        before = contents(out)
+        run(tmp_path, words(folder, out, *flags, "--num_minibatches", 4, "--resume", max_steps=2))
+        assert contents(out) == before
+        beside = tmp_path / "out.throughput"
+        found = {str(path.relative_to(beside)) for path in beside.rglob("*.json")}
+        assert found == {f"seed-{seed}.throughput/summary.json" for seed in seeds}
+        return
+    assert_stays_as_it_is(out, lambda more: run(tmp_path, words(folder, out, *flags, *more, max_steps=2)))
+    run(tmp_path, words(folder, out, *flags, "--resume", max_steps=4))
+    assert [entry["step"] for entry in read_log(out) if "train/loss" in entry] == [1, 2, 4]
+
+
+def test_a_throughput_run_needs_training(folder: Path, tmp_path: Path) -> None:
+    printed = run(tmp_path, words(folder, tmp_path / "out", "--do_eval", num_minibatches=4), status=2)
+    assert "error: --num_minibatches measures how fast training is; give --do_train" in printed
 
 
 def test_a_classifier_of_another_task(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.checkpoint.training_state import read_state
-from tests.support.jobs import printed_after_a_death, run_job, without_folder
+from tests.support.jobs import assert_stays_as_it_is, printed_after_a_death, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
 from tests.support.refusal import contents, the_sentence
 from tests.support.task_folder import write_tasks
@@ -110,6 +110,15 @@ def test_a_throughput_run_without_a_folder_writes_nothing(
     before = contents(here)
     assert "samples/s" in run(tmp_path, arguments)
     assert contents(here) == before
+
+
+def test_a_throughput_run_leaves_a_real_run_as_it_is(folder: Path, whole: Path, tmp_path: Path) -> None:
+    out = halfway(whole, tmp_path / "out")
+    flags = words(folder, out, *ADAPTERS, **on_both_kinds(folder))
+    assert_stays_as_it_is(out, lambda more: run(tmp_path, [*flags, *more], 2))
+    run(tmp_path, [*flags, "--resume"], 2)
+    for file in (whole / "checkpoint-4").glob("*.safetensors"):
+        assert file.read_bytes() == (out / "checkpoint-4" / file.name).read_bytes(), file.name
 
 
 def test_adapters_leave_the_encoder_as_it_was(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.checkpoint.tensors import TensorFolder
-from tests.support.jobs import run_job
+from tests.support.jobs import assert_stays_as_it_is, run_job
 from tests.support.many_tasks import RELATIONS, write_tasks
 
 JOB = "pipelines/multitask.py"
@@ -54,6 +54,15 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def losses(out: Path) -> list[float]:
     lines = (out / "log.jsonl").read_text().splitlines()
     return [entry["train/loss"] for entry in map(json.loads, lines) if "train/loss" in entry]
+
+
+def test_a_throughput_run_leaves_a_real_run_as_it_is(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flags = words(folder, out, "--do_train", "--do_eval", max_steps=2)
+    run(tmp_path, flags)
+    assert_stays_as_it_is(out, lambda more: run(tmp_path, [*flags, *more]))
+    run(tmp_path, [*flags, "--resume", "--max_steps", 4])
+    assert len(losses(out)) == 4
 
 
 def test_many_tasks_on_two_stages(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ds_bert.checkpoint.folders import checkpoints
 from ds_bert.checkpoint.tensors import TensorFolder, write_tensors
 from ds_bert.training.log import read_log
 from tests.support import jobs
-from tests.support.jobs import Ended, Pretraining, pretrain, printed_after_a_death, wait_for
+from tests.support.jobs import Ended, Pretraining, assert_stays_as_it_is, pretrain, printed_after_a_death, wait_for
 from tests.support.processes import Failed, Returned, run_on_ranks
 
 STEPS = 24
@@ -246,6 +246,29 @@ def test_a_throughput_run_prints_its_figures(tmp_path: Path, base: list[Any], mi
     assert "(an even cut in theory: 20%)" in figures["busy"]  # (p - 1)/(m + p - 1) = 1/5
     assert "held-out" not in printed
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".txt"] * 4
+
+
+def test_a_throughput_run_leaves_a_real_run_as_it_is(tmp_path: Path, two_by_two: list[Any], left_alone: Path) -> None:
+    out = tmp_path / "out"
+    flags = [*two_by_two, "--output_dir", out]
+    shutil.copytree(left_alone, out, ignore=shutil.ignore_patterns("checkpoint-18", "checkpoint-24", "latest"))
+
+    def throughput_run(more: list[str]) -> str:
+        pretrain(tmp_path / "printed", [*flags, *more], 4)
+        return (tmp_path / "printed" / "0.out.txt").read_text()
+
+    assert_stays_as_it_is(out, throughput_run)
+    pretrain(tmp_path / "printed", [*flags, "--resume"], 4)
+    assert_same_bits(out, left_alone)
+
+
+def test_a_throughput_run_keeps_its_trace_and_profile_beside(tmp_path: Path, base: list[Any]) -> None:
+    flags = ["--num_minibatches", 12, "--gradient_accumulation_steps", 4, "--num_stages", 2, "--output_dir"]
+    pretrain(tmp_path / "printed", [*base, *flags, tmp_path / "out", "--trace", "--profile_steps", "2"], 2)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if "printed" not in path.parts}
+    names = ["", "/summary.json", "/trace.json", "/schedule.png", "/profile"]
+    profiles = [f"/profile/rank-{rank}.json.gz" for rank in range(2)]
+    assert found == {f"out.throughput{name}" for name in (*names, *profiles)}
 
 
 def test_bf16_and_shared_optimizer(tmp_path: Path, two_by_two: list[Any], left_alone: Path) -> None:

@@ -89,6 +89,14 @@ def test_the_log_has_means_over_the_steps_since_its_last_entry(tmp_path: Path) -
     assert logged == [(1, 2.0), (6, 4.0)]  # step 3 has no loss to be shown; its place is taken by the next entry
 
 
+def test_a_line_every_logging_steps(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    training = _training(tmp_path, logging_steps=3)
+    training._report([_result(float(step), 1.0, step=step) for step in range(10)])
+    lines = [line.split(", learning")[0] for line in capsys.readouterr().out.splitlines()]
+    masked_words = {1: 0.0, 3: 1.5, 6: 4.0, 9: 7.0, 10: 9.0}  # means since the last line; the next sentence's is 0.5
+    assert lines == [f"step {step}/10: loss {mean + 0.5:.4f}" for step, mean in masked_words.items()]
+
+
 def test_a_run_that_nothing_made_better_does_not_train_on() -> None:
     best = Best("f1", 2, {"step": 1, "metric": "f1", "value": 0.5, "evaluations_since": 2})
     training = _training(best=best)
