@@ -114,7 +114,7 @@ def fine_tune(
     _claim_seeds(arguments)
     checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint or None) for run in runs]
     for found in filter(None, checkpoints):
-        _check_labels(found, config)
+        _check_labels(found, config, task.head)
     grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
     set_fp32_products(grid, settings)
     limit, folder = arguments.heartbeat_timeout, arguments.report_dir
@@ -153,9 +153,9 @@ def _check_task(task: Task, arguments: FinetuneArguments, type_vocab_size: int) 
         raise UserError(f"--metric_for_best_model {metric}: {task.name} is measured by {known}")
 
 
-def _check_labels(checkpoint: Path, config: Any) -> None:
+def _check_labels(checkpoint: Path, config: Any, head: str | Callable[[Any], Any]) -> None:
     """Refuse to go on from a checkpoint whose head has the labels in another order than they have now."""
-    before, now = _labels_of(build_config(load_model_config(checkpoint))), _labels_of(config)
+    before, now = _labels_of(build_config(load_model_config(checkpoint), head)), _labels_of(config)
     if before != now:
         raise UserError(
             f"{checkpoint}: its head's labels are {before}, now they are {now}; needed is what the run began with, "
