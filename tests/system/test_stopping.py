@@ -60,7 +60,8 @@ def test_so_many_steps_are_skipped_then_their_batches_are_named(tmp_path: Path, 
     run = Pretraining(tmp_path / "run", [*words, *flags], 2)
     outcomes = run.wait()
     printed = run.printed()
-    assert all(isinstance(end, Returned) and end.value.status == 1 for end in outcomes.values()), outcomes
+    statuses = [end.value.status if isinstance(end, Returned) else str(end) for end in outcomes.values()]
+    assert set(statuses) <= {1, "died with exit code 1"}, statuses  # who hears of the other's end is ended by it
     assert "Traceback" not in printed
     said = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert len(said) == 2 and {line.split()[2] for line in said} == {"0", "1"}, printed
