@@ -8,7 +8,9 @@ import pytest
 
 from ds_bert import cli
 from ds_bert.checkpoint import folders
+from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.manifest import faults, hash_file, read_manifest, write_manifest
+from ds_bert.errors import UserError
 from tests.support.jobs import pretrain
 from tests.support.refusal import Job, the_sentence
 from tests.support.text import prepare_data, write_model
@@ -294,7 +296,8 @@ def test_model_folders(job: Job) -> None:
     sentence = job.refuse("--model_name_or_path", folder)
     assert f"{folder}: has no model.safetensors" in sentence
     assert f"`ds-bert import --from huggingface {folder} --output_dir …`" in sentence
-    assert "is a file; needed is its folder" in job.refuse("--model_name_or_path", folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="is a file; needed is its folder"):
+        local_folder(str(folder / "pytorch_model.bin"))
     (folder / "model.safetensors").write_bytes(b"nonsense" * 10)
     assert "model.safetensors: not a readable safetensors file" in job.refuse("--model_name_or_path", folder)
 
