@@ -10,8 +10,8 @@ from tests.cuda.stage import Case, Place, run
 from tests.support.fake_cuda.server import FakeCuda
 from tests.support.jobs import REPOSITORY
 
-# Large enough that the gaps between parameters, and a last message, hardly count.
-MODEL = {"hidden_size": 96, "intermediate_size": 384, "vocab_size": 5003}
+# Large enough that what buckets are padded with, and a last message, hardly count.
+MODEL = {"hidden_size": 256, "intermediate_size": 1024, "vocab_size": 5003}
 # Settings, the guide's row, and how many replicas share the optimizer.
 HELD: dict[str, tuple[dict[str, Any], str, int]] = {
     "fp32": ({}, "fp32", 1),
