@@ -3,9 +3,12 @@
 import ctypes
 import os
 import re
+import shutil
 import signal
+import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from tests.support.toy import toy_map
 TIMEOUT = 1800  # of the groups: nothing here may last as long
 STEPS = 7
 TWO, FOUR = toy_map(2, 1), toy_map(2, 2, [[3, 1], [2, 0]])
+_FIRST, _SECOND = "10.211.7.1", "10.211.7.2"  # in networks that a test makes
 
 
 def _sleep(seconds: float) -> None:
@@ -51,6 +55,8 @@ WAITS = {"sleep": _sleep, "gloo": _wait_in_gloo, "lock": _keep_lock}
 def _wait(stage_map: StageMap, folder: Path, waits: dict[str, str], seconds: float, options: dict[str, Any]) -> None:
     """Wait on every rank: in what ``waits`` names for it, or for "*"."""
     rank = os.environ["LAUNCHER_RANK"] = os.environ["RANK"]
+    if spaces := options.get("spaces"):
+        _move_to(spaces[int(rank)])
     os.environ["AWAITED"] = waits.get("awaited", "")
     os.dup2(os.open(folder / f"{rank}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     silence, steps = options.get("silence", 30), options.get("steps", STEPS)
@@ -64,6 +70,13 @@ def _wait(stage_map: StageMap, folder: Path, waits: dict[str, str], seconds: flo
         time.sleep(1.2 * min(1, silence / 8))  # more than a beat: all know that these steps are done
         (folder / f"{rank}.ready").touch()
         WAITS[waits.get(rank, waits["*"])](seconds)
+
+
+def _move_to(space: str) -> None:
+    """Continue in a network of its own, as on another machine; the first rank's address there is `_FIRST`."""
+    descriptor = os.open(f"/run/netns/{space}", os.O_RDONLY)
+    assert ctypes.CDLL(None).setns(descriptor, 0) == 0
+    os.environ.update(MASTER_ADDR=_FIRST, GLOO_SOCKET_IFNAME="eth0")
 
 
 class Waiting(Ranks):
@@ -182,6 +195,43 @@ def test_a_silent_rank_is_given_up_after_the_heartbeats_own_limit(
         if not with_watcher:
             ranks.processes[victim].join(5)
             assert ranks.processes[victim].exitcode == -signal.SIGKILL
+
+
+@pytest.fixture
+def two_networks() -> Iterator[list[str]]:
+    """Two networks with a cable between them."""
+    if not shutil.which("ip") or os.geteuid():
+        pytest.skip("networks cannot be made here: needed are root and the command ip")
+    spaces = [f"dsbert{os.getpid()}{side}" for side in "ab"]
+    try:
+        for space in spaces:
+            _ip("netns", "add", space)
+            _ip("-n", space, "link", "set", "lo", "up")
+        _ip("-n", spaces[0], "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", spaces[1])
+        for space, address in zip(spaces, (_FIRST, _SECOND), strict=True):
+            _ip("-n", space, "address", "add", f"{address}/24", "dev", "eth0")
+            _ip("-n", space, "link", "set", "eth0", "up")
+        yield spaces
+    finally:
+        for space in spaces:
+            subprocess.run(["ip", "netns", "delete", space], check=False)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", ["sleep", "gloo"])
+def test_a_cut_cable_ends_both_sides(tmp_path: Path, two_networks: list[str], wait: str) -> None:
+    waits = {"*": wait, "awaited": "1"}
+    with Waiting(TWO, tmp_path, waits, silence=2, spaces=two_networks) as ranks:
+        _ip("-n", two_networks[0], "link", "set", "eth0", "down")
+        outcomes = ranks.wait(7, stop_at_failure=False)
+        assert [str(outcome) for outcome in outcomes.values()] == ["died with exit code 1"] * 2
+        for rank in (0, 1):
+            silent = f"{ranks.name(1 - rank)}, after step {STEPS}, has not answered for 2 s"
+            assert ranks.said(rank) == [f"{ranks.name(rank)}: after step {STEPS}: {silent}"]
 
 
 def test_all_ranks_stopped_and_continued_go_on(tmp_path: Path) -> None:
