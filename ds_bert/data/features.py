@@ -96,7 +96,7 @@ def refuse_pairs(title: str, type_vocab_size: int) -> None:
     if type_vocab_size < 2:
         raise UserError(
             f"{title}: has pairs of texts, the second of token type 1, but the model's type_vocab_size is "
-            f"{type_vocab_size}; needed is a model with 2, or texts by themselves"
+            f"{type_vocab_size}; needed is a model with 2"
         )
 
 

@@ -7,7 +7,6 @@ the user names. It is read as BERT's or ALBERT's, with the settings beside it.
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,13 +132,12 @@ def _by_transformers(origin: Path, read: Callable[[Any], "PreTrainedTokenizerBas
 @contextmanager
 def _alone(path: Path, name: str) -> Iterator[Path]:
     """Give a folder that holds this file, under the name that transformers has for it, and the settings beside it."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        for setting in _SETTINGS:
-            if (path.parent / setting).is_file():
-                shutil.copyfile(path.parent / setting, folder / setting)
-        (folder / name).write_text(read_text(path), encoding="utf-8")  # without a byte order mark
-        yield folder
+    files = {name: path} | {setting: path.parent / setting for setting in _SETTINGS}
+    with tempfile.TemporaryDirectory() as folder:
+        for title, file in files.items():
+            if file.is_file():
+                Path(folder, title).write_text(read_text(file), encoding="utf-8")  # without a byte order mark
+        yield Path(folder)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

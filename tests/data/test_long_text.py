@@ -20,7 +20,8 @@ from ds_bert.data.multiple_choice import fill_in
 from ds_bert.data.python_docs import prose_of_docstring
 from ds_bert.data.sentences import split_sentences
 from ds_bert.data.tables import open_table
-from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer, wordpiece
+from ds_bert.data.tokenizer_files import wordpiece
+from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer
 from ds_bert.tasks.squad_metrics import normalize_answer
 from tests.support.processes import run_on_ranks
 
@@ -224,15 +225,15 @@ def test_sentences_tokenised_in_pieces_are_the_same(tokenizer: Tokenizer, monkey
     lines = [" ".join("".join(rng.choices("abcjz.", k=rng.randint(1, 9))) for _ in range(n)) for n in range(60)]
     lines += ["\t".join(["a"] * 99), " " * 300 + "b", "\u00a0".join(["c"] * 40)]
     documents = [NumberedDocument(n, RawDocument(lines[n : n + 5], False, 1)) for n in range(0, len(lines), 5)]
-    whole = encode_chunk(tokenizer, documents)
+    whole = encode_chunk(tokenizer.for_corpora, documents)
     assert whole.sentence_lengths.max() > 190
     for longest, characters in ((50, 70), (16, 16), (100, 1 << 20)):
         monkeypatch.setattr(encoding, "_LONGEST_PIECE", longest)
         monkeypatch.setattr(encoding, "_CHARACTERS_AT_A_TIME", characters)
-        pieces = encode_chunk(tokenizer, documents)
+        pieces = encode_chunk(tokenizer.for_corpora, documents)
         for name in ("tokens", "sentence_lengths", "document_lengths", "num_unknown"):
             np.testing.assert_array_equal(getattr(pieces, name), getattr(whole, name))
-    empty = encode_chunk(tokenizer, [NumberedDocument(0, RawDocument([], False, 1))])
+    empty = encode_chunk(tokenizer.for_corpora, [NumberedDocument(0, RawDocument([], False, 1))])
     assert (len(empty.tokens), empty.document_lengths.tolist()) == (0, [0])
 
 
