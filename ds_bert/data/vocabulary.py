@@ -74,12 +74,16 @@ class Tokenizer:
 
     @cached_property
     def tokens(self) -> list[str]:
-        """The tokens in the order of their ids; "" where no token has the id."""
-        vocabulary = self.backend.get_vocab(with_added_tokens=True)
-        tokens = [""] * (max(vocabulary.values()) + 1)
-        for token, token_id in vocabulary.items():
-            tokens[token_id] = token
-        return tokens
+        """The tokens in the order of their ids; "" where no token has the id.
+
+        Beside a vocabulary with a repeated line, an added token may have an id that is another's, too: it has the place.
+        """
+        added = self.backend.get_added_tokens_decoder()
+        vocabulary = sorted(self.backend.get_vocab(with_added_tokens=False).items())
+        by_id = {token_id: token for token, token_id in vocabulary} | {
+            key: token.content for key, token in added.items()
+        }
+        return [by_id.get(token_id, "") for token_id in range(max(by_id) + 1)]
 
     @property
     def size(self) -> int:

@@ -181,7 +181,9 @@ class Heartbeat:
 def _start_watcher() -> tuple[subprocess.Popen, Wire]:
     """Start the watcher of this process, out of reach of Ctrl-C; return it and the wire to it."""
     here, there = socket.socketpair()
-    command = [sys.executable, "-S", "-c", _WATCHER, json.dumps(sys.path)]
+    # Wherever this package was found, and not by where this process's path leads now: it may begin with "".
+    path = [str(Path(__file__).resolve().parents[2]), *sys.path]
+    command = [sys.executable, "-S", "-c", _WATCHER, json.dumps(path)]
     try:
         with there:
             watcher = subprocess.Popen(command, stdin=there.fileno(), stdout=subprocess.DEVNULL, start_new_session=True)

@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import AddedToken
+from transformers import AlbertTokenizer, AutoTokenizer, BertTokenizer
 
-from ds_bert.data.vocabulary import load_tokenizer
+from ds_bert.data.arrays import tokenizer_of
+from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
-from tests.support.tokenizer_folders import TEXTS, albert_folders, assert_same, bert_folders, ids_of, odd_folders
+from tests.support.tokenizer_folders import (
+    TEXTS,
+    albert_folders,
+    albert_pieces,
+    assert_same,
+    bert_folders,
+    ids_of,
+    odd_folders,
+    wordpiece_tokens,
+)
 
 FOLDERS = {"bert": bert_folders, "albert": albert_folders, "odd": odd_folders}
 # Names of odd folders that are refused: whatever lies beside, or a "slow" one without a tokenizer.json, which some of
@@ -104,3 +115,29 @@ def test_the_remedy_for_a_tokenizer_without_a_template(tmp_path: Path) -> None:
         load_tokenizer(folder)
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
     assert_same(load_tokenizer(folder), auto(folder))
+
+
+@pytest.mark.parametrize(
+    ("family", "former"),
+    [
+        ("bert", "a4e5bf205fff238f5c2c7556e87126bed0d975338dc4ec20e1c4b490e529ffd5"),
+        ("albert", "bcd1e836ad4132f80e4bd41bf0a39f677c7aa96a90e94de3f7f9b94a1a381a8c"),
+    ],
+)
+def test_data_that_were_prepared_before_know_their_tokenizer(family: str, former: str, tmp_path: Path) -> None:
+    """By what stood for it then, computed when it still did."""
+    kind: Any = BertTokenizer if family == "bert" else AlbertTokenizer
+    vocabulary = {token: place for place, token in enumerate(dict.fromkeys(wordpiece_tokens()))}
+    settings = {"strip_accents": False} if family == "bert" else {"do_lower_case": False}
+    theirs = kind(vocab=vocabulary if family == "bert" else albert_pieces(), **settings)
+    theirs.add_tokens([AddedToken("[E1]", special=True)] if family == "bert" else [])
+    theirs.add_tokens(["covid19"])
+    tokenizer = Tokenizer(theirs, "test")
+    tokenizer.save(tmp_path / "tokenizer")
+    for fingerprint in (former, tokenizer.fingerprint):
+        assert tokenizer_of(tmp_path, fingerprint, "dataset.json").tokens == tokenizer.tokens
+    theirs.add_tokens(["another"])
+    Tokenizer(theirs, "test").save(tmp_path / "tokenizer")
+    for fingerprint in (former, tokenizer.fingerprint):
+        with pytest.raises(UserError, match="not the tokenizer of these shards"):
+            tokenizer_of(tmp_path, fingerprint, "dataset.json")

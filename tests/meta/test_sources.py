@@ -23,7 +23,10 @@ POSITIONS = 20
 @pytest.fixture
 def model(tmp_path: Path) -> Any:
     write_vocabulary(tmp_path / "model", ["film"])
-    return SimpleNamespace(tokenizer=load_tokenizer(tmp_path / "model"), fields={"max_position_embeddings": POSITIONS})
+    return SimpleNamespace(
+        tokenizer=load_tokenizer(tmp_path / "model"),
+        fields={"max_position_embeddings": POSITIONS, "type_vocab_size": 2},
+    )
 
 
 def write_records(path: Path, labels: Sequence[int], length: int = 4, pair: int = 0) -> Path:
@@ -103,3 +106,18 @@ def test_few_shot_learning_cuts_long_examples(
     for part in (episode.support, episode.query):
         assert part.lengths.tolist() == [3, 3, 3, 8] and part.columns["labels"].tolist() == [0, 1, 0, 1]
         assert part.tokens[-8:].tolist() == kept and part.first_segments.tolist() == [3, 3, 3, first]
+
+
+@pytest.mark.parametrize("pair", [0, 6])
+def test_a_model_with_one_token_type_takes_single_texts_alone(model: Any, tmp_path: Path, pair: int) -> None:
+    model.fields = {**model.fields, "type_vocab_size": 1, "vocab_size": model.tokenizer.size}
+    files = [write_records(tmp_path / f"{name}_2.jsonl", [0, 1] * 3, 14, pair) for name in ("support", "test")]
+    few = FewShotArguments(support_file=str(files[0]), test_file=str(files[1]), k=[3], max_seq_length=16)
+    for make in (lambda: opened(model, files[0]), lambda: open_few_shot(few, model.tokenizer, model.fields)):
+        if pair:
+            with pytest.raises(
+                UserError, match=r"support_2\.jsonl.*: has pairs.* type_vocab_size is 1; needed is a model"
+            ):
+                make()
+        else:
+            make()

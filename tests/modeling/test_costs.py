@@ -74,7 +74,7 @@ def test_parameters_and_flops_are_those_of_our_layers(family, head):
     layers, seen = chain(config, head).layers, set()
     for layer, cost in zip(layers, layer_costs(config, tokens, 1, head=head), strict=True):
         with FlopCounterMode(display=False) as counter:
-            carry = layer(carry, labels)
+            carry = layer.train()(carry, labels)
         names = {layer.hugging_face_name(name): value for name, value in layer.named_parameters()}
         own = {name: value.numel() for name, value in names.items() if name not in seen}
         seen |= own.keys()

@@ -212,3 +212,27 @@ def test_many_tasks_leave_an_encoder(tmp_path: Path) -> None:
     flags = ["--head", "base", "--drop_extra_weights", "--output_dir", str(tmp_path / "base")]
     assert main(["export", str(checkpoint), *flags]) == 0
     check(tmp_path / "base", "bert", "Model")
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_model_with_one_token_type(tmp_path: Path, pairs: bool) -> None:
+    """As in transformers: single texts work; pairs, which fail there, are refused."""
+    vocabulary = {token: place for place, token in enumerate(wordpiece_tokens())}
+    BertTokenizer(vocab=vocabulary).save_pretrained(tmp_path / "model")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=300, max_position_embeddings=POSITIONS, type_vocab_size=1, **sizes)
+    transformers.BertModel(config).save_pretrained(tmp_path / "model")
+    rows = write_texts(tmp_path / "train.csv", pairs, True)
+    files = {"train_file": tmp_path / "train.csv", "test_file": tmp_path / "train.csv"}
+    settings = {"do_train": True, "do_predict": True, **files}
+    if pairs:
+        with pytest.raises(AssertionError, match=r"own data \(train\): has pairs of texts"):
+            run("pipelines/finetune_glue.py", tmp_path, tmp_path / "model", **settings)
+        assert not (tmp_path / "out").exists()
+        return
+    out = run("pipelines/finetune_glue.py", tmp_path, tmp_path / "model", **settings)
+    classify: Any = pipeline("text-classification", model=str(checkpoints(out)[-1]))
+    found = [each["score"] for each in classify([row["sentence1"] for row in rows])]
+    with open(out / "predictions" / "predictions.tsv", encoding="utf-8") as file:
+        predicted = [float(row["prediction"]) for row in csv.DictReader(file, delimiter="\t")]
+    assert found == pytest.approx(predicted, abs=1e-5)

@@ -66,8 +66,8 @@ def test_sources_know_the_shapes_of_all_their_tasks(tmp_path: Path, vocabulary_f
     ]
     some = features([0, 1, 0, 0, 1, 0, 1])  # the last is of no task
     records, drawn = RecordTasks(some, 2, 2, 1, "file"), SupervisedTasks(some, 2, 2, 1, "file")
-    assert [column.tolist() for column in records.shapes()] == [[3, 6], [2, 2], [2, 2], [False, False]]
-    assert [column.tolist() for column in drawn.shapes()] == [[7], [2], [2], [False]]
+    assert [column.tolist() for column in records.shapes()] == [[3, 6], [2, 2], [2, 2], [True, True]]
+    assert [column.tolist() for column in drawn.shapes()] == [[7], [2], [2], [True]]
     for source in (folder, records):
         assert source.title(1) in {source.episode(number, 0).name for number in range(len(source))}
 
