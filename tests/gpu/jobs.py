@@ -107,7 +107,8 @@ def resume(bench: Bench) -> dict[str, Any]:
     differing = differing_files(first, resumed)
     if not differing_files(first, second):
         if differing:
-            raise CheckFailed(f"{', '.join(differing)} differ from the undisturbed run's\n{said[-2000:]}")
+            names = f"{len(differing)} files, {differing[0]} the first,"
+            raise CheckFailed(f"{names} differ from the undisturbed run's\n{said[-2000:]}")
         return {"compared": "to the bit"}
     away, noise = deviation(resumed, first), deviation(second, first)
     if not away <= NOISE * noise:
