@@ -83,5 +83,5 @@ def test_pre_training_needs_two(tmp_path: Path, family: str) -> None:
         if types == 2:
             load_model(arguments)
             continue
-        with pytest.raises(UserError, match="pre-training: has pairs of texts.*type_vocab_size is 1"):
+        with pytest.raises(UserError, match=r"pre-training: has pairs of texts.*type_vocab_size is 1"):
             load_model(arguments)
