@@ -76,7 +76,7 @@ class Tokenizer:
     def tokens(self) -> list[str]:
         """The tokens in the order of their ids; "" where no token has the id.
 
-        Beside a vocabulary with a repeated line, an added token may have the id of another: it has the place.
+        After a vocabulary with a repeated line, an added token may have another's id, too; the place is its own.
         """
         added = self.backend.get_added_tokens_decoder()
         vocabulary = sorted(self.backend.get_vocab(with_added_tokens=False).items())

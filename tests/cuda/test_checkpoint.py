@@ -21,7 +21,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fp16, 2bw, LAMB": {"precision": "fp16", "schedule": "2bw", "optimizer": "lamb"},
     "bf16, 2bw, ZeRO 1, LAMB": {"precision": "bf16", "schedule": "2bw", "zero_stage": 1, "optimizer": "lamb"},
 }
-QUICK = ("bf16, ZeRO 1", "fp16, 2bw, LAMB")
 EVERY = 100  # copies between two looks at the device's memory
 
 
@@ -71,9 +70,8 @@ def save_and_load(place: Place, settings: dict[str, Any], out: Path, stored: Pat
     return Found(RECORDER.phases, max(*seen, bytes_on_device() - before), len(written))
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS]
-)
+@pytest.mark.parametrize("name", list(SETTINGS))
+@pytest.mark.slow
 def test_a_checkpoint_passes_the_device_by(fake_cuda: FakeCuda, tmp_path: Path, name: str) -> None:
     alone = fake_cuda.run(save_and_load, Place(), SETTINGS[name], tmp_path / "alone", None)
     stored = tmp_path / "alone" / "at once" / "checkpoint-3"
