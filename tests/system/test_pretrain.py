@@ -119,7 +119,8 @@ def test_tensorboard_holds_the_losses(left_alone: Path) -> None:
 def test_the_figures_are_printed_once(left_alone: Path) -> None:
     printed = "".join(path.read_text() for path in left_alone.parent.glob("*.txt"))
     printed = " ".join(printed.split())
-    for words in (f"step {STEPS}/{STEPS}: loss", "speed:", "tokens/s", "busy: stage 0", "held-out", f"saved: {left_alone}/checkpoint-{STEPS}"):
+    figures = ("speed:", "tokens/s", "busy: stage 0", "held-out")
+    for words in (f"step {STEPS}/{STEPS}: loss", *figures, f"saved: {left_alone}/checkpoint-{STEPS}"):
         assert printed.count(words) == 1, (words, printed)
     assert "layers 0–2 on ranks 3, 1 | layers 3–5 on ranks 0, 2" in printed
 
