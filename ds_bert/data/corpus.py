@@ -289,5 +289,7 @@ def _end_of_part(part: bytes) -> int:
     space = max(part.rfind(sign) for sign in (b" ", b"\t", b"\r"))
     if space > 0:
         return space + 1
-    inside = (place for place in range(len(part) - 1, len(part) - 4, -1) if part[place] & 0xC0 != 0x80)
-    return max(1, next(inside, len(part) - 1))
+    last = range(
+        len(part) - 1, max(len(part) - 5, -1), -1
+    )  # a character has up to four bytes, the first unlike the rest
+    return max(1, next((place for place in last if part[place] & 0xC0 != 0x80), len(part) - 1))
