@@ -75,6 +75,10 @@ class Roll:
         """Whether every process has left or died."""
         return all(member.left is not None or member.died is not None for member in self.members)
 
+    def is_silent(self, rank: int, now: float) -> bool:
+        """Whether a process's watcher has not been heard for as long as is waited for it."""
+        return now > self.members[rank].heard + self._silence
+
     def forgive(self, seconds: float) -> None:
         """Leave out a time in which whoever keeps the roll was stopped itself, and could hear nobody."""
         for member in self.members:

@@ -136,7 +136,8 @@ class Hub(Thread):
     def run(self) -> None:
         """Listen, until all have left or the job has ended."""
         pause, last, beat_at, end = self._interval / _TICKS, time.monotonic(), 0.0, float("inf")
-        while not (self._roll.all_gone and not self._wires) and time.monotonic() < end:
+        told = 0  # steps of the first rank, which the others name where they decide alone
+        while not self._is_done() and time.monotonic() < end:
             ready = select_ready([self._listener, *self._strangers, *self._wires], pause)
             now = time.monotonic()
             if now - last > self._interval:  # stopped, or without a processor
@@ -147,9 +148,16 @@ class Hub(Thread):
             if self._verdict is None and (found := self._roll.verdict(now)):
                 self._verdict, end = found, now + _PATIENCE + _UNHEARD
                 self._tell_all(verdict=found.text, failed=found.failed)
-            if now >= beat_at:
-                self._tell_all(steps=self._roll.members[self._first].steps)
+            if now >= beat_at or told != self._roll.members[self._first].steps:
+                told = self._roll.members[self._first].steps
+                self._tell_all(steps=told)
                 beat_at = now + self._interval
+
+    def _is_done(self) -> bool:
+        """Whether there is nobody left to tell: all have gone, or the job ends and the rest is silent."""
+        if self._verdict is None:
+            return self._roll.all_gone and not self._wires
+        return all(self._roll.is_silent(rank, time.monotonic()) for rank in self._wires.values())
 
     def _hear(self, source: Any, now: float) -> None:
         if source is self._listener:
