@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from ds_bert.engine.upload import upload
 from ds_bert.modeling.layer import Carry
 
 
@@ -83,8 +84,7 @@ class MultitaskObjective:
 @lru_cache(maxsize=8)
 def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Copy what all micro-batches of a global batch share to the device once, without waiting for it."""
-    tensor = torch.tensor(values, dtype=dtype)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return upload(torch.tensor(values, dtype=dtype), device)
 
 
 def objective_of(tasks: Sequence[tuple[str, int]]) -> MultitaskObjective:

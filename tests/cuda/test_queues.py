@@ -9,18 +9,17 @@ from unittest import mock
 import pytest
 import torch
 
-from ds_bert.engine.engine import Engine
 from ds_bert.engine.optimizer import Optimizer
-from ds_bert.engine.transport import Transport
 from tests.cuda.stage import EVALUATED, MICRO_BATCHES, SIZE, Case, Place, build
 from tests.cuda.test_meta import MetaTraining, meta_train
 from tests.support.fake_cuda.machine import Deadlock, Machine
 from tests.support.fake_cuda.program import PROGRAM, Op
 from tests.support.fake_cuda.server import FakeCuda
-
-
-def _nothing(*_: Any) -> None:
-    """In place of a remedy."""
+from tests.support.remedies import (
+    with_a_clock_that_starts_late,
+    with_one_group_for_both_directions,
+    without_connecting,
+)
 
 
 def _without_own_stream() -> Any:
@@ -33,33 +32,11 @@ def _without_own_stream() -> Any:
     return mock.patch.object(Optimizer, "__init__", making)
 
 
-def _with_one_group_for_both_directions() -> Any:
-    make = Transport.__init__
-
-    def making(self: Transport, grid: Any) -> None:
-        make(self, grid)
-        for back, forth in (("gradients_in", "activations_out"), ("gradients_out", "activations_in")):
-            if (channel := getattr(self, back)) is not None:
-                channel.group = getattr(self, forth).group
-
-    return mock.patch.object(Transport, "__init__", making)
-
-
-def _with_a_clock_that_starts_late() -> Any:
-    get_ready = Engine._get_ready
-
-    def getting_ready(engine: Engine, batches: Any) -> None:
-        with mock.patch.object(engine.timeline, "start", _nothing):
-            get_ready(engine, batches)
-
-    return mock.patch.object(Engine, "_get_ready", getting_ready)
-
-
 REMEDIES: dict[str, Callable[[], Any]] = {
-    "channels connect before receives are posted": lambda: mock.patch.object(Transport, "connect", _nothing),
-    "each direction has a group of its own": _with_one_group_for_both_directions,
+    "channels connect before receives are posted": without_connecting,
+    "each direction has a group of its own": with_one_group_for_both_directions,
     "the optimizer has a stream of its own": _without_own_stream,
-    "the clock starts before receives are posted": _with_a_clock_that_starts_late,
+    "the clock starts before receives are posted": with_a_clock_that_starts_late,
 }
 STEPS = 5
 """The third is followed by an evaluation."""

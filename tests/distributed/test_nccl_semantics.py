@@ -8,10 +8,8 @@ from unittest import mock
 import pytest
 
 from ds_bert.engine import engine as engine_module
-from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.engine.transport import Transport
 from ds_bert.meta.learner import Learner
 from ds_bert.meta.plan import task_passes
 from ds_bert.meta.selection import Selection
@@ -20,6 +18,12 @@ from ds_bert.stage_map import StageMap
 from tests.support.meta import MetaCase, meta_config, meta_engine, tasks_of
 from tests.support.nccl import Hang, Nccl
 from tests.support.processes import run_on_ranks
+from tests.support.remedies import (
+    nothing,
+    with_a_clock_that_starts_late,
+    with_one_group_for_both_directions,
+    without_connecting,
+)
 from tests.support.toy import global_batch, toy_map
 from tests.support.training import Case, build_engine, micro_batches
 
@@ -83,46 +87,16 @@ def test_meta_training_does_not_hang(stages: int, replicas: int, tasks_in_flight
     assert found == [2] * (stages * replicas)
 
 
-def _nothing(*_: Any) -> None:
-    """In place of a remedy."""
-
-
-def _without_connecting() -> Any:
-    return mock.patch.object(Transport, "connect", _nothing)
-
-
 def _without_warm_up() -> Any:
-    return mock.patch.object(engine_module, "warm_up", _nothing)
-
-
-def _with_a_clock_that_starts_late() -> Any:
-    get_ready = Engine._get_ready
-
-    def getting_ready(engine: Engine, batches: Any) -> None:
-        with mock.patch.object(engine.timeline, "start", lambda: None):
-            get_ready(engine, batches)
-
-    return mock.patch.object(Engine, "_get_ready", getting_ready)
-
-
-def _with_one_group_for_both_directions() -> Any:
-    make = Transport.__init__
-
-    def making(transport: Transport, grid: Any) -> None:
-        make(transport, grid)
-        for back, forth in (("gradients_in", "activations_out"), ("gradients_out", "activations_in")):
-            if (channel := getattr(transport, back)) is not None:
-                channel.group = getattr(transport, forth).group
-
-    return mock.patch.object(Transport, "__init__", making)
+    return mock.patch.object(engine_module, "warm_up", nothing)
 
 
 REMEDIES: dict[str, Callable[[], Any]] = {
     "none taken away": nullcontext,
-    "channels connect before receives are posted": _without_connecting,
+    "channels connect before receives are posted": without_connecting,
     "kernels are loaded before receives are posted": _without_warm_up,
-    "the clock starts before receives are posted": _with_a_clock_that_starts_late,
-    "each direction has a group of its own": _with_one_group_for_both_directions,
+    "the clock starts before receives are posted": with_a_clock_that_starts_late,
+    "each direction has a group of its own": with_one_group_for_both_directions,
 }
 
 
