@@ -10,12 +10,12 @@ Arguments come from flags, or from a JSON file with flags after it overriding; -
 
 from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.meta.arguments import FewShotArguments
-from ds_bert.training.parser import parse_arguments
+from ds_bert.training.start import begin
 
 
 def main() -> int:
     """Run the job and return its exit status."""
-    arguments, given = parse_arguments(FewShotArguments)
+    arguments, given = begin(FewShotArguments)
 
     from ds_bert.meta.few_shot_data import open_few_shot
     from ds_bert.meta.few_shot_job import Model, few_shot, place

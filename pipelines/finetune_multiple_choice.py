@@ -8,12 +8,12 @@ Arguments come from flags, or from a JSON file with flags after it overriding; -
 
 from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.training.finetune_arguments import MultipleChoiceArguments
-from ds_bert.training.parser import parse_arguments
+from ds_bert.training.start import begin
 
 
 def main() -> int:
     """Run the job and return its exit status."""
-    arguments, given = parse_arguments(MultipleChoiceArguments)
+    arguments, given = begin(MultipleChoiceArguments)
 
     from ds_bert.tasks.multiple_choice import multiple_choice_task
     from ds_bert.training.finetuning import data_options, fine_tune, path_of, place

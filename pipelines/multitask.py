@@ -9,12 +9,12 @@ Arguments come from flags, or from a JSON file with flags after it overriding; -
 
 from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.multitask.arguments import MultitaskArguments, settle
-from ds_bert.training.parser import parse_arguments
+from ds_bert.training.start import begin
 
 
 def main() -> int:
     """Run the job and return its exit status."""
-    arguments, given = parse_arguments(MultitaskArguments)
+    arguments, given = begin(MultitaskArguments)
     arguments = settle(arguments, given)
 
     from ds_bert.multitask.checks import check_training

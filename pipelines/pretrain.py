@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.training.arguments import PretrainArguments
-from ds_bert.training.parser import parse_arguments
+from ds_bert.training.start import begin
 
 if TYPE_CHECKING:
     from ds_bert.checkpoint.pretrained import PretrainedWeights
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run the job and return its exit status."""
-    arguments, given = parse_arguments(PretrainArguments)
+    arguments, given = begin(PretrainArguments)
 
     # What can be wrong is found before any process waits for another.
     from ds_bert.modeling.model import build_config
@@ -72,13 +72,20 @@ def train(
     from ds_bert.training.loop import Training
     from ds_bert.training.meter import Meter
     from ds_bert.training.out_of_memory import explaining_out_of_memory
+    from ds_bert.training.overview import (
+        describe_batch,
+        describe_engine,
+        describe_resumption,
+        describe_steps,
+        show_overview,
+    )
     from ds_bert.training.precision import set_fp32_products
-    from ds_bert.training.pretraining import work_of_example
+    from ds_bert.training.pretraining import describe_aim, work_of_example
     from ds_bert.training.run import conclude, failing_by_name, keep_settings, share
 
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     config = build_config(model)
-    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
+    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
     set_fp32_products(grid, settings)
     objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
     limit, folder = arguments.heartbeat_timeout, arguments.report_dir
@@ -89,12 +96,21 @@ def train(
             if weights:
                 load_weights(engine, weights)
             check_agreement(engine, arguments, stage_map, data.fingerprint)
-            go_on(engine, arguments.run_dir, checkpoint)
+            going_on_from = go_on(engine, arguments.run_dir, checkpoint)
 
             num_train, num_held_out = share(engine, [len(part) if part else 0 for part in (data.train, data.held_out)])
             sampler = GlobalBatchSampler(num_train, size * micro_batches * stage_map.num_replicas, arguments.seed)
             steps = total_steps(arguments, num_train / sampler.global_batch_size)
             keep_settings(engine, arguments, stage_map)
+            lines = describe_engine(engine, model, f"weights of {weights.folder}" if weights else "fresh weights")
+            lines += [
+                ("batch", describe_batch(arguments, stage_map.num_replicas)),
+                ("steps", describe_steps(arguments, steps, num_train / sampler.global_batch_size)),
+                ("data", f"{arguments.train_path}: examples: {num_train:,} to train on, {num_held_out:,} held out"),
+                ("aim", describe_aim(arguments)),
+                ("resume", describe_resumption(arguments, going_on_from)),
+            ]
+            show_overview(grid, lines)
             held_out = Feed(data.held_out, engine, split_batch)
 
             def measure() -> dict[str, float]:

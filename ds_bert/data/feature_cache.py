@@ -27,7 +27,7 @@ from ds_bert.data.mapping import map_array
 from ds_bert.errors import UserError
 from ds_bert.files import make_folder, write_json
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _DESCRIPTION = "features.json"
 _ARRAYS = ("tokens", "starts", "first_segments")
 _ATTEMPTS = 10
@@ -41,7 +41,7 @@ def key_fingerprint(key: Mapping[str, Any]) -> str:
 def cached_features(
     folder: Path | None, key: Mapping[str, Any], build: Callable[[], Features], overwrite: bool = False
 ) -> Features:
-    """Return the features that ``build`` makes, from the cache where they are there; show their notes on rank 0.
+    """Return the features that ``build`` makes, from the cache where they are there.
 
     Args:
         folder: where caches lie, one folder per key; None keeps none.
@@ -53,10 +53,7 @@ def cached_features(
         The features, memory-mapped where they come from the cache. A damaged cache is moved aside and built anew; where
         the folder cannot be written, that is said and the features are kept in memory.
     """
-    features = build() if folder is None else _load_or_build(folder, key, build, overwrite)
-    for note in features.notes:
-        _warn(note)
-    return features
+    return build() if folder is None else _load_or_build(folder, key, build, overwrite)
 
 
 def _warn(text: str) -> None:

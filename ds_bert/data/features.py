@@ -91,6 +91,11 @@ class Features:
         return batch | {name: column[numbers] for name, column in self.columns.items()}
 
 
+def count_of(part: int, whole: int, noun: str = "example") -> str:
+    """Say how many of how many: "1 of 20 examples is", "3 of 20 examples are"."""
+    return f"{part:,} of {whole:,} {noun}s {'is' if part == 1 else 'are'}"
+
+
 def refuse_pairs(title: str, type_vocab_size: int) -> None:
     """Raise `UserError` where pairs, of which ``title`` names the origin, meet a model that has one token type only."""
     if type_vocab_size < 2:

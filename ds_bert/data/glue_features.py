@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ds_bert.data.feature_cache import cached_features, key_fingerprint
-from ds_bert.data.features import Features, join_pair, make_features
+from ds_bert.data.features import Features, count_of, join_pair, make_features
 from ds_bert.data.labels import as_number, shown
 from ds_bert.data.tables import Table
 from ds_bert.data.vocabulary import Tokenizer
@@ -119,25 +119,35 @@ class Encoder:
         names = [*source.texts, *([source.label] if source.label else [])]
         rows = islice(table.read(names), limit)
         ids = {name: number for number, name in enumerate(self.labels)}
-        parts, labels = [], []
+        parts, labels, num_cut = [], [], 0
         while chunk := list(islice(rows, _CHUNK)):
             texts = [
                 [table.text(number, name, cells[place]) for number, cells in chunk]
                 for place, name in enumerate(source.texts)
             ]
-            parts.append(self._encode(texts))
+            encoded, num_cut_here = self._encode(texts)
+            parts.append(encoded)
+            num_cut += num_cut_here
             if source.label:
                 labels += [_label(table, number, cells[-1], ids) for number, cells in chunk]
         columns = {"labels": np.array(labels, dtype=np.int64 if ids else np.float32)} if source.label else {}
-        return replace(_concatenate(parts, columns, self.tokenizer.pad_id), notes=tuple(table.notes))
+        features = _concatenate(parts, columns, self.tokenizer.pad_id)
+        notes = list(table.notes)
+        if num_cut:
+            cut = count_of(num_cut, len(features))
+            notes.append(f"{table.origin}: {cut} longer than --max_seq_length {self.max_seq_length}: cut")
+        return replace(features, notes=tuple(notes))
 
-    def _encode(self, texts: Sequence[Sequence[str]]) -> Features:
-        """Encode one or two lists of texts."""
+    def _encode(self, texts: Sequence[Sequence[str]]) -> tuple[Features, int]:
+        """Encode one or two lists of texts; return how many examples are cut, too."""
         first, *rest = [_token_lists(self.tokenizer, column) for column in texts]
         second: Iterator[list[int]] | list[None] = rest[0] if rest else [None] * len(texts[0])
         special = self.tokenizer.cls_id, self.tokenizer.sep_id
-        joined = [join_pair(a, b, *special, self.max_seq_length) for a, b in zip(first, second, strict=True)]
-        return make_features([ids for ids, _ in joined], [size for _, size in joined], self.tokenizer.pad_id)
+        pairs = list(zip(first, second, strict=True))
+        joined = [join_pair(a, b, *special, self.max_seq_length) for a, b in pairs]
+        room = self.max_seq_length - 2 - len(rest)
+        cut = sum(len(a) + len(b or ()) > room for a, b in pairs)
+        return make_features([ids for ids, _ in joined], [size for _, size in joined], self.tokenizer.pad_id), cut
 
 
 def label_name(table: Table, number: int, cell: Any) -> str:

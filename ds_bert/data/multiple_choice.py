@@ -7,13 +7,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ds_bert.data.features import Features
+from ds_bert.data.features import Features, count_of
 from ds_bert.data.tables import whole_text
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
@@ -192,6 +192,7 @@ def encode_questions(
     """
     sequences: list[np.ndarray] = []
     first_segments: list[int] = []
+    num_cut = 0
     cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
     for begin in range(0, len(questions), _ENCODED_AT_ONCE):
         chunk = questions[begin : begin + _ENCODED_AT_ONCE]
@@ -200,19 +201,29 @@ def encode_questions(
         filled = [fill_in(question.text, option) for question in chunk for option in question.options]
         owners = (question for question in chunk for _ in question.options)
         for question, ending in zip(owners, _encode(tokenizer, filled), strict=True):
-            ending = ending[-max_qa_length:]
+            is_cut, ending = len(ending) > max_qa_length, ending[-max_qa_length:]
             if without_context:
                 sequences.append(np.concatenate([cls, ending, sep]))
                 first_segments.append(len(sequences[-1]))
             else:
-                context = contexts[question.context][: max_seq_length - len(ending) - 3]
+                whole = contexts[question.context]
+                context = whole[: max_seq_length - len(ending) - 3]
+                is_cut |= len(context) < len(whole)
                 sequences.append(np.concatenate([cls, context, sep, ending, sep]))
                 first_segments.append(len(context) + 2)
+            num_cut += is_cut
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(sequence) for sequence in sequences])])
     answers = [question.answer for question in questions]
     columns = {} if None in answers else {"labels": np.array(answers, dtype=np.int64)}
     segments = np.array(first_segments, dtype=np.int32)
-    return Features(np.concatenate(sequences), starts, segments, tokenizer.pad_id, columns, len(questions[0].options))
+    features = Features(
+        np.concatenate(sequences), starts, segments, tokenizer.pad_id, columns, len(questions[0].options)
+    )
+    if not num_cut:
+        return features
+    cut = count_of(num_cut, len(sequences), "option")
+    limits = f"--max_seq_length {max_seq_length} or --max_qa_length {max_qa_length}"
+    return replace(features, notes=(f"{cut} longer, with context and question, than {limits}: cut",))
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ds_bert.data.features import IGNORED, Features
+from ds_bert.data.features import IGNORED, Features, count_of
 from ds_bert.data.squad import Answer, Question, SquadFile, find_answer
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
@@ -105,7 +105,11 @@ def encode_squad(file: SquadFile, tokenizer: Tokenizer, sizes: WindowSizes, trai
         kept = spans[:, 0] != _UNKNOWN
         file = replace(file, questions=[each for each, is_kept in zip(file.questions, kept, strict=True) if is_kept])
         spans = spans[kept]
-    query_ids = [ids[: sizes.max_query_length] for ids in _encode(tokenizer, [each.text for each in file.questions])]
+    whole_queries = list(_encode(tokenizer, [each.text for each in file.questions]))
+    if num_cut := sum(len(ids) > sizes.max_query_length for ids in whole_queries):
+        cut = count_of(num_cut, len(whole_queries), "question")
+        notes = (*notes, f"{file.path}: {cut} longer than --max_query_length {sizes.max_query_length}: cut")
+    query_ids = [ids[: sizes.max_query_length] for ids in whole_queries]
     query_lengths = np.array([len(ids) for ids in query_ids], dtype=np.int64)
     context_numbers = np.array([question.context for question in file.questions])
     windows = _cut(query_lengths, np.diff(contexts.starts)[context_numbers], sizes)

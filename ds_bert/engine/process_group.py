@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from ds_bert.engine.cuda_environment import set_pipeline_defaults
 from ds_bert.engine.device import Backend, choose_backend, choose_device, keep_nccls_last_calls
-from ds_bert.engine.meeting import meet
+from ds_bert.engine.meeting import START_TIMEOUT, meet
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap
 
@@ -107,7 +107,9 @@ def launcher_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start_process_group(stage_map: StageMap, timeout_seconds: float, transport: str = "auto") -> Grid:
+def start_process_group(
+    stage_map: StageMap, timeout_seconds: float, transport: str = "auto", start_timeout: float = START_TIMEOUT
+) -> Grid:
     """Join the processes; return this one's place.
 
     A peer that does not answer for ``timeout_seconds`` ends this process with an error.
@@ -116,6 +118,7 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float, transport: 
         stage_map: which layers run where.
         timeout_seconds: how long to wait for a peer.
         transport: what carries tensors, see `choose_backend`.
+        start_timeout: seconds without a sign of life of a process that has not come yet, see `meet`.
 
     Raises:
         StartError: the processes have not met.
@@ -128,14 +131,16 @@ def start_process_group(stage_map: StageMap, timeout_seconds: float, transport: 
     device = choose_device(int(os.environ["LOCAL_RANK"]), transport)
     if device.type == "cpu":
         _share_cores()
+    _import_deepspeed()  # takes seconds, in which nobody would notice that this process has died
     launcher_rank, world_size = launcher_world()
-    store = meet(launcher_rank, world_size, timeout_seconds)
+    store = meet(launcher_rank, world_size, timeout_seconds, start_timeout)
     backend = choose_backend(transport, device, store, launcher_rank, world_size)
     rank = stage_map.grid_rank(launcher_rank)
     os.environ["RANK"] = str(rank)
     timeout = timedelta(seconds=timeout_seconds)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    _join_deepspeed()
+    with quiet():
+        _import_deepspeed().init_distributed(dist_init_required=None, verbose=False)
     return Grid(stage_map, rank, device, timeout_seconds, backend)
 
 
@@ -163,11 +168,11 @@ def _share_cores() -> None:
         torch.set_num_threads(max(1, cores // local_processes))
 
 
-def _join_deepspeed() -> None:
-    """Let DeepSpeed use the group that exists.
+def _import_deepspeed() -> Any:
+    """Import DeepSpeed without its shared-memory operator for CPUs.
 
-    Its shared-memory operator for CPUs is left out: it is compiled at the first start (tens of seconds, and a failure
-    where there is no C++ compiler), and nothing here calls it.
+    That is compiled at the first start (tens of seconds, and a failure where there is no C++ compiler), and nothing
+    here calls it.
     """
     with quiet():
         import deepspeed
@@ -175,7 +180,7 @@ def _join_deepspeed() -> None:
         # by its full name: `deepspeed.comm.torch`, the attribute, is torch itself
         backend = importlib.import_module("deepspeed.comm.torch")
         backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
-        deepspeed.init_distributed(dist_init_required=None, verbose=False)
+    return deepspeed
 
 
 @contextlib.contextmanager

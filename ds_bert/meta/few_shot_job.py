@@ -24,6 +24,13 @@ from ds_bert.modeling.adapters.layers import MetaModel
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
+from ds_bert.training.overview import (
+    describe_cut,
+    describe_devices,
+    describe_model,
+    machine_and_device,
+    show_overview,
+)
 from ds_bert.training.placement import choose_stage_map
 from ds_bert.training.run import claim_output_dir, failing_by_name
 
@@ -31,8 +38,8 @@ METHODS = ("meta", "fine-tuning", "head-only", "prototypes")
 RESULTS = "results.json"
 _LOWEST = {"epochs": 1, "train_batch_size": 1, "per_device_eval_batch_size": 1, "loss_threshold": 0, "max_steps": 0,
            "splits": 1, "tasks_in_flight": 1, "max_test_samples": 0, "step_size_scale": 0, "learning_rate": 0,
-           "max_grad_norm": 0, "warmup_ratio": 0, "num_labels": 0, "ddp_timeout": 1,
-           "heartbeat_timeout": 1}  # fmt: skip
+           "max_grad_norm": 0, "warmup_ratio": 0, "num_labels": 0, "start_timeout": 1,
+           "ddp_timeout": 1, "heartbeat_timeout": 1}  # fmt: skip
 # What results follow from: those of other values are not continued.
 _FIXED = ("checkpoint", "support_file", "test_file", "task_dir", "max_test_samples", "max_seq_length", "epochs",
           "train_batch_size", "loss_threshold", "max_steps", "step_size_scale", "learning_rate", "head_learning_rate",
@@ -127,7 +134,7 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
     output_dir = Path(arguments.output_dir or "")
     claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     done = _known(output_dir / RESULTS, arguments) if arguments.resume else {}
-    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
+    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
     course = Course(
         arguments.epochs,
         arguments.train_batch_size,
@@ -147,8 +154,26 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
             arguments.tasks_in_flight,
         )
         heartbeat.steps_done = lambda: learner.steps_done
+        _show_overview(learner, arguments, model, tasks, done)
         _learn_all(learner, arguments, model, tasks, done)
     return 0
+
+
+def _show_overview(
+    learner: FewShot, arguments: FewShotArguments, model: Model, tasks: FewShotTasks, done: dict[str, Any]
+) -> None:
+    """Say what is about to be learned, and what is left out."""
+    grid, sizes = learner.grid, {name: parameter.numel() for name, parameter in learner.parameters.items()}
+    found = f"{len(done)} results in {arguments.output_dir}" if done else ""
+    lines = [
+        ("model", describe_model(learner.gather((sizes, set())), model.fields, f"weights of {model.folder}")),
+        ("device", describe_devices(grid, "fp32", learner.gather(machine_and_device(grid)))),
+        ("cut", describe_cut(grid.stage_map)),
+        ("steps", f"{arguments.epochs} epochs of batches of {arguments.train_batch_size}, at most"),
+        ("data", f"{tasks.name}: {len(tasks.episodes)} training sets, each by {', '.join(arguments.methods)}"),
+        ("resume", (f"going on from {found}" if found else "none found, beginning anew") if arguments.resume else ""),
+    ]
+    show_overview(grid, lines, [f"left out: {reason}" for reason in tasks.left_out])
 
 
 def _learn_all(
@@ -157,8 +182,6 @@ def _learn_all(
     """Learn what is not done yet, keeping every result, and print the table."""
     is_first, output_dir = learner.grid.rank == 0, Path(arguments.output_dir or "")
     results = learner.gather(done)[0]  # all take rank 0's word
-    if is_first:
-        print("".join(f"left out: {reason}\n" for reason in tasks.left_out), end="")
     for k in dict.fromkeys(k for k, _ in tasks.episodes):
         for method in arguments.methods:
             splits = [split for found, split in tasks.episodes if found == k]

@@ -29,6 +29,13 @@ from ds_bert.training.loop import Training
 from ds_bert.training.meter import Meter, Work
 from ds_bert.training.model_source import Source
 from ds_bert.training.out_of_memory import explaining_out_of_memory
+from ds_bert.training.overview import (
+    describe_batch,
+    describe_engine,
+    describe_resumption,
+    describe_steps,
+    show_overview,
+)
 from ds_bert.training.placement import choose_stage_map
 from ds_bert.training.precision import set_fp32_products
 from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings
@@ -139,7 +146,7 @@ def meta_train(
         check_meta_weights(source.weights, config, FRESH)
     described = {**source.fields, **options.fields(), "meta_learner": how}
     checkpoint = claim_run(arguments, stage_map, described, data)
-    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
+    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
     set_fp32_products(grid, settings)
     settings = replace(settings, is_trained=learner.selection.is_trained)
     limit, folder = arguments.heartbeat_timeout, arguments.report_dir
@@ -152,10 +159,18 @@ def meta_train(
             if source.weights:
                 load_weights(engine, source.weights)
             check_agreement(engine, arguments, stage_map, data)
-            go_on(engine, arguments.run_dir, checkpoint)
+            going_on_from = go_on(engine, arguments.run_dir, checkpoint)
             sampler = TaskSampler(count * grid.num_replicas)
             steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
             keep_settings(engine, arguments, stage_map)
+            lines = describe_engine(engine, source.fields, source.origin)
+            lines += [
+                ("batch", describe_batch(arguments, grid.num_replicas, "tasks")),
+                ("steps", describe_steps(arguments, steps, len(tasks) / sampler.global_batch_size)),
+                ("data", f"{len(tasks):,} tasks of an epoch, {arguments.meta_batchsz} examples to adapt to of each"),
+                ("resume", describe_resumption(arguments, going_on_from)),
+            ]
+            show_overview(grid, lines)
             log = RunLog(arguments.run_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
             tokens = arguments.train_batch_size * arguments.max_seq_length  # of a task, which is what a sample is here
             meter = Meter(engine, Work(tokens), arguments.peak_tflops)

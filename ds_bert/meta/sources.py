@@ -57,6 +57,8 @@ def _supervised(path: Path, reader: TaskReader, max_seq_length: int) -> list[Ope
     if (path / MANIFEST).is_file():
         return reader.self_supervised(path)
     task = glue_task(path.name, path, reader.tokenizer, max_seq_length, splits={"train"}, cache_dir=reader.cache_dir)
+    for note in task.all_notes if launcher_world()[0] == 0 else ():
+        print(f"note:   {note}", flush=True)
     examples, classes = task.train, task.config["num_labels"]
     assert examples is not None
     source = SupervisedTasks(examples, classes, reader.support, reader.query, str(path))  # type: ignore[arg-type]

@@ -35,6 +35,11 @@ class MultitaskTask(Task):
     members: tuple[Task, ...] = ()
 
     @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Of the members; their examples' are among `notes`."""
+        return self.notes
+
+    @property
     def sizes(self) -> list[int]:
         """Training examples of each task."""
         return [len(member.train or ()) for member in self.members]
@@ -75,7 +80,7 @@ def build_tasks(
             task = _own_task(entry, tokenizer, options, known)
         else:
             task = glue_task(entry.name, _folder(entry.name, data_dir), tokenizer, label_names=known, **options)
-        tasks.append(replace(task, notes=tuple(f"{entry.name}: {note}" for note in task.notes)))
+        tasks.append(replace(task, notes=tuple(f"{entry.name}: {note}" for note in task.all_notes)))
     return tasks
 
 

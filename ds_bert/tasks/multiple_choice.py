@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def multiple_choice_task(
     options: dict[str, Any] = {"max_seq_length": max_seq_length, "max_qa_length": max_qa_length}
     encode = partial(encode_questions, tokenizer=tokenizer, without_context=without_context, **options)
     features = {
-        split: cached_features(cache_dir, _key(found, encode), partial(encode, found), overwrite_cache)
+        split: _told(split, cached_features(cache_dir, _key(found, encode), partial(encode, found), overwrite_cache))
         for split, found in questions.items()
     }
     return Task(
@@ -91,6 +92,11 @@ def multiple_choice_task(
         measures=("accuracy",),
         fingerprint=key_fingerprint(_key(questions["train"], encode)) if "train" in questions else "",
     )
+
+
+def _told(split: str, features: Features) -> Features:
+    """Let notes say of which split they are."""
+    return replace(features, notes=tuple(f"{split}: {note}" for note in features.notes))
 
 
 def _key(questions: Sequence[Question], encode: "partial[Features]") -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ds_bert.data.features import Features
+
 Outputs = Mapping[str, np.ndarray]
 """What the head said of one example: float32 arrays by name, without the batch's dimension."""
 
@@ -72,3 +74,10 @@ class Task:
     measures: tuple[str, ...] = ()
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """What people should know before the first step: `notes`, and what was cut or left out of the examples."""
+        examples = [self.train, *(split.examples for split in (*self.evaluation.values(), *self.prediction.values()))]
+        found = [note for part in examples if isinstance(part, Features) for note in part.notes]
+        return tuple(dict.fromkeys([*self.notes, *found]))

@@ -21,6 +21,11 @@ def transport_argument() -> Any:
     )
 
 
+def start_timeout_argument() -> Any:
+    """Declare how long a job waits for processes that do not come."""
+    return argument(120, "Seconds that ranks wait at the start for one that gives no sign of life.")
+
+
 @dataclass
 class TrainingArguments:
     """How to train: lengths, batches, optimizer, placement, output."""
@@ -82,6 +87,7 @@ class TrainingArguments:
     trace: bool = argument(False, "Keep the times of every instruction and draw the schedule as it ran.")
     profile_steps: str | None = argument(None, "Steps to profile, as 10-12: output_dir/profile/, top operations.")
     peak_tflops: float = argument(0.0, "A device's peak in this precision, dense; 0 to look it up by its name.")
+    start_timeout: int = start_timeout_argument()
     ddp_timeout: int = argument(1800, "Seconds that a rank waits for one that lives but does not come.")
     heartbeat_timeout: int = argument(30, "Seconds after which a rank that gives no sign of life ends the job.")
     local_rank: int = argument(-1, "Set by the deepspeed launcher.")

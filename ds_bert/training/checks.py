@@ -14,6 +14,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "per_device_eval_batch_size": (1, math.inf),
     "gradient_accumulation_steps": (1, math.inf),
     "logging_steps": (1, math.inf),
+    "start_timeout": (1, math.inf),
     "ddp_timeout": (1, math.inf),
     "heartbeat_timeout": (1, math.inf),
     "num_train_epochs": (0, math.inf),

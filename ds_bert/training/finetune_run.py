@@ -27,6 +27,13 @@ from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Training
 from ds_bert.training.meter import Meter, Work
 from ds_bert.training.model_source import Source
+from ds_bert.training.overview import (
+    describe_batch,
+    describe_engine,
+    describe_resumption,
+    describe_steps,
+    show_overview,
+)
 from ds_bert.training.run import conclude, keep_settings, share
 
 RESULTS = "eval_results.json"
@@ -59,7 +66,8 @@ class FinetuneRun:
         if source.weights:
             load_weights(self.engine, source.weights, fresh)
         self.global_batch = size * micro_batches * grid.num_replicas
-        self.resumed: dict[str, Any] = {}  # state of the run in the checkpoint that it goes on from
+        self.resumed_from: Path | None = None  # the checkpoint that the run goes on from
+        self.resumed: dict[str, Any] = {}  # its state of the run
 
     @property
     def output_dir(self) -> Path:
@@ -74,9 +82,10 @@ class FinetuneRun:
     def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; return the exit status and the measures."""
         check_agreement(self.engine, self.arguments, self.grid.stage_map, self.task.fingerprint)
-        self._go_on(checkpoint)
+        self.resumed_from = self._go_on(checkpoint)
         measured: dict[str, float] | None = None
         if not self.arguments.do_train:
+            self._show_overview()
             keep_settings(self.engine, self.arguments, self.grid.stage_map)
         else:
             status, measured = self._train()
@@ -90,18 +99,34 @@ class FinetuneRun:
             self._predict()
         return 0, measures
 
-    def _go_on(self, found: Path | None) -> None:
-        """Load the newest checkpoint, if there is one, or, where nothing is to be trained, the best one."""
+    def _show_overview(self, steps: int = 0, steps_per_epoch: float = 0.0) -> None:
+        """Say what this run is about to do; ``steps`` are 0 where nothing is trained."""
+        arguments, task, sizes = self.arguments, self.task, []
+        lines = describe_engine(self.engine, self.source.fields, self.source.origin)
+        if task.train is not None and steps:
+            lines.append(("batch", describe_batch(arguments, self.grid.num_replicas)))
+            lines.append(("steps", describe_steps(arguments, steps, steps_per_epoch)))
+            sizes.append(f"{len(task.train):,} to train on")
+        splits = {**task.evaluation, **task.prediction}
+        sizes += [f"{len(split.examples):,} of {name}" for name, split in splits.items()]
+        lines.append(("data", f"{task.name}, examples: {', '.join(sizes)}"))
+        lines.append(("resume", describe_resumption(arguments, self.resumed_from)))
+        show_overview(self.grid, lines, task.all_notes)
+
+    def _go_on(self, found: Path | None) -> Path | None:
+        """Load and return the newest checkpoint, if there is one, or, where nothing is to be trained, the best one."""
         newest = go_on(self.engine, self.arguments.run_dir, found)
         if newest is None:
-            return
+            return None
         self.resumed = read_state(newest)
         step = (self.resumed.get("best") or {}).get("step")
         if self.arguments.do_train or step is None:
-            return
+            return newest
         best = checkpoint_folder(self.output_dir, step)
-        if share(self.engine, best != newest and best.is_dir()):
-            load_checkpoint(best, self.engine)
+        if not share(self.engine, best != newest and best.is_dir()):
+            return newest
+        load_checkpoint(best, self.engine)
+        return best
 
     def _folder(self, name: str) -> Path | None:
         """A folder of the run's; None where nothing is kept."""
@@ -117,6 +142,7 @@ class FinetuneRun:
         assert task.train is not None
         sampler = self.make_sampler(task.train)
         steps = total_steps(arguments, sampler.steps_per_epoch)
+        self._show_overview(steps, sampler.steps_per_epoch)
         keep_settings(engine, arguments, self.grid.stage_map)
         log = RunLog(arguments.run_dir, self.grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
         meter = Meter(engine, _work(self.config, task), arguments.peak_tflops)

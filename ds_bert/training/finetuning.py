@@ -1,7 +1,6 @@
 """The fine-tuning job: train on a task's examples, keep the best checkpoint, measure, write predictions."""
 
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,8 +102,6 @@ def fine_tune(
         UserError: something is wrong with what the user handed in, found before any process waits for another.
     """
     _check_task(task, arguments, source.fields["type_vocab_size"])
-    if launcher_world()[0] == 0:
-        print("".join(f"{note}\n" for note in task.notes), end="", file=sys.stderr, flush=True)
     config = source.config_for(task.config, task.head)
     fresh: tuple[str, ...] = ()
     if source.weights:
@@ -115,7 +112,7 @@ def fine_tune(
     checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint or None) for run in runs]
     for found in filter(None, checkpoints):
         _check_labels(found, config, task.head)
-    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport)
+    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
     set_fp32_products(grid, settings)
     limit, folder = arguments.heartbeat_timeout, arguments.report_dir
     results = []

@@ -33,6 +33,11 @@ class Source:
     tokenizer: Tokenizer
     weights: PretrainedWeights | None
 
+    @property
+    def origin(self) -> str:
+        """Where the weights come from, for people."""
+        return f"weights of {self.weights.folder}" if self.weights else "fresh weights"
+
     def config_for(self, head_fields: Mapping[str, Any], head: str | Callable[[Any], Any]) -> Any:
         """Build the model's configuration with what a task's head adds to it."""
         return build_config({**self.fields, **head_fields}, head)

@@ -99,6 +99,14 @@ def choose_objective(
     return replace(arguments, **{name: value for name, value in usual.items() if name not in given})
 
 
+def describe_aim(arguments: PretrainArguments) -> str:
+    """Say what is predicted."""
+    unit = f"n-grams of 1 to {arguments.ngram_mask} words" if arguments.ngram_mask > 1 else ""
+    unit = unit or ("whole words" if arguments.whole_word_mask else "tokens")
+    masked = f"{arguments.mlm_probability:.0%} of tokens, at most {arguments.max_predictions_per_seq} of a sequence"
+    return f"masked {unit} ({masked}), and {'sentence order' if arguments.sentence_order else 'next sentences'}"
+
+
 def work_of_example(arguments: PretrainArguments, model: Mapping[str, Any]) -> Work:
     """What it takes to train on one example; as many of its tokens are masked as `mlm_probability` has it."""
     length = arguments.max_seq_length

@@ -22,6 +22,7 @@ from ds_bert.training.charts import draw_loss, terminal_chart
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter
+from ds_bert.training.overview import describe_cut
 from ds_bert.training.summary import summarize, summary_lines
 from ds_bert.training.trace import draw_schedule, last_training_step, write_trace
 
@@ -181,11 +182,7 @@ def conclude(
             lines += _draw(engine, folder, entries, spans)
             if arguments.measures_speed:
                 lines.append(f"figures: {folder / 'summary.json'} ({arguments.output_dir} is as it was)")
-        cuts = " | ".join(
-            f"layers {begin}–{end - 1} on ranks {', '.join(map(str, ranks))}"
-            for begin, end, ranks in zip(stage_map.cuts, stage_map.cuts[1:], stage_map.stage_to_ranks, strict=False)
-        )
-        lines.append(f"cut:    {cuts}")
+        lines.append(f"cut:    {describe_cut(stage_map)}")
         if outcome.checkpoint:
             lines.append(f"saved:  {outcome.checkpoint}")
         if outcome.signal:

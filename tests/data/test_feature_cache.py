@@ -62,16 +62,10 @@ def test_no_folder_keeps_nothing_and_no_examples_are_kept_too(tmp_path: Path) ->
         assert len(cached_features(tmp_path, KEY, make)) == 0
 
 
-def test_notes_are_kept_and_said_each_time_by_the_first_rank(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notes_are_kept(tmp_path: Path) -> None:
     noted = replace(build(), notes=("a: 1 line is left out", "b: so are 2"))
     for folder, make in ((tmp_path, lambda: noted), (tmp_path, refuse), (None, lambda: noted)):
         assert cached_features(folder, KEY, make).notes == noted.notes
-        assert capsys.readouterr().err == "warning: a: 1 line is left out\nwarning: b: so are 2\n"
-    monkeypatch.setenv("RANK", "1")
-    cached_features(tmp_path, KEY, refuse)
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("change", [{"data": "abd"}, {"max_seq_length": 17}, {"more": None}])

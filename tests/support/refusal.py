@@ -31,8 +31,9 @@ def the_sentence(status: int, err: str) -> str:
     """Check that a command refused as it should; return its sentence."""
     assert status == 2, (status, err)
     assert "Traceback" not in err
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and err.rstrip().endswith(lines[0]), err
+    said = [line for line in err.splitlines() if not line.endswith("reading model and data ...")]
+    lines = [line for line in said if line.startswith("error: ")]
+    assert len(lines) == 1 and said[-1] == lines[0], err
     return lines[0]
 
 

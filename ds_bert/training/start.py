@@ -1,0 +1,36 @@
+"""How a job starts: with a line at once, before the imports that take seconds."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+from ds_bert import __version__
+
+T = TypeVar("T")
+
+
+def begin(kind: type[T]) -> tuple[T, set[str]]:
+    """Say that a job starts, read its arguments, and let the other processes know that this one is there.
+
+    Args:
+        kind: the job's arguments, a dataclass.
+
+    Returns:
+        See `ds_bert.training.parser.parse_arguments`.
+
+    Raises:
+        UserError: as that does.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if rank == 0 and not {"-h", "--help"} & set(sys.argv):
+        ranks = f" on {world_size} ranks" if world_size > 1 else ""
+        print(f"ds_bert {__version__}: {Path(sys.argv[0]).name}{ranks}; reading model and data ...", flush=True)
+    from ds_bert.training.parser import parse_arguments
+
+    arguments, given = parse_arguments(kind)
+    if world_size > 1 and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():  # else the user is told so
+        from ds_bert.engine.meeting import come
+
+        come(rank, world_size, arguments.start_timeout)  # type: ignore[attr-defined]  # all jobs have it
+    return arguments, given
