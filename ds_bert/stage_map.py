@@ -1,7 +1,8 @@
 """The stage map: which layers run on which ranks, in PipeDream's JSON. Knows no model and no tensors.
 
 A pipeline of a model with L encoder layers has L + 2 layers: the embeddings, the encoder layers and the head.
-`module_to_stage_map` gives the stage of each of them, or is PipeDream's own, coarser list of d + 1 entries: d modules
+In words an encoder layer goes by its number among the encoder layers, from 0, everywhere (see `layers_in_words`).
+`module_to_stage_map` gives the stage of each layer, or is PipeDream's own, coarser list of d + 1 entries: d modules
 and the loss criterion, which repeats the stage of the last module (see `encoder_layers_per_module`).
 """
 
@@ -76,6 +77,21 @@ class StageMap:
             raise ValueError(f"stages that do not ascend have no cuts: {self.layer_to_stage}")
         return (0, *accumulate(self.layer_to_stage.count(stage) for stage in range(self.num_stages)))
 
+    def layers_of(self, stage: int) -> str:
+        """Return the layers of ``stage`` in words, as `layers_in_words` does."""
+        layers = [layer for layer, owner in enumerate(self.layer_to_stage) if owner == stage]
+        return layers_in_words(layers, self.num_layers)
+
+    def ranks_of(self, stage: int) -> str:
+        """Return the launcher ranks of ``stage`` in words: "0–3", or "3, 1"."""
+        return numbers_in_words(self.stage_to_ranks[stage])
+
+    def in_words(self) -> str:
+        """Return the cut: "embeddings, encoder layers 0–5 on rank 0 | encoder layers 6–11, head on rank 1"."""
+        ranks = "rank" if self.num_replicas == 1 else "ranks"
+        stages = range(self.num_stages)
+        return " | ".join(f"{self.layers_of(stage)} on {ranks} {self.ranks_of(stage)}" for stage in stages)
+
     def position(self, rank: int) -> tuple[int, int]:
         """Return the (stage, replica) that launcher rank ``rank`` runs."""
         for stage, ranks in enumerate(self.stage_to_ranks):
@@ -100,6 +116,31 @@ class StageMap:
         ranks.
         """
         return self.num_stages - 1 - stage if self.stage_to_depth is None else self.stage_to_depth[stage]
+
+
+def layers_in_words(layers: Sequence[int], num_layers: int) -> str:
+    """Return how layers are spoken of: "embeddings, encoder layers 0–5", "encoder layer 11, head".
+
+    Args:
+        layers: their numbers in the pipeline, in ascending order: 0 for the embeddings, 1 for encoder layer 0, …
+        num_layers: layers of the pipeline, L + 2.
+    """
+    encoder = [layer - 1 for layer in layers if 0 < layer < num_layers - 1]
+    noun = "encoder layer" if len(encoder) == 1 else "encoder layers"
+    names = [
+        *(["embeddings"] if 0 in layers else []),
+        *([f"{noun} {numbers_in_words(encoder)}"] if encoder else []),
+        *(["head"] if num_layers - 1 in layers else []),
+    ]
+    return ", ".join(names)
+
+
+def numbers_in_words(numbers: Sequence[int]) -> str:
+    """Return consecutive numbers as a range, "0–3", others as a list, "3, 1"."""
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) > 1 and list(numbers) == list(range(first, last + 1)):
+        return f"{first}–{last}"
+    return ", ".join(map(str, numbers))
 
 
 def load_stage_map(path: str | Path, num_layers: int, world_size: int | None = None) -> StageMap:
@@ -161,8 +202,9 @@ def require_ascending(stage_map: StageMap, source: str) -> None:
             one of the stage before it, which would wait for ever.
     """
     why = "the schedules 1f1b, gpipe and 2bw need ascending stages"
+    names = [layers_in_words([layer], stage_map.num_layers) for layer in range(stage_map.num_layers)]
     faults = [
-        f"{MODULES}: {why}, but layer {layer} is on stage {stage} after layer {layer - 1} on stage {before}"
+        f"{MODULES}[{layer}]: {why}, but {names[layer]} is on stage {stage} after {names[layer - 1]} on stage {before}"
         for layer, (before, stage) in enumerate(pairwise(stage_map.layer_to_stage), start=1)
         if stage < before
     ]

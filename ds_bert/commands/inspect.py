@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.errors import UserError
+from ds_bert.stage_map import StageMapError, parse_stage_map
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         ("moments", ", ".join(found["moments"])),
         ("versions", f"{found['weight_versions']} of the weights" if found["moments"] else ""),
         ("state", _listed({key: value for key, value in found["state"].items() if not isinstance(value, dict)})),
-        ("stage map", _stage_map_text(found["stage_map"])),
+        ("cut", _cut(found)),
         ("scores", _listed({name: f"{value:.4f}" for name, value in found["scores"].items()})),
         (
             "arguments",
@@ -73,19 +74,9 @@ def _tokenizer_text(tokenizer: Mapping[str, Any] | None) -> str:
     return tokenizer.get("fault") or f"{tokenizer['tokens']:,} tokens, fingerprint {tokenizer['fingerprint'][:12]}"
 
 
-def _stage_map_text(stage_map: Mapping[str, Any]) -> str:
-    """Return "layers 0-6 on ranks 0, 1 | layers 7-13 on ranks 2, 3"."""
-    owners, ranks = stage_map.get("module_to_stage_map"), stage_map.get("stage_to_rank_map")
-    if not isinstance(owners, list) or not isinstance(ranks, dict):
+def _cut(found: Mapping[str, Any]) -> str:
+    """The cut that wrote a checkpoint, in words; nothing for folders that no cut wrote."""
+    try:
+        return parse_stage_map(found["stage_map"], found["path"], found["sizes"]["num_hidden_layers"] + 2).in_words()
+    except StageMapError:
         return ""
-    parts = []
-    for stage, processes in ranks.items():
-        layers = [layer for layer, owner in enumerate(owners) if str(owner) == stage]
-        parts.append(f"layers {_range(layers)} on ranks {', '.join(map(str, processes))}")
-    return " | ".join(parts)
-
-
-def _range(numbers: list[int]) -> str:
-    if not numbers:
-        return "none"
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"

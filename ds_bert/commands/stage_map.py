@@ -168,14 +168,14 @@ def _row(
     )
     return [
         str(stage),
-        _spell_layers(layers),
+        stage_map.layers_of(stage),
         f"{stage_parameters(layers):,}",
         f"{flops[stage] / 1e9:.2f}",
         f"{flops[stage] / sum(flops):.1%}",
         f"{(memory.total - memory.activations) / GIB:.2f}",
         f"{memory.activations / GIB:.2f}",
         f"{memory.total / GIB:.2f}",
-        _spell_numbers(stage_map.stage_to_ranks[stage]),
+        stage_map.ranks_of(stage),
     ]
 
 
@@ -197,26 +197,6 @@ def _layer_costs(arguments: argparse.Namespace, bytes_per_value: int = 4) -> lis
     if tokens > positions:
         raise UserError(f"--max_seq_length is {tokens}, {arguments.config_name} has positions for {positions} tokens")
     return layer_costs(config, tokens, default_predictions(tokens), bytes_per_value, arguments.head)
-
-
-def _spell_layers(layers: Sequence[LayerCost]) -> str:
-    """Return the names of a stage's layers, encoder layers as a range of their numbers: "embeddings, 0-10"."""
-    prefix = "encoder layer "
-    encoder = [int(layer.name.removeprefix(prefix)) for layer in layers if layer.name.startswith(prefix)]
-    names = [
-        *(layer.name for layer in layers if layer.name == "embeddings"),
-        *([_spell_numbers(encoder)] if encoder else []),
-        *(layer.name for layer in layers if layer.name == "head"),
-    ]
-    return ", ".join(names)
-
-
-def _spell_numbers(numbers: Sequence[int]) -> str:
-    """Return consecutive numbers as a range, others as a list."""
-    first, last = numbers[0], numbers[-1]
-    if len(numbers) > 1 and list(numbers) == list(range(first, last + 1)):
-        return f"{first}–{last}"
-    return ", ".join(map(str, numbers))
 
 
 def _count(number: int, noun: str) -> str:

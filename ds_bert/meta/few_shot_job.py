@@ -25,7 +25,6 @@ from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.overview import (
-    describe_cut,
     describe_devices,
     describe_model,
     machine_and_device,
@@ -168,7 +167,7 @@ def _show_overview(
     lines = [
         ("model", describe_model(learner.gather((sizes, set())), model.fields, f"weights of {model.folder}")),
         ("device", describe_devices(grid, "fp32", learner.gather(machine_and_device(grid)))),
-        ("cut", describe_cut(grid.stage_map)),
+        ("cut", grid.stage_map.in_words()),
         ("steps", f"{arguments.epochs} epochs of batches of {arguments.train_batch_size}, at most"),
         ("data", f"{tasks.name}: {len(tasks.episodes)} training sets, each by {', '.join(arguments.methods)}"),
         ("resume", (f"going on from {found}" if found else "none found, beginning anew") if arguments.resume else ""),

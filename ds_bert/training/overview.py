@@ -11,7 +11,6 @@ import torch
 from ds_bert.checkpoint.saving import gather
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
-from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import TrainingArguments
 
 
@@ -48,7 +47,7 @@ def describe_engine(engine: Engine, model: Mapping[str, Any], origin: str) -> li
     return [
         ("model", describe_model(gathered((sizes, set(engine.boundary.frozen))), model, origin)),
         ("device", describe_devices(grid, settings.precision, gathered(machine_and_device(grid)))),
-        ("cut", describe_cut(grid.stage_map)),
+        ("cut", grid.stage_map.in_words()),
         ("order", f"{schedule}{recompute}; optimizer {settings.optimizer}{shared}"),
     ]
 
@@ -69,7 +68,7 @@ def describe_model(stages: Sequence[tuple[dict[str, int], set[str]]], model: Map
         frozen |= stage_frozen
     total, fixed = sum(sizes.values()), sum(sizes[name] for name in frozen)
     part = f" ({total - fixed:,} of them trained)" if fixed else ""
-    shape = f"{model['num_hidden_layers']} layers of {model['hidden_size']}"
+    shape = f"{model['num_hidden_layers']} encoder layers of {model['hidden_size']}"
     return f"{model['model_type']}, {shape}, {total:,} parameters{part}, {origin}"
 
 
@@ -94,14 +93,6 @@ def describe_devices(grid: Grid, precision: str, everyone: Sequence[tuple[str, s
     nodes = f" on {hosts} nodes" if hosts > 1 else ""
     messages = f"; messages by {grid.backend}" if grid.world_size > 1 else ""
     return f"{devices}{nodes}, {precision}{messages}"
-
-
-def describe_cut(stage_map: StageMap) -> str:
-    """Say which layers run where."""
-    return " | ".join(
-        f"layers {begin}–{end - 1} on ranks {', '.join(map(str, ranks))}"
-        for begin, end, ranks in zip(stage_map.cuts, stage_map.cuts[1:], stage_map.stage_to_ranks, strict=False)
-    )
 
 
 def describe_batch(arguments: TrainingArguments, replicas: int, unit: str = "examples") -> str:

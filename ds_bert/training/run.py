@@ -22,7 +22,6 @@ from ds_bert.training.charts import draw_loss, terminal_chart
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter
-from ds_bert.training.overview import describe_cut
 from ds_bert.training.summary import summarize, summary_lines
 from ds_bert.training.trace import draw_schedule, last_training_step, write_trace
 
@@ -182,7 +181,7 @@ def conclude(
             lines += _draw(engine, folder, entries, spans)
             if arguments.measures_speed:
                 lines.append(f"figures: {folder / 'summary.json'} ({arguments.output_dir} is as it was)")
-        lines.append(f"cut:    {describe_cut(stage_map)}")
+        lines.append(f"cut:    {stage_map.in_words()}")
         if outcome.checkpoint:
             lines.append(f"saved:  {outcome.checkpoint}")
         if outcome.signal:

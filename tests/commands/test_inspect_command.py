@@ -70,7 +70,7 @@ def test_a_run_of_two_weight_versions(tmp_path: Path, tokenizer: Path, capsys: p
         "encoder layer 3 ",
         "exp_avg, exp_avg_sq, previous_weights",
         "2 of the weights",
-        "layers 0–2 on ranks 1 | layers 3–5 on ranks 0",
+        "embeddings, encoder layers 0–1 on rank 1 | encoder layers 2–3, head on rank 0",
         "200 tokens",
     ):
         assert said in printed, printed

@@ -4,14 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
 
 from ds_bert.cli import main
 from ds_bert.files import shipped_configs
+from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.costs import layer_costs
+from ds_bert.stage_map import load_stage_map
 
-MINI = ["--config_name", "bert-mini"]  # 6 layers
+MINI = ["--config_name", "bert-mini"]  # embeddings, 4 encoder layers, head
 DS_BERT = Path(sys.executable).with_name("ds-bert")
 GOOD = {"module_to_stage_map": [0, 0, 0, 1, 1, 1], "stage_to_rank_map": {"0": [0, 1], "1": [2, 3]}}
 
@@ -138,12 +142,44 @@ def test_show_prints_one_aligned_line_for_each_stage(capsys):
     assert stage_map("show", *words, "--per_device_train_batch_size", 32, "--zero_stage", 1, "--bf16") == 0
     lines = capsys.readouterr().out.splitlines()
     header, first, second = lines[1:4]
-    assert first.split()[:3] == ["0", "embeddings,", "0–10"] and first.endswith("0–7")
-    assert second.split()[:3] == ["1", "11–23,", "head"] and second.endswith("8–15")
+    assert re.split("  +", first)[1:3] == ["0", "embeddings, encoder layers 0–10"] and first.endswith("0–7")
+    assert re.split("  +", second)[1:3] == ["1", "encoder layers 11–23, head"] and second.endswith("8–15")
     for name, width in [("parameters", 11), ("GFLOPs", 6), ("share", 5)]:
         end = header.index(name) + len(name)
         assert all(re.fullmatch(r"[\d.,%]+", line[end - width : end].strip()) for line in (first, second))
     assert "= 1/5 = 20.0%" in lines[-1]
+
+
+def names_meant(words):
+    """The layers' names that a stage's layers in words stand for."""
+    names = []
+    for part in re.sub(r"encoder layers? ", "#", words).split(", "):
+        first, _, last = part.removeprefix("#").partition("–")
+        is_encoder = first.isdecimal()
+        names += (
+            [f"encoder layer {layer}" for layer in range(int(first), int(last or first) + 1)] if is_encoder else [part]
+        )
+    return names
+
+
+CUTS = [[0, *cut, 6] for count in range(6) for cut in combinations(range(1, 6), count)]
+
+
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+def test_all_that_speaks_of_layers_means_the_same_ones(cuts, tmp_path, capsys):
+    """The summary's cut (`StageMap.in_words`), `stage-map show`, what layers cost, and the map itself."""
+    sizes = [end - begin for begin, end in pairwise(cuts)]
+    owners = [stage for stage, size in enumerate(sizes) for _ in range(size)]
+    ranks = {str(stage): [2 * stage + 1, 2 * stage] for stage in range(len(sizes))}
+    path = written(tmp_path, {"module_to_stage_map": owners, "stage_to_rank_map": ranks})
+    found = load_stage_map(path, 6)
+    costs = [cost.name for cost in layer_costs(load_model_config("bert-mini"), 128, 20)]
+    assert stage_map("show", path, *MINI) == 0
+    rows = [re.split("  +", line.strip()) for line in capsys.readouterr().out.splitlines()[2 : 2 + len(sizes)]]
+    for stage, (row, said) in enumerate(zip(rows, found.in_words().split(" | "), strict=True)):
+        assert said == f"{row[1]} on ranks {2 * stage + 1}, {2 * stage}" and row[-1] == f"{2 * stage + 1}, {2 * stage}"
+        assert names_meant(row[1]) == costs[cuts[stage] : cuts[stage + 1]]
+    assert [name for row in rows for name in names_meant(row[1])] == costs
 
 
 def test_show_adds_up(capsys):

@@ -66,7 +66,7 @@ def test_a_job_on_two_nodes(tmp_path: Path) -> None:
     assert "restart" not in refused.stderr
     ended = submit(tmp_path, "run.json")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "layers 0–2 on ranks 0 | layers 3–5 on ranks 1" in ended.stdout
+    assert "embeddings, encoder layers 0–1 on rank 0 | encoder layers 2–3, head on rank 1" in ended.stdout
     assert [path.name for path in checkpoints(tmp_path / "out")] == ["checkpoint-2"]
     (hosts,) = tmp_path.glob("hosts.*")
     assert hosts.read_text() == "localhost slots=1\nnode1 slots=1\n"

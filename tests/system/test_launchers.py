@@ -198,7 +198,7 @@ def test_launchers_train(run_json: Path, tmp_path: Path, launcher: list[str]) ->
     ended = run(launcher, run_json, *flags, PATH=str(nothing), TORCH_EXTENSIONS_DIR=str(tmp_path / "x"))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("speed:") == 1 and ended.stdout.count("saved:") == 1
-    assert "layers 0–2 on ranks 0 | layers 3–5 on ranks 1" in ended.stdout
+    assert "embeddings, encoder layers 0–1 on rank 0 | encoder layers 2–3, head on rank 1" in ended.stdout
     alone = run(PYTHON, run_json, "--output_dir", tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr
     losses = [

@@ -122,7 +122,7 @@ def test_the_figures_are_printed_once(left_alone: Path) -> None:
     figures = ("speed:", "tokens/s", "busy: stage 0", "held-out")
     for words in (f"step {STEPS}/{STEPS}: loss", *figures, f"saved: {left_alone}/checkpoint-{STEPS}"):
         assert printed.count(words) == 1, (words, printed)
-    assert "layers 0–2 on ranks 3, 1 | layers 3–5 on ranks 0, 2" in printed
+    assert "embeddings, encoder layers 0–1 on ranks 3, 1 | encoder layers 2–3, head on ranks 0, 2" in printed
 
 
 def test_killed_halfway_and_resumed(tmp_path: Path, two_by_two: list[Any], left_alone: Path) -> None:

@@ -67,7 +67,10 @@ def test_own_texts_on_two_stages(tmp_path: Path, texts: dict[str, Any]) -> None:
     assert block["data"] == ["own data, examples: 24 to train on"]
     assert block["resume"] == [f"none found in {tmp_path / 'out'}, beginning anew"]
     labels, cut = block["note"]
-    assert labels.startswith("labels: 2 classes: '0', '1'") and "1 of 24 examples is longer than --max_seq_length 16: cut" in cut
+    assert (
+        labels.startswith("labels: 2 classes: '0', '1'")
+        and "1 of 24 examples is longer than --max_seq_length 16: cut" in cut
+    )
 
 
 def test_going_on_and_measuring(tmp_path: Path, texts: dict[str, Any]) -> None:
