@@ -50,7 +50,7 @@ class Engine:
         self.control = grid.new_group(backend="gloo")
         self.loss_group, self.replica_group = _gloo_groups(grid)
         self.boundary = Optimizer(module.parameters_by_name(), grid, settings, self.control)
-        self.timeline = Timeline(grid.device, keep=settings.trace)
+        self.timeline = Timeline(grid.device, settings.traced)
         self.execution = Execution(
             module,
             carry,
@@ -99,7 +99,7 @@ class Engine:
         if not self._never_drains:
             self._finish(up_to=step)
         self.timeline.collect()
-        self.timeline.next_step(self.steps_done)
+        self.timeline.end_step(self.steps_done)
         return self._take_finished(step - self._results_lag)
 
     def _get_ready(self, micro_batches: Sequence[MicroBatch]) -> None:
@@ -121,7 +121,7 @@ class Engine:
     def resume_at(self, step: int) -> None:
         """Number the next global batch ``step``; its weights come from `boundary`'s ``load``."""
         self.steps_done = self._drained_at = step
-        self.timeline.next_step(step)
+        self.timeline.end_step(step)
 
     def drain(self) -> list[StepResult]:
         """Let 2BW's open backwards and all steps be done, to evaluate, save or end; it changes nothing of what follows.
@@ -259,9 +259,10 @@ class Engine:
     def _finish(self, up_to: int, settle: bool = True) -> None:
         """Take the step that is under way if its number is at most ``up_to``; with ``settle``, see its weights here."""
         if self._reduction and self._reduction.step <= up_to:
-            with self.timeline.span("reduce"):
+            number = self._reduction.step + 1
+            with self.timeline.span("reduce", step=number):
                 self.boundary.poll(self._reduction, wait=True)
-            with self.timeline.span("step"):
+            with self.timeline.span("step", step=number):
                 self._finished.append(self.boundary.finish(self._reduction))
             self._reduction = None
         if settle:

@@ -1,6 +1,7 @@
 """Carrying out one stage's instructions: layers forward and backward, messages between them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -161,6 +162,11 @@ class Execution:
             self._METHODS[type(instruction)](self, instruction.micro_batch)
         self.under_way = None
 
+    def _span(self, kind: str, number: int) -> AbstractContextManager[None]:
+        """Measure for a micro-batch's own step: under 2BW, two are under way."""
+        step = self._in_flight[number].part_of.step
+        return self.timeline.span(kind, number, None if step is None else step + 1)
+
     def _fields(self, number: int) -> Sequence[Field]:
         return self.declare_carry(*self._in_flight[number].batch.shape)
 
@@ -181,7 +187,7 @@ class Execution:
     def _receive_activation(self, number: int) -> None:
         channel = self.transport.activations_in
         assert channel is not None
-        with self.timeline.span("wait", number):
+        with self._span("wait", number):
             tensors = channel.receive()
         self._post_activation()
         needs_gradient = self._hands_on_gradients and torch.is_grad_enabled()
@@ -198,7 +204,7 @@ class Execution:
         labels = state.uploaded_labels() if self.grid.is_last else None
         self.before(part_of)
         numbered = None if part_of.step is None else (part_of.step, batch.number)
-        with self.timeline.span("evaluate" if part_of.step is None else "forward", number):
+        with self._span("evaluate" if part_of.step is None else "forward", number):
             state.outputs = self.module(state.inputs, labels, numbered)
             if labels is not None and (part_of.outputs is None or labels.keys() >= set(self.objective.targets)):
                 totals = self.objective.counts(batch.labels or {}) if part_of.totals is None else part_of.totals
@@ -214,7 +220,7 @@ class Execution:
         channel = self.transport.activations_out
         assert channel is not None
         fields, outputs = self._fields(number), self._in_flight[number].outputs
-        with self.timeline.span("send", number):
+        with self._span("send", number):
             channel.send(fields, [outputs[field.name] for field in fields])
         self._forget_after_forward(number)
 
@@ -227,7 +233,7 @@ class Execution:
     def _receive_gradient(self, number: int) -> None:
         channel = self.transport.gradients_in
         assert channel is not None
-        with self.timeline.span("wait", number):
+        with self._span("wait", number):
             self._gradients = channel.receive()
         self._post_gradient()
 
@@ -235,7 +241,7 @@ class Execution:
         state = self._in_flight[number]
         self.before(state.part_of)
         if self._computes_gradients:
-            with self.timeline.span("backward", number):
+            with self._span("backward", number):
                 self._compute_gradients(number)
         state.outputs, state.loss = {}, None
         if not self._hands_on_gradients:
@@ -256,9 +262,10 @@ class Execution:
         channel = self.transport.gradients_out
         assert channel is not None
         fields = self._gradient_fields(number)
-        state = self._in_flight.pop(number)
-        with self.timeline.span("send", number):
-            channel.send(fields, [gradient_of(state.inputs[field.name]) for field in fields])
+        inputs = self._in_flight[number].inputs
+        with self._span("send", number):
+            channel.send(fields, [gradient_of(inputs[field.name]) for field in fields])
+        del self._in_flight[number]
 
     _METHODS = {
         Forward: _forward,

@@ -61,7 +61,7 @@ class EngineSettings:
         recompute: activation checkpointing, layer by layer.
         seed: of dropout.
         schedule: order of forwards and backwards.
-        trace: whether to keep the times of every instruction.
+        traced: the steps whose instructions' times are kept, see `ds_bert.engine.timeline.Timeline`.
     """
 
     optimizer: Literal["adamw", "lamb", "adam", "sgd"] = "adamw"
@@ -77,7 +77,7 @@ class EngineSettings:
     recompute: bool = False
     seed: int = 42
     schedule: Literal["1f1b", "gpipe", "2bw"] = "1f1b"
-    trace: bool = False
+    traced: range | int = 0
 
     @property
     def dtype(self) -> torch.dtype:

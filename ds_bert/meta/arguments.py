@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from ds_bert.training.arguments import TrainingArguments, argument, start_timeout_argument, transport_argument
+from ds_bert.training.arguments import (
+    TrainingArguments,
+    argument,
+    start_timeout_argument,
+    trace_argument,
+    trace_steps_argument,
+    transport_argument,
+)
 
 _POOLINGS = ("cls", "mean")
 
@@ -112,6 +119,8 @@ class FewShotArguments:
     overwrite_output_dir: bool = argument(False, "Start anew: what output_dir held is moved aside, never deleted.")
     resume: bool = argument(False, "Go on: splits whose results are in output_dir are not run again.")
     start_timeout: int = start_timeout_argument()
+    trace: bool = trace_argument()
+    trace_steps: str | None = trace_steps_argument()
     ddp_timeout: int = argument(1800, "Seconds that a rank waits for one that lives but does not come.")
     heartbeat_timeout: int = argument(30, "Seconds after which a rank that gives no sign of life ends the job.")
     local_rank: int = argument(-1, "Set by the deepspeed launcher.")

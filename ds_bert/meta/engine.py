@@ -77,13 +77,14 @@ class MetaEngine(Engine):
         self._get_ready([batch for task in tasks[:1] for batch in task.support[:1]])
         run = self._first_order if self.learner.first_order else self._second_order
         sums = run(tasks, 1.0 / (len(tasks) * self.place.num_replicas))
-        reduction = self.boundary.begin(step, learning_rate, torch.cat([sums, self._upload(votes)]))
-        self._finished.append(self.boundary.finish(reduction))
+        with self.timeline.span("step", step=step + 1):
+            reduction = self.boundary.begin(step, learning_rate, torch.cat([sums, self._upload(votes)]))
+            self._finished.append(self.boundary.finish(reduction))
         self.boundary.settle(step)
         self._bound_step_sizes()
         self.steps_done += 1
         self.timeline.collect()
-        self.timeline.next_step(self.steps_done)
+        self.timeline.end_step(self.steps_done)
         return self._take_finished(step - self._results_lag)
 
     def _first_order(self, tasks: Sequence[TaskBatches], share: float) -> torch.Tensor:
@@ -94,7 +95,7 @@ class MetaEngine(Engine):
             for slot, task in zip(slots, group, strict=True):
                 slot.num_classes = task.num_classes
             units = [
-                _unit(slot, task, item, share, len(self.learner.passes))
+                _unit(slot, task, item, share, self.steps_done + 1, len(self.learner.passes))
                 for item in self.learner.passes
                 for slot, task in zip(slots, group, strict=True)
             ]
@@ -105,9 +106,13 @@ class MetaEngine(Engine):
 
     def _second_order(self, tasks: Sequence[TaskBatches], share: float) -> torch.Tensor:
         sums = self._no_sums()
-        for task in tasks:
+        step = self.steps_done
+        for number, task in enumerate(tasks):
             self.weights.bind(None, "slow")
-            queries = unrolled_loss(self.module, self.weights, self.learner, task, self.steps_done, share)
+            with self.timeline.span("forward", number, step + 1):
+                loss, queries = unrolled_loss(self.module, self.weights, self.learner, task, step, share)
+            with self.timeline.span("backward", number, step + 1):
+                loss.backward()
             sums += _sums_of(queries)
         return sums
 
@@ -118,8 +123,8 @@ class MetaEngine(Engine):
                 slow.value.clamp_(*self.learner.step_size_range)
 
 
-def _unit(slot: Task, task: TaskBatches, item: Pass, share: float, passes: int) -> Unit:
-    return Unit(slot, item.kind, task.batch_of(item, passes), scale=item.weight * share)
+def _unit(slot: Task, task: TaskBatches, item: Pass, share: float, step: int, passes: int) -> Unit:
+    return Unit(slot, item.kind, task.batch_of(item, passes), scale=item.weight * share, step=step)
 
 
 def _sums_of(queries: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -6,7 +6,6 @@ and no stage waits for another task's step.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +23,7 @@ from ds_bert.modeling import carry as carries
 from ds_bert.schedules.instructions import (
     Backward,
     Forward,
+    Instruction,
     ReceiveActivation,
     ReceiveGradient,
     SendActivation,
@@ -46,6 +46,7 @@ class Unit:
         batch: its number is that of the dropout.
         scale: of the loss.
         rate: multiplies the step sizes, in a support pass.
+        step: that it belongs to in a trace, counted from 1; None: the last that has ended.
     """
 
     task: Task
@@ -53,6 +54,7 @@ class Unit:
     batch: MicroBatch
     scale: float = 1.0
     rate: float = 1.0
+    step: int | None = None
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
     outputs: Carry = field(default_factory=dict)
     loss: torch.Tensor | None = None
@@ -106,8 +108,7 @@ class TaskExecution:
         self._post_gradient()
         for instruction in program:
             unit, act = units[instruction.micro_batch], self._METHODS[type(instruction)]
-            kind = {Forward: "forward", Backward: "backward"}.get(type(instruction))
-            with self.timeline.span(kind, unit.batch.number) if kind else nullcontext():
+            with self.timeline.span(_kind(instruction, unit), unit.batch.number, unit.step):
                 act(self, unit)
         self.transport.flush()
         self.weights.bind(None, "slow")
@@ -131,8 +132,7 @@ class TaskExecution:
     def _receive_activation(self, unit: Unit) -> None:
         channel = self.transport.activations_in
         assert channel is not None
-        with self.timeline.span("wait", unit.batch.number):
-            *tensors, unit.task.squared_norm = channel.receive()
+        *tensors, unit.task.squared_norm = channel.receive()
         self._post_activation()
         fields = self._fields(unit)[:-1]
         unit.inputs = {
@@ -174,8 +174,7 @@ class TaskExecution:
     def _receive_gradient(self, unit: Unit) -> None:
         channel = self.transport.gradients_in
         assert channel is not None
-        with self.timeline.span("wait", unit.batch.number):
-            *self._gradients, unit.task.squared_norm = channel.receive()
+        *self._gradients, unit.task.squared_norm = channel.receive()
         self._post_gradient()
 
     def _backward(self, unit: Unit) -> None:
@@ -210,3 +209,12 @@ class TaskExecution:
         ReceiveGradient: _receive_gradient,
         SendGradient: _send_gradient,
     }
+
+
+def _kind(instruction: Instruction, unit: Unit) -> str:
+    """What an instruction is called in a trace."""
+    if isinstance(instruction, Forward):
+        return "evaluate" if unit.kind == "predict" else "forward"
+    if isinstance(instruction, Backward):
+        return "backward"
+    return "wait" if isinstance(instruction, ReceiveActivation | ReceiveGradient) else "send"

@@ -85,15 +85,23 @@ class FewShot:
         grid: this process's place.
         course: how long.
         at_once: tasks that are to be in flight.
+        traced: steps whose times are kept, see `ds_bert.engine.timeline.Timeline`; those of all tasks of this process's
+            replica count, in the order in which they are taken.
     """
 
     def __init__(
-        self, module: StageModule, declare_carry: Callable[..., Any], grid: Grid, course: Course, at_once: int
+        self,
+        module: StageModule,
+        declare_carry: Callable[..., Any],
+        grid: Grid,
+        course: Course,
+        at_once: int,
+        traced: range | int = 0,
     ) -> None:
         self.at_once = at_once
         self.module, self.declare_carry, self.grid, self.course = module, declare_carry, grid, course
         self.transport, self.parameters = Transport(grid), module.parameters_by_name()
-        self.timeline = Timeline(grid.device, keep=False)
+        self.timeline = Timeline(grid.device, traced)
         self.steps_done = 0  # of all tasks
         self._is_ready = False
         last, replicas = grid.num_stages - 1, grid.num_replicas
@@ -154,7 +162,8 @@ class FewShot:
         units = []
         for run in runs:
             first = np.arange(len(run.episode.support)) if whole else self._parts(run, 0)[0]
-            units.append(Unit(run.task, "generate", micro_batch(run.episode.support, first, run.number)))
+            batch = micro_batch(run.episode.support, first, run.number)
+            units.append(Unit(run.task, "generate", batch, step=self.steps_done + 1))
         execution.run(units, len(runs), None if whole else 0)
 
     def _train(self, execution: TaskExecution, runs: Sequence[_Run], peak: float) -> list[tuple[int, float]]:
@@ -164,7 +173,8 @@ class FewShot:
         total = min(course.epochs * per_epoch, course.max_steps or course.epochs * per_epoch)
         warmup, found, step, epoch = round(course.warmup_ratio * total), [(0, 0.0)] * len(runs), 0, 0
         while alive and step < total:
-            count, units = min(per_epoch, total - step), []
+            count = min(per_epoch, total - step)
+            units: list[Unit] = []
             parts = {place: self._parts(runs[place], epoch) for place in alive}
             for batch in range(count):
                 # Counted from 1: the first step, too, is to change something.
@@ -172,10 +182,12 @@ class FewShot:
                 for place in alive:
                     run = runs[place]
                     rows = micro_batch(run.episode.support, parts[place][batch], run.number * per_epoch + batch)
-                    units.append(Unit(run.task, "support", rows, rate=rate))
+                    units.append(Unit(run.task, "support", rows, rate=rate, step=self.steps_done + len(units) + 1))
             execution.run(units, len(alive), epoch + 1)
             step, epoch = step + count, epoch + 1
             self.steps_done += count * len(alive)
+            self.timeline.collect()
+            self.timeline.end_step(self.steps_done)
             means = torch.stack([runs[place].task.mean_loss() for place in alive])  # read at once: reading waits
             losses = self._from_last(means.tolist())
             for place, loss in zip(alive, losses, strict=True):

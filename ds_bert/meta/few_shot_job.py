@@ -24,6 +24,7 @@ from ds_bert.modeling.adapters.layers import MetaModel
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
+from ds_bert.training.checks import traced_steps
 from ds_bert.training.overview import (
     describe_devices,
     describe_model,
@@ -32,9 +33,11 @@ from ds_bert.training.overview import (
 )
 from ds_bert.training.placement import choose_stage_map
 from ds_bert.training.run import claim_output_dir, failing_by_name
+from ds_bert.training.trace import keep_trace
 
 METHODS = ("meta", "fine-tuning", "head-only", "prototypes")
 RESULTS = "results.json"
+_DRAWN = 10  # steps that the trace's picture shows
 _LOWEST = {"epochs": 1, "train_batch_size": 1, "per_device_eval_batch_size": 1, "loss_threshold": 0, "max_steps": 0,
            "splits": 1, "tasks_in_flight": 1, "max_test_samples": 0, "step_size_scale": 0, "learning_rate": 0,
            "max_grad_norm": 0, "warmup_ratio": 0, "num_labels": 0, "start_timeout": 1,
@@ -114,6 +117,7 @@ def place(arguments: FewShotArguments, given: set[str], model: dict[str, Any]) -
         )
     if not arguments.output_dir:
         raise UserError("--output_dir is missing")
+    traced_steps(arguments)
     length = arguments.max_seq_length
     return choose_stage_map(arguments, given, model, length, head="sequence-classification")  # type: ignore[arg-type]
 
@@ -151,6 +155,7 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
             grid,
             course,
             arguments.tasks_in_flight,
+            traced_steps(arguments),
         )
         heartbeat.steps_done = lambda: learner.steps_done
         _show_overview(learner, arguments, model, tasks, done)
@@ -188,8 +193,13 @@ def _learn_all(
                 results |= measured
                 if is_first:
                     _write(output_dir, arguments, tasks.name, results)
+    learner.timeline.collect(wait=True)
+    spans = learner.gather(learner.timeline.spans)
     if is_first:
-        print("\n".join(report.table(tasks.name, report.summarize(results))), flush=True)
+        lines = report.table(tasks.name, report.summarize(results))
+        if learner.timeline.traced:
+            lines += keep_trace(output_dir, learner.grid.stage_map, spans, _DRAWN)
+        print("\n".join(lines), flush=True)
     learner.gather(None)
 
 

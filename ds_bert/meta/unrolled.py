@@ -73,8 +73,8 @@ def _differentiable(tensor: torch.Tensor) -> torch.Tensor:
 
 def unrolled_loss(
     module: StageModule, weights: StageWeights, learner: Learner, task: TaskBatches, step: int, share: float
-) -> list[torch.Tensor]:
-    """Add a task's meta-gradients, and return (weighted loss, share that is right) of its queries.
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return a task's outer loss, of which its meta-gradients are, and (weighted loss, share right) of each query.
 
     Attention is computed by the one implementation that can be differentiated twice.
 
@@ -101,5 +101,4 @@ def unrolled_loss(
             else:
                 total = total + item.weight * share * loss
                 queries.append(torch.stack([item.weight * share * loss.detach().double(), right]))
-        total.backward()
-    return queries
+    return total, queries

@@ -26,6 +26,24 @@ def start_timeout_argument() -> Any:
     return argument(120, "Seconds that ranks wait at the start for one that gives no sign of life.")
 
 
+TRACED = 10
+"""Steps that ``--trace`` keeps."""
+
+
+def trace_argument() -> Any:
+    """Declare the argument that every job with stages has."""
+    return argument(False, f"Trace the last {TRACED} steps, if trace_steps names no others.")
+
+
+def trace_steps_argument() -> Any:
+    """Declare the argument that every job with stages has."""
+    return argument(
+        None,
+        "Steps to trace, as 10-20: output_dir/trace.json keeps when each micro-batch was computed, sent and waited "
+        "for, schedule.png draws it.",
+    )
+
+
 @dataclass
 class TrainingArguments:
     """How to train: lengths, batches, optimizer, placement, output."""
@@ -84,7 +102,8 @@ class TrainingArguments:
     save_total_limit: int = argument(0, "Checkpoints to keep, the newest ones, besides the best; 0 keeps all.")
     save_async: bool = argument(False, "Write checkpoints while training goes on, from a copy in memory.")
     disable_tqdm: bool = argument(False, "Lines of progress instead of a bar, as where stderr is no terminal.")
-    trace: bool = argument(False, "Keep the times of every instruction and draw the schedule as it ran.")
+    trace: bool = trace_argument()
+    trace_steps: str | None = trace_steps_argument()
     profile_steps: str | None = argument(None, "Steps to profile, as 10-12: output_dir/profile/, top operations.")
     peak_tflops: float = argument(0.0, "A device's peak in this precision, dense; 0 to look it up by its name.")
     start_timeout: int = start_timeout_argument()

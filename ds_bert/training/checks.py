@@ -2,12 +2,15 @@
 
 import math
 import re
+from typing import Any
 
 import torch
 
 from ds_bert.errors import UserError
-from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.arguments import TRACED, TrainingArguments
 
+RANGES = ("profile_steps", "trace_steps")
+"""The arguments that name steps."""
 _BELOW_1 = math.nextafter(1.0, 0.0)
 BOUNDS: dict[str, tuple[float, float]] = {
     "per_device_train_batch_size": (1, math.inf),
@@ -57,12 +60,13 @@ def check_numbers(arguments: TrainingArguments) -> None:
         raise UserError("--num_train_epochs is 0, needed is more than 0, or --max_steps")
     if arguments.fp16 and not torch.cuda.is_available():
         raise UserError("--fp16 needs CUDA, which was not found on this machine; use --bf16 or neither")
-    if arguments.profile_steps is not None:
-        profiled_steps(arguments.profile_steps)
-        if not arguments.output_dir:
-            raise UserError("--profile_steps needs --output_dir, where the traces go")
-        if arguments.max_steps > 0 or arguments.num_minibatches:
-            total_steps(arguments, steps_per_epoch=0)
+    for name in ("trace", *RANGES):
+        if getattr(arguments, name) and not arguments.output_dir:
+            raise UserError(f"--{name} needs --output_dir, where what it keeps goes")
+    for name in RANGES:
+        named_steps(arguments, name)
+    if arguments.max_steps > 0 or arguments.num_minibatches:
+        total_steps(arguments, steps_per_epoch=0)
     if not arguments.output_dir and not arguments.num_minibatches:
         raise UserError("--output_dir is missing; it may be left out in throughput runs (--num_minibatches) only")
 
@@ -71,7 +75,7 @@ def total_steps(arguments: TrainingArguments, steps_per_epoch: float) -> int:
     """Optimizer steps of the whole training.
 
     Raises:
-        UserError: it has none of the steps that are to be profiled.
+        UserError: it does not have all the steps that are to be profiled or traced.
     """
     if arguments.num_minibatches:
         steps = -(-arguments.num_minibatches // arguments.gradient_accumulation_steps)
@@ -79,19 +83,32 @@ def total_steps(arguments: TrainingArguments, steps_per_epoch: float) -> int:
         steps = arguments.max_steps
     else:
         steps = max(1, round(arguments.num_train_epochs * steps_per_epoch))
-    if arguments.profile_steps and profiled_steps(arguments.profile_steps)[-1] > steps:
-        raise UserError(f"--profile_steps is {arguments.profile_steps}, but the training has {steps} steps")
+    for name in RANGES:
+        if named_steps(arguments, name).stop - 1 > steps:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, but the training has {steps} steps")
     return steps
 
 
-def profiled_steps(text: str) -> range:
-    """The steps, counted from 1, that ``--profile_steps`` names: one, as in "10", or several, as in "10-12".
+def named_steps(arguments: Any, name: str) -> range:
+    """The steps, counted from 1, that an argument of `RANGES` names: one, as in "10", or several, as in "10-12".
 
     Raises:
-        UserError: it names none.
+        UserError: it is given and names none.
     """
+    text = getattr(arguments, name)
+    if text is None:
+        return range(0)
     found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", text)
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= first <= last:
-        raise UserError(f"--profile_steps is {text!r}, needed is a step or a range of them, counted from 1, as 10-12")
+        raise UserError(f"--{name} is {text!r}, needed is a step or a range of them, counted from 1, as 10-12")
     return range(first, last + 1)
+
+
+def traced_steps(arguments: Any) -> range | int:
+    """The steps to trace: those that ``--trace_steps`` names, or with ``--trace`` alone how many of the last ones.
+
+    Raises:
+        UserError: ``--trace_steps`` is given and names none.
+    """
+    return named_steps(arguments, "trace_steps") or (TRACED if arguments.trace else 0)

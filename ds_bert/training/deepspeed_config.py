@@ -8,6 +8,7 @@ from ds_bert.engine.settings import EngineSettings, LossScaling, Precision
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.checks import traced_steps
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -183,7 +184,7 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
         ),
         recompute=arguments.gradient_checkpointing,
         seed=arguments.seed,
-        trace=arguments.trace,
+        traced=traced_steps(arguments),
     )
 
 

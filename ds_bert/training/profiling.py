@@ -6,7 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ds_bert.engine.process_group import Grid
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.checks import profiled_steps
+from ds_bert.training.checks import named_steps
 
 FOLDER = "profile"
 _ROWS = 12  # of the table
@@ -21,7 +21,7 @@ class Profiler:
     """
 
     def __init__(self, arguments: TrainingArguments, place: Grid) -> None:
-        self.steps = profiled_steps(arguments.profile_steps) if arguments.profile_steps else range(0)
+        self.steps = named_steps(arguments, "profile_steps")
         self.place = place
         self._folder = (arguments.report_dir or Path()) / FOLDER
         self._running: profile | None = None

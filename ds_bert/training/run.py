@@ -23,7 +23,7 @@ from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter
 from ds_bert.training.summary import summarize, summary_lines
-from ds_bert.training.trace import draw_schedule, last_training_step, write_trace
+from ds_bert.training.trace import keep_trace
 
 T = TypeVar("T")
 
@@ -199,22 +199,15 @@ def _draw(
     if any("train/loss" in entry for entry in entries):
         draw_loss(output_dir / "loss.png", entries)
         lines.append(f"chart:  {output_dir / 'loss.png'}")
-    if any(span.kind == "backward" for spans in ranks for span in spans):
-        stage_map = engine.place.stage_map
-        by_launcher = range(engine.place.world_size)  # the numbers that people know processes by
-        ranks = [ranks[stage_map.grid_rank(rank)] for rank in by_launcher]
-        stages = [stage_map.position(rank)[0] for rank in by_launcher]
-        last = last_training_step(ranks)
-        path = output_dir / "schedule.png"
-        draw_schedule(path, ranks, stages, max(0, last - (engine.settings.schedule == "2bw")), last)
-        lines.append(f"chart:  {path} (the schedule as it ran)")
-        lines.append(f"trace:  {write_trace(output_dir, ranks, stages)} (for Perfetto, and `ds-bert timeline`)")
+    if engine.settings.traced:
+        steps = 2 if engine.settings.schedule == "2bw" else 1  # to show how one goes over into the next
+        lines += keep_trace(output_dir, engine.place.stage_map, ranks, steps)
     return lines
 
 
 def _gather_spans(engine: Engine) -> list[Any]:
-    """(rank, spans) of all processes; empty without --trace."""
-    if not engine.settings.trace:
+    """The spans of all processes, by grid rank; none where no step is traced."""
+    if not engine.settings.traced:
         return []
     everyone: list[Any] = [None] * engine.place.world_size
     dist.all_gather_object(everyone, engine.timeline.spans, group=engine.control)

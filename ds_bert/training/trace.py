@@ -1,4 +1,4 @@
-"""The trace of a run: who did what when, as a file that Perfetto and Chrome open, and as a picture."""
+"""The trace of some steps of a run: who did what when, as a file that Perfetto and Chrome open, and as a picture."""
 
 import json
 from collections.abc import Sequence
@@ -7,9 +7,33 @@ from pathlib import Path
 from ds_bert.engine.timeline import COMPUTE, Span
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically
+from ds_bert.stage_map import StageMap
 
-TRACE = "trace.json"
+TRACE, PICTURE = "trace.json", "schedule.png"
 COLOURS = {"forward": "#4878d0", "backward": "#ee854a", "reduce": "#6acc64", "step": "#956cb4"}
+
+
+def keep_trace(folder: Path, stage_map: StageMap, of_processes: Sequence[Sequence[Span]], steps: int = 1) -> list[str]:
+    """Write a run's trace, and draw its last steps; return lines that say where both lie.
+
+    Args:
+        folder: of the run.
+        stage_map: which layers ran where.
+        of_processes: the spans of every process, by grid rank.
+        steps: how many to draw.
+    """
+    by_launcher = range(stage_map.world_size)  # the numbers that people know processes by
+    ranks = [of_processes[stage_map.grid_rank(rank)] for rank in by_launcher]
+    stages = [stage_map.position(rank)[0] for rank in by_launcher]
+    traced = training_steps(ranks)
+    if not traced:
+        return ["trace:  none of the steps to trace was trained now"]
+    drawn = traced[-steps:]
+    draw_schedule(folder / PICTURE, ranks, stages, drawn[0], drawn[-1])
+    return [
+        f"chart:  {folder / PICTURE} (the schedule as it ran)",
+        f"trace:  {write_trace(folder, ranks, stages)} ({spell_steps(traced)}, for Perfetto, and `ds-bert timeline`)",
+    ]
 
 
 def write_trace(output_dir: Path, ranks: Sequence[Sequence[Span]], stages: Sequence[int]) -> Path:
@@ -42,7 +66,7 @@ def read_trace(output_dir: Path) -> tuple[list[list[Span]], list[int]]:
     """
     path = output_dir / TRACE
     if not path.is_file():
-        raise UserError(f"{output_dir}: has no {TRACE}; needed is the folder of a run with --trace")
+        raise UserError(f"{output_dir}: has no {TRACE}; needed is the folder of a run with --trace or --trace_steps")
     ranks: dict[int, list[Span]] = {}
     stages: dict[int, int] = {}
     try:
@@ -68,18 +92,19 @@ def computations(spans: Sequence[Span]) -> list[Span]:
     return [span for span in spans if span.kind in COMPUTE]
 
 
-def idle_between_batches(spans: Sequence[Span], first_step: int = 1) -> list[tuple[float, float]]:
+def idle_between_batches(spans: Sequence[Span], steps: range) -> list[tuple[float, float]]:
     """How a rank gets from one global batch to the next.
 
     Returns:
-        For each step from ``first_step`` on: (seconds between the end of the last computation of the step before and
-        the begin of its first, seconds from the begin of its first to the begin of the next step's first).
+        For each of the steps that lies between two others of the trace: (seconds between the end of the last
+        computation of the step before and the begin of its first, seconds from the begin of its first to the begin of
+        the next step's first).
     """
     by_step: dict[int, list[Span]] = {}
     for span in computations(spans):
         by_step.setdefault(span.step, []).append(span)
     idle = []
-    for step in range(first_step, max(by_step, default=0)):
+    for step in steps:
         if step - 1 in by_step and step in by_step and step + 1 in by_step:
             gap = by_step[step][0].begin - by_step[step - 1][-1].end
             idle.append((gap, by_step[step + 1][0].begin - by_step[step][0].begin))
@@ -89,7 +114,7 @@ def idle_between_batches(spans: Sequence[Span], first_step: int = 1) -> list[tup
 def draw_schedule(
     path: Path, ranks: Sequence[Sequence[Span]], stages: Sequence[int], first_step: int, last_step: int
 ) -> None:
-    """Draw a PNG with a row per rank and a box per forward and backward of some training steps."""
+    """Draw a PNG with a row per rank and a box per forward and backward of some training steps, counted from 1."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -105,7 +130,7 @@ def draw_schedule(
             axes.barh(row, width, left=left, color=COLOURS[span.kind], edgecolor="white", height=0.8)
             if span.micro_batch >= 0:
                 axes.text(left + width / 2, row, span.micro_batch, ha="center", va="center", color="white", fontsize=7)
-    which = f"step {first_step}" if first_step == last_step else f"steps {first_step} to {last_step}"
+    which = spell_steps(range(first_step, last_step + 1))
     axes.set(xlabel=f"milliseconds of {which}; numbers are micro-batches", yticks=range(len(shown)))
     axes.set_yticklabels([f"rank {rank}, stage {stage}" for rank, stage in enumerate(stages)])
     axes.invert_yaxis()
@@ -115,6 +140,20 @@ def draw_schedule(
     pyplot.close(figure)
 
 
-def last_training_step(ranks: Sequence[Sequence[Span]]) -> int:
-    """The last step in which anything was computed backwards."""
-    return max((span.step for spans in ranks for span in spans if span.kind == "backward"), default=0)
+def training_steps(ranks: Sequence[Sequence[Span]]) -> range:
+    """The steps, from the first to the last, in which anything was computed backwards; none where nothing was."""
+    found = {span.step for spans in ranks for span in spans if span.kind == "backward"}
+    return range(min(found), max(found) + 1) if found else range(0)
+
+
+def inner_steps(steps: range) -> range:
+    """Those that tell how training runs: without the first and the last, in which it begins or ends; if there are more.
+
+    The first step of a run warms up, and under 2BW a step begins and ends while its neighbours are under way.
+    """
+    return steps[1:-1] or steps
+
+
+def spell_steps(steps: range) -> str:
+    """Return "step 3", or "steps 3 to 5"."""
+    return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"

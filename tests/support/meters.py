@@ -19,7 +19,7 @@ def fake_engine(stage_map: StageMap = ONE, rank: int = 0, device: str = "cpu", *
     """What a meter asks of an engine; nothing computes."""
     return SimpleNamespace(
         place=Grid(stage_map, rank, torch.device(device), 30.0),
-        timeline=Timeline(torch.device("cpu"), keep=False),
+        timeline=Timeline(torch.device("cpu")),
         settings=EngineSettings(**settings),
         boundary=SimpleNamespace(frozen={}),
         control=None,

@@ -95,9 +95,9 @@ class Nccl:
         span = engine.timeline.span
 
         @contextmanager
-        def starting_span(kind: str, micro_batch: int = -1) -> Iterator[None]:
+        def starting_span(*of_what: Any, **more: Any) -> Iterator[None]:
             engine.timeline.start()
-            with span(kind, micro_batch):
+            with span(*of_what, **more):
                 yield
 
         engine.timeline.span = starting_span  # type: ignore[method-assign,assignment]

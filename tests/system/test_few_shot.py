@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ds_bert.training.trace import read_trace
 from tests.support.jobs import Job, printed_after_a_death, run_job, wait_for
 from tests.support.model_folder import write_bert_folder
 from tests.support.processes import Failed
@@ -86,7 +87,8 @@ ALL = ("--methods", "meta", "fine-tuning", "head-only", "prototypes")
 
 def test_all_methods_on_all_splits_alike_on_one_stage_and_two(folder: Path, tmp_path: Path) -> None:
     printed = few_shot(folder, tmp_path / "1", *ALL, learning_rate=1e-3)
-    few_shot(folder, tmp_path / "2", *ALL, learning_rate=1e-3, ranks=2, num_stages=2, tasks_in_flight=3)
+    flags = {"learning_rate": 1e-3, "ranks": 2, "num_stages": 2, "tasks_in_flight": 3, "trace_steps": "21-40"}
+    said = few_shot(folder, tmp_path / "2", *ALL, **flags)
     one, two = results(tmp_path / "1")["results"], results(tmp_path / "2")["results"]
     assert one.keys() == two.keys() and len(one) == 4 * 3
     for key in one:
@@ -96,6 +98,12 @@ def test_all_methods_on_all_splits_alike_on_one_stage_and_two(folder: Path, tmp_
     assert len({one[key]["accuracy"] for key in one}) > 2
     assert "films_train_3_4.json" in printed and "prototypes" in printed
     assert (tmp_path / "1" / "out" / "accuracy.png").is_file()
+    assert "trace.json (steps 21 to 40, for Perfetto" in said and (tmp_path / "2" / "out" / "schedule.png").is_file()
+    for spans in read_trace(tmp_path / "2" / "out")[0]:  # three splits in turn take 24 steps by a method
+        steps = [span.step for span in spans if span.kind == "backward"]
+        assert sorted(steps) == list(range(21, 41)) and {span.step for span in spans} == set(steps)
+        assert sum(span.kind == "forward" for span in spans) == 20 + 3  # and the next method's first weights
+        assert sum(span.kind == "evaluate" for span in spans) == 3
 
 
 def test_it_learns_stops_at_the_threshold_and_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
@@ -129,6 +137,7 @@ MISTAKES: dict[str, dict[str, Any]] = {
     "--methods": {"methods": "knn"},
     "was not meta-trained": {"checkpoint": "model"},
     "--num_labels": {"num_labels": 3},
+    "--trace_steps": {"trace_steps": "4-3"},
     "--support_file": {"task_dir": None},
     "films_train_3_4.json": FILES | {"support_file": "films/films_train_3_4.json"},
     "few/films_eval.json: 3 examples": {"task_dir": "few"},

@@ -1,6 +1,7 @@
 """Meta-training as users start it: on a pipeline, killed and resumed, with mistakes."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.checkpoint.training_state import read_state
+from ds_bert.training.trace import read_trace
 from tests.support.jobs import assert_stays_as_it_is, printed_after_a_death, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
 from tests.support.refusal import contents, the_sentence
@@ -72,7 +74,8 @@ def on_both_kinds(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
-    run(folder / "whole", words(folder, folder / "whole" / "out", *ADAPTERS, **on_both_kinds(folder)), ranks=2)
+    flags = [*ADAPTERS, "--trace_steps", "2-3"]
+    run(folder / "whole", words(folder, folder / "whole" / "out", *flags, **on_both_kinds(folder)), ranks=2)
     return folder / "whole" / "out"
 
 
@@ -89,6 +92,28 @@ def test_a_resumed_run_on_two_stages_ends_with_the_same_bits(folder: Path, whole
     run(tmp_path, words(folder, again, *ADAPTERS, "--resume", **on_both_kinds(folder)), ranks=2)
     for file in (whole / "checkpoint-4").glob("*.safetensors"):
         assert file.read_bytes() == (again / "checkpoint-4" / file.name).read_bytes(), file.name
+
+
+def test_the_steps_that_were_traced(whole: Path) -> None:
+    """Two tasks a step: a generator's batch, two of support, three queries, and the gradient of the generator's."""
+    ranks, stages = read_trace(whole)
+    assert stages == [0, 1] and (whole / "schedule.png").is_file()
+    for spans in ranks:
+        assert {span.step for span in spans} == {2, 3}
+        for step in (2, 3):
+            kinds = Counter(span.kind for span in spans if span.step == step)
+            assert kinds["forward"] == 14 and kinds["backward"] == 12 and kinds["step"] == 1
+            assert kinds["wait"] + kinds["send"] == 26
+
+
+def test_second_order_is_traced_and_keeps_its_stage_busy(folder: Path, tmp_path: Path) -> None:
+    flags = {"stop_grad": "false", "tasks_in_flight": 1, "trace": "true"}
+    printed = run(tmp_path, words(folder, tmp_path / "out", **flags))
+    (spans,), _ = read_trace(tmp_path / "out")
+    assert Counter((span.kind, span.step) for span in spans) == {
+        (kind, step): count for kind, count in (("forward", 2), ("backward", 2), ("step", 1)) for step in range(1, 5)
+    }
+    assert "(steps 1 to 4, for Perfetto" in printed and "busy:   stage 0 0%" not in printed
 
 
 def test_on_another_number_of_processes_it_goes_on_with_the_same_tasks(

@@ -48,7 +48,7 @@ def test_without_a_file_the_arguments_are_the_settings() -> None:
     assert same == arguments
     assert (settings.optimizer, settings.precision, settings.zero_stage) == ("adamw", "bf16", 0)
     assert settings.optimizer_options == {"betas": (0.9, 0.98), "eps": 1e-8}
-    assert (settings.max_grad_norm, settings.weight_decay, settings.seed, settings.trace) == (0.3, 0.2, 7, True)
+    assert (settings.max_grad_norm, settings.weight_decay, settings.seed, settings.traced) == (0.3, 0.2, 7, 10)
 
 
 @pytest.mark.parametrize(("key", "name", "value"), PAIRS)

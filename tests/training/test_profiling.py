@@ -11,25 +11,30 @@ import torch
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.checks import check_numbers, profiled_steps, total_steps
+from ds_bert.training.checks import RANGES, check_numbers, named_steps, total_steps, traced_steps
 from ds_bert.training.profiling import FOLDER, Profiler
 from tests.support.meters import ONE
 from tests.support.toy import toy_map
 
-
-@pytest.mark.parametrize(("text", "steps"), [("7", [7]), ("10-12", [10, 11, 12]), ("1-1", [1])])
-def test_ranges(text: str, steps: list[int]) -> None:
-    assert list(profiled_steps(text)) == steps
+each_range = pytest.mark.parametrize("name", RANGES)
 
 
+@each_range
+@pytest.mark.parametrize(("text", "steps"), [("7", [7]), ("10-12", [10, 11, 12]), ("1-1", [1]), (None, [])])
+def test_ranges(name: str, text: str | None, steps: list[int]) -> None:
+    assert list(named_steps(TrainingArguments(**{name: text}), name)) == steps
+
+
+@each_range
 @pytest.mark.parametrize(
     "text", ["", "0", "0-3", "12-10", "-3", "3-", "3,4", "3 - 4", "a-b", "1-2-3", "1.5", "٣", "--1"]
 )
-def test_what_is_no_range(text: str) -> None:
-    with pytest.raises(UserError, match=r"--profile_steps is .*needed is a step or a range"):
-        check_numbers(TrainingArguments(profile_steps=text, output_dir="out"))
+def test_what_is_no_range(name: str, text: str) -> None:
+    with pytest.raises(UserError, match=rf"--{name} is .*needed is a step or a range"):
+        check_numbers(TrainingArguments(**{name: text, "output_dir": "out"}))
 
 
+@each_range
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -38,17 +43,28 @@ def test_what_is_no_range(text: str) -> None:
         ({"num_minibatches": 43, "gradient_accumulation_steps": 4}, "but the training has 11 steps"),
     ],
 )
-def test_ranges_that_do_not_fit_the_run(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        check_numbers(TrainingArguments(**{"profile_steps": "10-12", "output_dir": "out", **changes}))
+def test_ranges_that_do_not_fit_the_run(name: str, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=rf"--{name} .*{words}"):
+        check_numbers(TrainingArguments(**{name: "10-12", "output_dir": "out", **changes}))
 
 
-def test_epochs_say_how_many_steps_there_are_only_once_the_data_is_known() -> None:
-    arguments = TrainingArguments(profile_steps="10-12", output_dir="out", num_train_epochs=2)
+@each_range
+def test_epochs_say_how_many_steps_there_are_only_once_the_data_is_known(name: str) -> None:
+    arguments = TrainingArguments(**{name: "10-12", "output_dir": "out", "num_train_epochs": 2})  # type: ignore[arg-type]
     check_numbers(arguments)
     assert total_steps(arguments, 6.0) == 12
     with pytest.raises(UserError, match="but the training has 11 steps"):
         total_steps(arguments, 5.5)
+
+
+def test_what_is_traced() -> None:
+    """``--trace`` is short for the last steps; ``--trace_steps`` says which, also where a JSON file has ``trace``."""
+    assert traced_steps(TrainingArguments()) == 0
+    assert traced_steps(TrainingArguments(trace=True)) == 10
+    for trace in (False, True):
+        assert traced_steps(TrainingArguments(trace=trace, trace_steps="3-5")) == range(3, 6)
+    with pytest.raises(UserError, match="--trace needs --output_dir"):
+        check_numbers(TrainingArguments(trace=True, num_minibatches=4))
 
 
 def _run(folder: Path, steps: str | None, taken: range, rank: int = 0) -> tuple[list[str], dict[str, int]]:

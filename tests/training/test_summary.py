@@ -25,7 +25,7 @@ def _summary(stage_map: StageMap, schedule: Any) -> dict[str, Any]:
         control=place.new_group(backend="gloo"),
         execution=SimpleNamespace(transport=SimpleNamespace(bytes_sent=100 * place.rank)),
         settings=EngineSettings(schedule=schedule),
-        timeline=Timeline(torch.device("cpu"), keep=False),
+        timeline=Timeline(torch.device("cpu")),
         boundary=SimpleNamespace(frozen={}),
     )
     meter = Meter(cast(Any, engine), Work(6.0, flops=1e9), peak_tflops=0.01)
@@ -47,7 +47,7 @@ def test_shares_are_means_over_replicas_and_bytes_are_sums(schedule: str, idle_i
 
 
 def test_only_computing_counts_as_busy() -> None:
-    timeline, kinds = Timeline(torch.device("cpu"), keep=True), ("forward", "wait", "backward", "reduce", "step")
+    timeline, kinds = Timeline(torch.device("cpu"), range(500, 501)), ("forward", "wait", "backward", "reduce", "step")
     timeline.step = 500
     for kind in kinds:
         with timeline.span(kind):
