@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "show what a checkpoint, a run or a Hugging Face folder holds",
     "verify": "compare every file of a checkpoint, or of prepared data, with its checksum",
     "timeline": "draw the schedule of a run as it ran",
+    "cache": "show what encoded data earlier jobs have left, and how much disk it takes; or remove it",
 }
 
 

@@ -6,7 +6,8 @@ One folder per key holds::
     tokens.npy, starts.npy, first_segments.npy, column-<name>.npy, tokens-<name>.npy
 
 It is written beside its place and then renamed, so it is there whole or not at all. Several processes may build the
-same one at once: the first to rename wins, and all use the winner's.
+same one at once: the first to rename wins, and all use the winner's. When a new one is there, old ones that no process
+uses go, if all together are too large (see `ds_bert.data.cache_space`): what is missing is built again, and the same.
 """
 
 import errno
@@ -17,11 +18,13 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ds_bert.data import cache_space
 from ds_bert.data.features import Features
 from ds_bert.data.mapping import map_array
 from ds_bert.errors import UserError
@@ -31,6 +34,7 @@ FORMAT_VERSION = 4
 _DESCRIPTION = "features.json"
 _ARRAYS = ("tokens", "starts", "first_segments")
 _ATTEMPTS = 10
+_said_too_large: set[Path] = set()
 
 
 def key_fingerprint(key: Mapping[str, Any]) -> str:
@@ -39,7 +43,11 @@ def key_fingerprint(key: Mapping[str, Any]) -> str:
 
 
 def cached_features(
-    folder: Path | None, key: Mapping[str, Any], build: Callable[[], Features], overwrite: bool = False
+    folder: Path | None,
+    key: Mapping[str, Any],
+    build: Callable[[], Features],
+    overwrite: bool = False,
+    origin: str = "",
 ) -> Features:
     """Return the features that ``build`` makes, from the cache where they are there.
 
@@ -48,12 +56,13 @@ def cached_features(
         key: all that the features follow from, as JSON values.
         build: makes them.
         overwrite: build even where they are there. What is there, where it differs, is moved aside.
+        origin: where the data come from, for people who look at what the cache holds.
 
     Returns:
         The features, memory-mapped where they come from the cache. A damaged cache is moved aside and built anew; where
         the folder cannot be written, that is said and the features are kept in memory.
     """
-    return build() if folder is None else _load_or_build(folder, key, build, overwrite)
+    return build() if folder is None else _load_or_build(folder, key, build, overwrite, origin)
 
 
 def _warn(text: str) -> None:
@@ -67,10 +76,11 @@ def cache_folder(given: str | None) -> Path | None:
     Where the user has no home, or one that cannot be written, that is said, and None returned: nothing is kept.
 
     Raises:
-        UserError: the given folder cannot be written.
+        UserError: the given folder cannot be written, or the limit of what is kept there is no size.
     """
+    cache_space.limit()
     try:
-        folder = Path(given) if given else Path.home() / ".cache" / "ds_bert" / "features"
+        folder = Path(given) if given else default_folder()
         make_folder(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows a home
         reason = getattr(error, "strerror", None) or error
@@ -82,29 +92,73 @@ def cache_folder(given: str | None) -> Path | None:
     return folder
 
 
-def _load_or_build(folder: Path, key: Mapping[str, Any], build: Callable[[], Features], overwrite: bool) -> Features:
+def default_folder() -> Path:
+    """Return the user's folder for encoded data, which need not be there.
+
+    Raises:
+        RuntimeError: nobody knows a home.
+    """
+    return Path.home() / ".cache" / "ds_bert" / "features"
+
+
+def _load_or_build(
+    folder: Path, key: Mapping[str, Any], build: Callable[[], Features], overwrite: bool, origin: str
+) -> Features:
     place = folder / key_fingerprint({"format": FORMAT_VERSION, **key})[:32]
-    features = None if overwrite else _load(place)
+    features = None if overwrite else _use(place)
     if features is not None:
         return features
     built = build()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _publish(built, key, place)
+        _publish(built, key, place, origin)
+        _keep_limit(folder)
     except OSError as error:
-        _warn(f"{folder}: the cache cannot be written there ({error}); name another with --cache_dir")
+        _warn(
+            f"{folder}: the cache cannot be written there ({error}); `ds-bert cache` says what it holds, and empties "
+            "it; name another with --cache_dir"
+        )
         return built
     return _load(place) or built
 
 
-def _publish(features: Features, key: Mapping[str, Any], place: Path) -> None:
+def _use(place: Path) -> Features | None:
+    """Open a cache for as long as this process lives; None where there is none, or a damaged one."""
+    if not place.is_dir():
+        return None
+    with suppress(OSError):  # one that cannot be written will not be removed, either
+        cache_space.use(place.parent, place.name)
+    features = _load(place)
+    if features is not None:
+        cache_space.touch(place)
+    return features
+
+
+def _keep_limit(folder: Path) -> None:
+    """Remove what is too much; say so where that is in use."""
+    limit = cache_space.limit()
+    with suppress(OSError):  # where files cannot be locked, nobody knows what is in use
+        cache_space.shrink(folder, limit)
+        left = sum(entry.size for entry in cache_space.entries(folder))
+        if left > limit and folder not in _said_too_large:
+            _said_too_large.add(folder)
+            _warn(
+                f"{folder}: the cache holds {cache_space.spell_size(left)} of encoded data that are in use, more than "
+                f"the limit of {cache_space.spell_size(limit)} ({cache_space.LIMIT}); `ds-bert cache` lists them"
+            )
+
+
+def _publish(features: Features, key: Mapping[str, Any], place: Path, origin: str) -> None:
     """Put the features in their place, unless another process has put the same there."""
     fresh = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
+    with suppress(OSError):
+        cache_space.use(place.parent, fresh.name, place.name)
     fresh.mkdir()
     try:
-        checksums = _write(fresh, features, key)
+        checksums = _write(fresh, features, key, origin)
         for attempt in range(_ATTEMPTS):
             if _renamed(fresh, place) or _holds(place, checksums):
+                cache_space.touch(place)
                 return
             _renamed(place, place.with_name(f"{fresh.name}.{attempt}.replaced"))
         raise OSError(f"{place} was replaced by others {_ATTEMPTS} times")
@@ -123,7 +177,7 @@ def _renamed(source: Path, target: Path) -> bool:
     return True
 
 
-def _write(folder: Path, features: Features, key: Mapping[str, Any]) -> dict[str, str]:
+def _write(folder: Path, features: Features, key: Mapping[str, Any], origin: str) -> dict[str, str]:
     """Write arrays and description; return each array's checksum."""
     arrays = {name: getattr(features, name) for name in _ARRAYS}
     arrays |= {f"column-{name}": column for name, column in features.columns.items()}
@@ -132,7 +186,8 @@ def _write(folder: Path, features: Features, key: Mapping[str, Any]) -> dict[str
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     checksums = {name: _checksum(array) for name, array in arrays.items()}
     description = {"pad_id": features.pad_id, "per_example": features.per_example, "checksums": checksums}
-    write_json(folder / _DESCRIPTION, {**description, "notes": features.notes, "key": dict(key)})
+    about = {"origin": origin, "examples": len(features), "notes": features.notes, "key": dict(key)}
+    write_json(folder / _DESCRIPTION, {**description, **about})
     return checksums
 
 
@@ -146,6 +201,19 @@ def _holds(place: Path, checksums: Mapping[str, str]) -> bool:
 
 def _description(place: Path) -> dict[str, Any]:
     return json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
+
+
+def describe(place: Path) -> str:
+    """Say in a line what a cache holds: where its data come from, how many examples, of how many tokens at most."""
+    try:
+        found = _description(place)
+        key = found["key"]
+        origin = found.get("origin") or key.get("kind") or key.get("encoding") or key.get("task") or "unknown data"
+        counts = [f"{found['examples']:,} examples"] if "examples" in found else []
+        counts += [f"{key['max_seq_length']} tokens"] if "max_seq_length" in key else []
+        return ", ".join([str(origin), *counts])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "damaged"
 
 
 def _load(place: Path) -> Features | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ class Encoder:
         """
         source.table.require([*source.texts, *([source.label] if source.label else [])])
         key = self._key(source, limit)
-        features = cached_features(self.cache_dir, key, lambda: self._build(source, limit), self.overwrite_cache)
+        build, origin = partial(self._build, source, limit), source.table.origin
+        features = cached_features(self.cache_dir, key, build, self.overwrite_cache, origin)
         if not len(features):
             raise UserError(f"{source.table.origin}: has no examples; needs at least one")
         return features

@@ -76,10 +76,12 @@ def multiple_choice_task(
     num_options = _num_options(questions)
     options: dict[str, Any] = {"max_seq_length": max_seq_length, "max_qa_length": max_qa_length}
     encode = partial(encode_questions, tokenizer=tokenizer, without_context=without_context, **options)
+    origins = {split: str(file or f"{data_dir} ({task_name}, {split})") for split, file in files.items()}
     features = {
-        split: _told(split, cached_features(cache_dir, _key(found, encode), partial(encode, found), overwrite_cache))
+        split: cached_features(cache_dir, _key(found, encode), partial(encode, found), overwrite_cache, origins[split])
         for split, found in questions.items()
     }
+    features = {split: _told(split, part) for split, part in features.items()}
     return Task(
         name=task_name or "custom",
         head="multiple-choice",

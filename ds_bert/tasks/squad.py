@@ -111,7 +111,8 @@ class _Reader:
             return encode_squad(questions, self.tokenizer, self.sizes, training=True)
 
         key = self._key(file, count, training=True, with_answers=True)
-        return cached_features(self.cache_dir, key, build, self.overwrite_cache), key_fingerprint(key)
+        features = cached_features(self.cache_dir, key, build, self.overwrite_cache, str(file))
+        return features, key_fingerprint(key)
 
     def validation(self, path: Path | None, count: int | None) -> Split:
         """A split with known answers."""
@@ -130,7 +131,7 @@ class _Reader:
             return encode_squad(file, self.tokenizer, self.sizes, training=False)
 
         key = self._key(path, count, training=False, with_answers=with_answers)
-        features = cached_features(self.cache_dir, key, build, self.overwrite_cache)
+        features = cached_features(self.cache_dir, key, build, self.overwrite_cache, str(path))
         return _Questions(file, features, self.tokenizer, self.settings, prefix)
 
     def _key(self, path: Path, count: int | None, training: bool, with_answers: bool) -> dict[str, Any]:

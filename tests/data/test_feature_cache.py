@@ -39,7 +39,7 @@ def refuse() -> Features:
 
 
 def entries(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".users")
 
 
 def place(folder: Path) -> Path:

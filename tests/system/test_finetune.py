@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from ds_bert.checkpoint.folders import checkpoints
+from ds_bert.cli import main
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.training.log import read_log
 from tests.support.jobs import Ended, assert_stays_as_it_is, printed_after_a_death, run_job, without_folder
@@ -97,6 +98,7 @@ def test_resumed_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> Non
     run(tmp_path, words(folder, whole, "--do_train", "--do_eval", **flags))
     run(tmp_path, words(folder, parts, "--do_train", "--do_eval", **flags, max_steps=10))
     assert checkpoints(parts)[-1].name == "checkpoint-10"
+    assert main(["cache", "--cache_dir", str(folder / "cache"), "--clear"]) == 0
     run(tmp_path, words(folder, parts, "--do_train", "--resume", **flags))  # evaluating changes nothing, either
     files = sorted(file.name for file in checkpoints(whole)[-1].glob("*.safetensors"))
     assert files and checkpoints(whole)[-1].name == checkpoints(parts)[-1].name == "checkpoint-24"

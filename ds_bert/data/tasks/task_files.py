@@ -96,7 +96,7 @@ def read_examples(
             is not below N or the vocabulary size, or a class without an example.
     """
     key = {"kind": "task records", "version": 1, "data": file_fingerprint(path), "pad_id": pad_id}
-    features = cached_features(cache_dir, key, lambda: _build(path, pad_id))
+    features = cached_features(cache_dir, key, lambda: _build(path, pad_id), origin=str(path))
     labels = np.asarray(features.columns["labels"])
     if not len(labels):
         raise UserError(f"{path}: is empty; needs examples of {num_classes} classes")
