@@ -18,7 +18,7 @@ from ds_bert.multitask.objective import objective_of
 from ds_bert.multitask.task_list import AVERAGE, TaskEntry
 from ds_bert.multitask.uncertainty import stand_in
 from ds_bert.tasks.glue import glue_task
-from ds_bert.tasks.task import Outputs, Split, Task
+from ds_bert.tasks.task import SCORE, Outputs, Split, Task
 from ds_bert.training.best import LOSS, is_error
 
 DIAGNOSTIC = "diagnostic"
@@ -166,6 +166,8 @@ def combine(tasks: Sequence[Task], model: Mapping[str, Any], share_of_largest: f
         prediction=_splits([task.prediction for task in tasks], tasks),
         best_metric=AVERAGE,
         measures=(AVERAGE, *(task.name for task in tasks), *(f"{task.name}_{LOSS}" for task in tasks)),
+        unit=SCORE,
+        loss_unit="mean over the tasks",
         fingerprint=key_fingerprint(
             {"tasks": described, "data": [task.fingerprint for task in tasks], "share": share_of_largest}
         )

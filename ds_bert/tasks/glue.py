@@ -22,7 +22,7 @@ from ds_bert.errors import UserError
 from ds_bert.files import write_atomically
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.glue_metrics import BEST_METRIC, CLASSIFICATION, METRICS, REGRESSION
-from ds_bert.tasks.task import Outputs, Split, Task
+from ds_bert.tasks.task import SCORE, Outputs, Split, Task
 
 _HUB_SPLITS = {"train": "train", "eval": "validation", "predict": "test"}
 
@@ -151,6 +151,8 @@ def _assemble(data: TextData, encoder: Encoder, limits: Mapping[str, int | None]
         prediction=prediction,
         best_metric=BEST_METRIC[metric],
         measures=tuple(METRICS[metric](np.arange(2), np.arange(2))),
+        unit=SCORE,
+        loss_unit="nats" if data.labels else "squared error",
         fingerprint=encoder.fingerprint(data.train, limits["train"]) if data.train else "",
         notes=data.notes,
     )

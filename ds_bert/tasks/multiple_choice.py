@@ -18,7 +18,7 @@ from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
 from ds_bert.tasks.classification import ClassificationObjective
-from ds_bert.tasks.task import Outputs, Split, Task
+from ds_bert.tasks.task import SCORE, Outputs, Split, Task
 
 _ENCODING = 1  # to be raised when `encode_questions` gives other features
 _FILES = {"train": "train", "eval": "dev", "predict": "test"}  # of RACE and DREAM
@@ -92,6 +92,7 @@ def multiple_choice_task(
         prediction=_prediction(questions, features, with_letters=task_name == "RACE"),
         best_metric="accuracy",
         measures=("accuracy",),
+        unit=SCORE,
         fingerprint=key_fingerprint(_key(questions["train"], encode)) if "train" in questions else "",
     )
 

@@ -77,7 +77,19 @@ def squad_task(
     objective = BeamSpanObjective() if settings.beam else SpanObjective()
     name = "squad_v2" if version_2 else "squad"
     measures = ("f1", "exact_match", *(("best_f1", "best_exact") if version_2 else ()))
-    return Task(name, HEADS[head], config, objective, train, evaluation, prediction, "f1", measures, fingerprint)
+    return Task(
+        name,
+        HEADS[head],
+        config,
+        objective,
+        train,
+        evaluation,
+        prediction,
+        best_metric="f1",
+        measures=measures,
+        unit="percent",
+        fingerprint=fingerprint,
+    )
 
 
 def _head_config(head: str, start_n_top: int, end_n_top: int) -> dict[str, int]:

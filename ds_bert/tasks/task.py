@@ -12,6 +12,9 @@ from ds_bert.data.features import Features
 Outputs = Mapping[str, np.ndarray]
 """What the head said of one example: float32 arrays by name, without the batch's dimension."""
 
+SCORE = "score, 1 at best"
+"""What most measures are counted in: accuracies, F1, correlations."""
+
 
 class Examples(Protocol):
     """Examples by number."""
@@ -59,6 +62,7 @@ class Task:
         best_metric: measure of the first evaluation split by which the best checkpoint is chosen; "": the first one
             returned. Higher is better, but see `ds_bert.training.best.is_error`.
         measures: names of all that could choose it; not checked where there are none.
+        unit, loss_unit: what measures and loss are counted in, for charts.
         fingerprint: of the data, the tokenizer and the options that the training examples follow from.
         notes: sentences to be shown to people before the first step, on what was inferred from the user's files.
     """
@@ -72,6 +76,8 @@ class Task:
     prediction: Mapping[str, Split] = field(default_factory=dict)
     best_metric: str = ""
     measures: tuple[str, ...] = ()
+    unit: str = "score"
+    loss_unit: str = "nats"
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
 

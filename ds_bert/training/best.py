@@ -59,6 +59,11 @@ class Best:
         return better
 
     @property
+    def found(self) -> tuple[str, int, float] | None:
+        """(measure, step, value) of the best evaluation so far; None where there was none."""
+        return None if self.step is None or self.value is None else (self.metric, self.step, self.value)
+
+    @property
     def is_hopeless(self) -> bool:
         """Whether so many evaluations brought nothing better that training may end."""
         return 0 < self.patience <= self.worse

@@ -20,6 +20,7 @@ from ds_bert.tasks.task import Examples, Outputs, Split, Task
 from ds_bert.training.agreement import check_agreement
 from ds_bert.training.best import LOSS, Best
 from ds_bert.training.build import build_engine, load_weights
+from ds_bert.training.charts import Measures
 from ds_bert.training.checks import total_steps
 from ds_bert.training.feed import Feed
 from ds_bert.training.finetune_arguments import FinetuneArguments
@@ -174,7 +175,8 @@ class FinetuneRun:
             self.state_now,
         )
         outcome = training.run()
-        status = conclude(engine, arguments, self.grid.stage_map, outcome, log, meter)
+        shown = Measures(task.measures, task.unit, task.loss_unit, best.found if best else None)
+        status = conclude(engine, arguments, self.grid.stage_map, outcome, log, meter, shown)
         if best is None or best.step is None or best.step == engine.steps_done == steps:
             return status, outcome.evaluation
         if not status:

@@ -18,7 +18,7 @@ from ds_bert.errors import UserError
 from ds_bert.files import write_atomically, write_json
 from ds_bert.stage_map import StageMap, to_json
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.charts import draw_loss, terminal_chart
+from ds_bert.training.charts import Measures, draw_course, terminal_charts
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter
@@ -165,8 +165,16 @@ def conclude(
     outcome: Outcome,
     log: RunLog,
     meter: Meter,
+    measures: Measures | None = None,
 ) -> int:
-    """Write charts and the summary, print them on rank 0, and return the exit status: 0, or 128 + signal."""
+    """Write charts and the summary, print them on rank 0, and return the exit status: 0, or 128 + signal.
+
+    Args:
+        engine, arguments, stage_map: of the job.
+        outcome: how it ended.
+        log, meter: of the run.
+        measures: what charts show of evaluations; None: all but the losses, as shares.
+    """
     figures = summarize(engine, outcome, arguments.gradient_accumulation_steps, meter)
     spans = _gather_spans(engine)
     log.close()
@@ -177,8 +185,9 @@ def conclude(
             if outcome.samples:
                 write_json(folder / "summary.json", {**figures, "evaluation": outcome.evaluation})
             entries = read_log(folder)
-            print("\n".join(terminal_chart(entries, "train/loss")))
-            lines += _draw(engine, folder, entries, spans)
+            measures = measures or Measures()
+            print("\n".join(terminal_charts(entries, measures)))
+            lines += _draw(engine, folder, entries, measures, spans)
             if arguments.measures_speed:
                 lines.append(f"figures: {folder / 'summary.json'} ({arguments.output_dir} is as it was)")
         lines.append(f"cut:    {stage_map.in_words()}")
@@ -192,12 +201,16 @@ def conclude(
 
 
 def _draw(
-    engine: Engine, output_dir: Path, entries: Sequence[dict[str, Any]], ranks: Sequence[Sequence[Span]]
+    engine: Engine,
+    output_dir: Path,
+    entries: Sequence[dict[str, Any]],
+    measures: Measures,
+    ranks: Sequence[Sequence[Span]],
 ) -> list[str]:
     """Draw what there is to draw; return lines that say where it lies."""
     lines = []
     if any("train/loss" in entry for entry in entries):
-        draw_loss(output_dir / "loss.png", entries)
+        draw_course(output_dir / "loss.png", entries, measures)
         lines.append(f"chart:  {output_dir / 'loss.png'}")
     if engine.settings.traced:
         steps = 2 if engine.settings.schedule == "2bw" else 1  # to show how one goes over into the next

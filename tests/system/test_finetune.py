@@ -120,8 +120,10 @@ def test_replicas_share_the_epochs(folder: Path, tmp_path: Path) -> None:
 def test_the_best_checkpoint_is_kept_and_training_ends_when_nothing_gets_better(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = {"eval_steps": 4, "early_stopping_patience": 2, "max_steps": 200, "save_total_limit": 1}
-    run(tmp_path, words(folder, out, "--do_train", "--do_eval", **flags))
+    printed = run(tmp_path, words(folder, out, "--do_train", "--do_eval", **flags))
     best, found = json.loads((out / "best.json").read_text()), results(out)
+    said = f"eval/accuracy, steps 4 to {best['step'] + 8}; best {best['value']:.4f} at step {best['step']}"
+    assert said in printed and (out / "loss.png").is_file()
     steps = [int(path.name.partition("-")[2]) for path in checkpoints(out)]
     assert best["step"] in steps and best["evaluations_since"] == 2
     assert max(steps) == best["step"] + 8 < 200
