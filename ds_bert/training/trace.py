@@ -10,6 +10,7 @@ from ds_bert.files import read_json, write_atomically
 from ds_bert.stage_map import StageMap
 
 TRACE, PICTURE = "trace.json", "schedule.png"
+_DIGIT = 0.008  # of the picture's width is what a digit takes; a box that is narrower has no number
 COLOURS = {"forward": "#4878d0", "backward": "#ee854a", "reduce": "#6acc64", "step": "#956cb4"}
 
 
@@ -123,12 +124,13 @@ def draw_schedule(
     steps = range(first_step, last_step + 1)
     shown = [[span for span in spans if span.step in steps and span.kind in COLOURS] for spans in ranks]
     begin = min(span.begin for spans in shown for span in spans)
+    digit = (max(span.end for spans in shown for span in spans) - begin) * 1e3 * _DIGIT
     figure, axes = pyplot.subplots(figsize=(12, 1.2 + 0.7 * len(shown)), layout="constrained")
     for row, spans in enumerate(shown):
         for span in spans:
             left, width = (span.begin - begin) * 1e3, (span.end - span.begin) * 1e3
             axes.barh(row, width, left=left, color=COLOURS[span.kind], edgecolor="white", height=0.8)
-            if span.micro_batch >= 0:
+            if span.micro_batch >= 0 and width > digit * len(str(span.micro_batch)):
                 axes.text(left + width / 2, row, span.micro_batch, ha="center", va="center", color="white", fontsize=7)
     which = spell_steps(range(first_step, last_step + 1))
     axes.set(xlabel=f"milliseconds of {which}; numbers are micro-batches", yticks=range(len(shown)))

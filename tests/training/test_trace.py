@@ -4,16 +4,19 @@ import json
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 
 from ds_bert.cli import main
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.engine.timeline import Span, Timeline
 from ds_bert.stage_map import StageMap
-from ds_bert.training.trace import idle_between_batches, read_trace, training_steps, write_trace
+from ds_bert.training.trace import draw_schedule, idle_between_batches, read_trace, training_steps, write_trace
 from tests.support.checkpoints import toy_engine, train
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map
@@ -61,6 +64,21 @@ def test_the_command_draws_and_measures(tmp_path: Path, first: int, capsys: pyte
     assert f"rank 1, stage 1: busy 82.8% of steps {first + 1} to {first + 3}" in printed
     assert "idles for 10.00%" in printed and f"timeline.png: steps {first + 2} to {first + 3}" in printed
     assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("count", [1, 8, 100, 1000])
+def test_numbers_stand_in_their_boxes(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    ends = np.cumsum(1.05 ** (np.arange(count) % 60))
+    boxes = [Span("forward", 1, n, end - 1.05 ** (n % 60), end) for n, end in enumerate(ends.tolist())]
+    draw_schedule(tmp_path / "schedule.png", [boxes], [0], 1, 1)
+    figures[0].canvas.draw()
+    (axes,) = figures[0].axes
+    texts = {int(text.get_text()): text.get_window_extent() for text in axes.texts}
+    bars = [bar.get_window_extent() for bar in axes.patches]
+    assert len(bars) == count and all(bars[n].x0 <= box.x0 and box.x1 <= bars[n].x1 for n, box in texts.items())
+    assert len(texts) == count if count <= 8 else 0 < len(texts) < count or count == 1000
 
 
 def test_a_trace_of_one_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
