@@ -57,10 +57,10 @@ def test_own_texts_on_two_stages(tmp_path: Path, texts: dict[str, Any]) -> None:
     config = AutoConfig.from_pretrained(texts["model_name_or_path"], num_labels=2)
     (model,) = block["model"]
     assert num_parameters(BertForSequenceClassification(config)) in model
-    assert model.startswith(f"bert, {config.num_hidden_layers} layers of {config.hidden_size}, ")
+    assert model.startswith(f"bert, {config.num_hidden_layers} encoder layers of {config.hidden_size}, ")
     assert model.endswith(f"weights of {texts['model_name_or_path']}")
     assert block["device"] == ["2 x CPU (1 thread), bf16; messages by gloo"]
-    assert re.fullmatch(r"layers .* 0 \| layers .* 1", block["cut"][0])
+    assert re.fullmatch(r"embeddings.* on rank 0 \| .*head on rank 1", block["cut"][0])
     assert block["order"] == ["2bw, 2 weight versions; optimizer adamw"]
     assert block["batch"] == ["6 examples a step = 2 x 3 micro-batches x 1 replica"]
     assert block["steps"] == ["8 = 2 epochs; learning rate 5e-05, linear, rising over 3 steps"]
