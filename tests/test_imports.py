@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ds_bert"
-BASE = {"errors", "files"}
+BASE = {"errors", "files", "flags", "spelling"}
 # Each room, and the rooms that it may import from.
 ALLOWED = {
     "terminal": set(),
     "errors": {"terminal"},
-    "files": {"errors"},
+    "spelling": set(),
+    "files": {"errors", "spelling"},
+    "flags": {"errors", "spelling"},
     "launcher": set(),
     "stage_map_faults": BASE | {"launcher"},
     "stage_map": BASE | {"stage_map_faults"},
