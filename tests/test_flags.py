@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import random
-import re
 from itertools import chain
 
 import pytest
@@ -85,10 +84,8 @@ def test_a_misspelt_value() -> None:
 def test_a_misspelt_shipped_name(kind: str) -> None:
     names = {path.stem for path in (shipped_configs() / kind).glob("*.json")}
     for name in names:
-        # with other digits it may be as near to another map
-        near = [
-            wrong for wrong in sorted(misspelt(name) - names) if re.sub(r"\D", "", wrong) == re.sub(r"\D", "", name)
-        ]
+        end = name[-4:] if kind == "stage_maps" else ""  # where maps differ from each other by a digit
+        near = [wrong for wrong in sorted(misspelt(name) - names) if wrong.endswith(end)]
         for wrong in random.Random(name).sample(near, 5):
             with pytest.raises(UserError) as error:
                 find_config(kind, wrong)
