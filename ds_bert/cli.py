@@ -1,13 +1,12 @@
 """`ds-bert`: everything that needs no launcher."""
 
-import argparse
 import importlib
 import keyword
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from ds_bert.errors import UserError, exit_on_user_error
+from ds_bert.errors import exit_on_user_error
+from ds_bert.flags import FlagParser
 
 # One module of ds_bert/commands/ for each. A module has a docstring (the help's first line), ``add_arguments(parser)``
 # and ``run(arguments) -> int | None``; only the one asked for is imported, so that the command starts at once.
@@ -26,18 +25,13 @@ COMMANDS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message} (--help lists the arguments)")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand named in ``argv`` (default: the process's arguments) and return its exit status."""
     return exit_on_user_error(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _run(arguments: list[str]) -> int | None:
-    parser = _Parser(prog="ds-bert", description=__doc__)
+    parser = FlagParser(prog="ds-bert", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ds_bert.errors import UserError
+from ds_bert.spelling import did_you_mean
 
 
 def shipped_configs() -> Path:
@@ -39,8 +40,12 @@ def find_config(kind: str, name: str | Path) -> Path:
     shipped = folder / f"{path.name.removesuffix('.json')}.json"
     if path.parent == Path() and shipped.is_file():
         return shipped
-    names = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
-    raise UserError(f"{name}: no such file, and no shipped configuration of that name in {kind} (there are: {names})")
+    names = sorted(file.stem for file in folder.glob("*.json"))
+    hint = did_you_mean(path.name.removesuffix(".json"), names)
+    raise UserError(
+        f"{name}: no such file, and no shipped configuration of that name in {kind} (there are: {', '.join(names)})"
+        f"{'; ' + hint if hint else ''}"
+    )
 
 
 _GZIP = b"\x1f\x8b"

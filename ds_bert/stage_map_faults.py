@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from ds_bert.launcher import command_for, were_started
+
 MODULES = "module_to_stage_map"
 RANKS = "stage_to_rank_map"
 DEPTHS = "stage_to_depth_map"
@@ -117,11 +119,10 @@ class StageMapFaults:
             for before, after in pairwise([-1, *inside, total]):
                 if after > before + 1:
                     self._add(f"{RANKS}: {_spell_range('rank', before + 1, after - 1)} missing, {expected}")
-        if self._world_size not in (None, total):
-            started = "1 process was" if self._world_size == 1 else f"{self._world_size} processes were"
+        if self._world_size is not None and self._world_size != total:
             self._add(
-                f"{RANKS} names {total} ranks, but {started} started: start {total} in all (on one machine with "
-                f"deepspeed --num_gpus {total} or torchrun --nproc_per_node {total}) or use a map of {self._world_size}"
+                f"{RANKS} names {total} ranks, but {were_started(self._world_size)}: start {total} "
+                f"({command_for(total)}) or use a map of {self._world_size}"
             )
 
     def _check_replicas(self, ranks: dict[int, list[int | None]]) -> None:

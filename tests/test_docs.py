@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ds_bert import cli
+from ds_bert.training.unknown import JOBS
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = sorted([ROOT / "README.md", ROOT / "docker" / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -24,13 +25,9 @@ OURS = re.compile(r"`((?:ds_bert|ds_configs|pipelines|docs|docker|tests)/[\w./-]
 
 @cache
 def flags_of_job(name: str) -> frozenset[str]:
-    """The flags of a job, from the dataclass that it parses."""
-    text = (ROOT / "pipelines" / f"{name}.py").read_text()
-    kind = re.search(r"parse_arguments\((\w+)", text)
-    assert kind, name
-    module = re.search(rf"from (ds_bert[\w.]+) import [\w, ]*\b{kind[1]}\b", text)
-    assert module, name
-    fields = dataclasses.fields(getattr(importlib.import_module(module[1]), kind[1]))
+    """The flags of a job, from the dataclass of its arguments."""
+    module, _, kind = JOBS[f"pipelines/{name}.py"].partition(":")
+    fields = dataclasses.fields(getattr(importlib.import_module(module), kind))
     return frozenset({"--help", *(f"--{field.name}" for field in fields)})
 
 

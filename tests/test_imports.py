@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ds_bert"
-BASE = {"errors", "files"}
+BASE = {"errors", "files", "flags", "spelling"}
 # Each room, and the rooms that it may import from.
 ALLOWED = {
     "terminal": set(),
     "errors": {"terminal"},
-    "files": {"errors"},
-    "stage_map_faults": BASE,
+    "spelling": set(),
+    "files": {"errors", "spelling"},
+    "flags": {"errors", "spelling"},
+    "launcher": set(),
+    "stage_map_faults": BASE | {"launcher"},
     "stage_map": BASE | {"stage_map_faults"},
     "schedules": set(),
     "modeling": BASE,
@@ -22,12 +25,22 @@ ALLOWED = {
     "tasks": BASE | {"modeling", "data"},
     "engine": BASE | {"schedules", "stage_map"},
     "multitask": BASE | {"training", "engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
-    "training": BASE | {"engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
+    "training": BASE | {"launcher", "engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
     "meta": BASE | {"training", "engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
     "commands": BASE | {"training", "cluster", "checkpoint", "data", "modeling", "stage_map", "stage_map_faults"},
     "cli": BASE | {"commands"},
 }
-WITHOUT_TORCH = ("terminal", "errors", "files", "stage_map", "stage_map_faults", "schedules", "data", "cluster")
+WITHOUT_TORCH = (
+    "terminal",
+    "errors",
+    "files",
+    "stage_map",
+    "stage_map_faults",
+    "schedules",
+    "data",
+    "cluster",
+    "launcher",
+)
 # Only transformers reads a tokenizer as transformers does; it brings torch along, so it is imported when one is read.
 READ_TOKENIZERS = ("sentencepiece.py", "tokenizer_files.py", "vocabulary.py")
 

@@ -171,7 +171,9 @@ def test_a_rank_beyond_the_world_leaves_others_missing():
 def test_world_size_names_both_numbers_and_how_to_start():
     fault = the_fault_of(a_map(), world_size=1)
     assert "names 4 ranks, but 1 process was started" in fault
-    assert "deepspeed --num_gpus 4" in fault and "torchrun --nproc_per_node 4" in fault and "a map of 1" in fault
+    assert (
+        "deepspeed --num_accelerators 4" in fault and "torchrun --nproc_per_node 4" in fault and "a map of 1" in fault
+    )
 
 
 def test_every_fault_stands_in_one_message():

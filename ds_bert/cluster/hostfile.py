@@ -1,5 +1,7 @@
 """The hostfile, as the `deepspeed` launcher reads it: a line ``NAME slots=NUMBER`` for every node."""
 
+import codecs
+import io
 import re
 from dataclasses import dataclass
 from itertools import accumulate
@@ -9,7 +11,7 @@ from ds_bert.errors import UserError
 from ds_bert.files import read_text
 from ds_bert.stage_map import StageMap
 
-_LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(#.*)?")
+_LINE = re.compile(r"(\S+)\s+slots=(\d+)")  # what follows, such as MPI's max_slots=4, the launcher does not look at
 
 
 @dataclass(frozen=True)
@@ -38,28 +40,46 @@ class Hostfile:
 
 
 def load_hostfile(path: str | Path) -> Hostfile:
-    """Read a hostfile; blank lines and those that begin with ``#`` are skipped.
+    """Read a hostfile; blank lines and those that begin with ``#`` are skipped, and what follows the slots is not read.
+
+    A node with ``slots=0`` keeps its place in the order, without ranks.
 
     Raises:
-        UserError: the file is missing, or has a line of another form, a node twice or none at all.
+        UserError: the file is missing or no plain text, or has a line of another form, a node twice or none at all.
     """
-    try:
-        lines = read_text(Path(path)).splitlines()
-    except UserError as error:
-        raise UserError(f"{error}; needed is a hostfile with a line `NAME slots=NUMBER` for each node") from None
     nodes: dict[str, int] = {}
-    for number, line in enumerate(map(str.strip, lines), start=1):
+    for number, line in enumerate(map(str.strip, _lines(Path(path))), start=1):
         if not line or line.startswith("#"):
             continue
-        match = _LINE.fullmatch(line)
-        if match is None or not int(match[2]):
+        match = _LINE.match(line)
+        if match is None:
             raise UserError(f"{path}: line {number}: found {line!r}, needed is a node as in `node0 slots=8`")
-        if match[1] in nodes:
-            raise UserError(f"{path}: line {number}: {match[1]} stands there twice, needed is one line for each node")
-        nodes[match[1]] = int(match[2])
+        name, slots = match.groups()
+        if name in nodes:
+            raise UserError(f"{path}: line {number}: {name} stands there twice, needed is one line for each node")
+        try:
+            nodes[name] = int(slots)
+        except ValueError:  # thousands of digits
+            raise UserError(f"{path}: line {number}: the number of slots has {len(slots)} digits") from None
     if not nodes:
         raise UserError(f"{path}: names no node, needed is a line as in `node0 slots=8` for each")
     return Hostfile(str(path), tuple(nodes), tuple(nodes.values()))
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines as the launcher sees them, which takes a byte order mark for a part of the first name."""
+    needed = "needed is a hostfile with a line `NAME slots=NUMBER` for each node"
+    try:
+        text = read_text(path)
+        with open(path, "rb") as file:
+            head = file.read(3)
+    except UserError as error:
+        raise UserError(f"{error}; {needed}") from None
+    if head == codecs.BOM_UTF8 or head.startswith(b"\x1f\x8b"):
+        found = "begins with a byte order mark" if head == codecs.BOM_UTF8 else "is compressed by gzip"
+        raise UserError(f"{path}: {found}, which the launcher cannot read; {needed}, as plain text")
+    # as a file's lines are told apart: splitlines() would also break them at form feeds and the like
+    return io.StringIO(text, newline=None).readlines()
 
 
 def check_slots(hostfile: Hostfile, stage_map: StageMap, source: str) -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,13 +14,37 @@ from transformers import HfArgumentParser
 from ds_bert.engine.cuda_environment import set_pipeline_defaults
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
+from ds_bert.flags import FlagParser, refusal, wrong_choice
+from ds_bert.training.unknown import explain, explain_value
 
 T = TypeVar("T")
 
 
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{self.prog}: {message} (--help lists the arguments)")
+class _Parser(FlagParser, HfArgumentParser):
+    """A parser of the arguments of the dataclass ``kind``; transformers' makes the flags of its fields."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__(kind, description=kind.__doc__, allow_abbrev=False)  # type: ignore[arg-type]  # HfArgumentParser's
+        self.kind = kind
+        self.add_argument("json_file", nargs="?", help="JSON file with any of the arguments below; flags override it.")
+        for action in self._actions:
+            if isinstance(action, argparse._StoreFalseAction):  # has the help of what it switches off
+                action.help = f"The same as --{action.dest} false."
+            if action.dest != "help":
+                action.default = argparse.SUPPRESS
+
+    def explain(self, flag: str) -> str:
+        return explain(flag.lstrip("-"), self.kind, "--{}".format)
+
+    def explain_value(self, name: str, value: Any, choices: Iterable[str]) -> str:
+        return explain_value(name, value, choices)
+
+    def _get_value(self, action: argparse.Action, word: str) -> Any:
+        try:
+            return super()._get_value(action, word)  # type: ignore[misc]
+        except argparse.ArgumentError as error:
+            hint = explain_value(action.dest, word)
+            raise argparse.ArgumentError(action, f"{error.message}{'; ' + hint if hint else ''}") from None
 
 
 def parse_arguments(kind: type[T], argv: Sequence[str] | None = None) -> tuple[T, set[str]]:
@@ -38,12 +62,7 @@ def parse_arguments(kind: type[T], argv: Sequence[str] | None = None) -> tuple[T
         UserError: an unknown flag or key, or a value that is not of its type.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(kind, description=kind.__doc__, allow_abbrev=False)
-    parser.add_argument("json_file", nargs="?", help="JSON file with any of the arguments below; flags override it.")
-    for action in parser._actions:
-        if action.dest != "help":
-            action.default = argparse.SUPPRESS
-    given = vars(parser.parse_args(words))
+    given = vars(_Parser(kind).parse_args(words))
     json_file = given.pop("json_file", None)
     values = (_read_values(kind, Path(json_file)) if json_file else {}) | given
     if values.get("stage_map") or values.get("num_stages", 1) > 1:
@@ -57,23 +76,24 @@ def _read_values(kind: type, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: holds a {type(data).__name__}, needed is an object of arguments and values")
     hints = typing.get_type_hints(kind)
     known = {field.name: field for field in fields(kind)}
+    if unknown := [key for key in data if key not in known]:
+        raise UserError(f"{path}: {refusal((repr(key), explain(key, kind, '{!r}'.format)) for key in unknown)}")
     values = {}
     for key, value in data.items():
-        if key not in known:
-            raise UserError(f"{path}: unknown argument {key!r} (--help lists the arguments)")
-        values[key] = _checked(value, hints[key], f"{path}: {key}")
+        values[key] = _checked(value, hints[key], f"{path}: {key}", key)
         choices = known[key].metadata.get("choices")
         if choices and value not in choices:
-            raise UserError(f"{path}: {key} is {value!r}, needed is one of {', '.join(choices)}")
+            needed = wrong_choice(choices, explain_value(key, value, choices))
+            raise UserError(f"{path}: {key} is {value!r}, {needed}")
     return values
 
 
-def _checked(value: Any, hint: Any, where: str) -> Any:
+def _checked(value: Any, hint: Any, where: str, key: str) -> Any:
     """Return ``value`` if it is of the type that ``hint`` names; an int passes for a float."""
     if typing.get_origin(hint) is list:
         if type(value) is not list:
             raise UserError(f"{where} is {value!r} (a {type(value).__name__}), needed is a list")
-        return [_checked(item, typing.get_args(hint)[0], f"{where}[{place}]") for place, item in enumerate(value)]
+        return [_checked(item, typing.get_args(hint)[0], f"{where}[{place}]", key) for place, item in enumerate(value)]
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for type_ in allowed:
         if type(value) is type_:
@@ -81,4 +101,6 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if type_ is float and type(value) is int:
             return float(value)
     names = " or ".join("null" if type_ is type(None) else type_.__name__ for type_ in allowed)
-    raise UserError(f"{where} is {value!r} (a {type(value).__name__}), needed is a value of type {names}")
+    meant = explain_value(key, value)
+    needed = f"needed is a value of type {names}{'; ' + meant if meant else ''}"
+    raise UserError(f"{where} is {value!r} (a {type(value).__name__}), {needed}")

@@ -6,6 +6,7 @@ from typing import Any
 from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.files import find_config
+from ds_bert.launcher import command_for, were_started
 from ds_bert.modeling.costs import layer_costs
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending
 from ds_bert.training.arguments import TrainingArguments
@@ -42,10 +43,13 @@ def choose_stage_map(
             )
         return stage_map
     stages = arguments.num_stages
-    if stages < 1 or world_size % stages:
+    if stages < 1:
+        raise UserError(f"--num_stages is {stages}, needed is at least 1")
+    if world_size % stages:
+        fitting = max(1, world_size // stages) * stages
         raise UserError(
-            f"--num_stages is {stages}, but {world_size} processes were started; needed is a number of processes that "
-            "is a multiple of the stages"
+            f"--num_stages is {stages}, but {were_started(world_size)}; needed is a number of processes that is a "
+            f"multiple of the stages, such as {fitting} ({command_for(fitting)})"
         )
     costs = [layer.flops for layer in layer_costs(model, length, predictions, head=head)]
     return make_stage_map(costs, stages, world_size // stages)

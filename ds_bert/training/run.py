@@ -19,6 +19,7 @@ from ds_bert.files import write_atomically, write_json
 from ds_bert.stage_map import StageMap, to_json
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.charts import Measures, draw_course, terminal_charts
+from ds_bert.training.global_batch import how_to_keep
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter
@@ -119,7 +120,8 @@ def _check_same_run(
     if state["global_batch"] != global_batch:
         raise UserError(
             f"{checkpoint}: was written with global batches of {state['global_batch']}, now {size} examples x "
-            f"{micro_batches} micro-batches x {stage_map.num_replicas} replicas = {global_batch}; needed is the same"
+            f"{micro_batches} micro-batches x {stage_map.num_replicas} replicas = {global_batch}; needed is the same: "
+            f"{how_to_keep(state['global_batch'], arguments, stage_map)}"
         )
 
 

@@ -63,6 +63,7 @@ def test_a_job_on_two_nodes(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(arguments))
     refused = submit(tmp_path, "run.json", "--num_stages", "3")
     assert refused.returncode == 2 and "error: --num_stages is 3, but 2 processes were started" in refused.stderr
+    assert "such as 3 (`SLOTS=3 sbatch --nodes 1 docker/slurm.sbatch`)" in refused.stderr
     assert "restart" not in refused.stderr
     ended = submit(tmp_path, "run.json")
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -259,7 +259,10 @@ def test_a_checkpoint_whose_state_lost_a_key(trained: Job) -> None:
     [
         ("--seed 43", ("--seed 42", "now 43")),
         ("--per_device_train_batch_size 4", ("global batches of 8", "= 4")),
-        ("--gradient_accumulation_steps 2", ("global batches of 8", "= 16")),
+        (
+            "--gradient_accumulation_steps 2",
+            ("global batches of 8", "= 16", "_accumulation_steps 1 it is"),
+        ),
         ("--max_seq_length 64", ("--max_seq_length 32", "now 64")),
         ("--mlm_probability 0.2", ("--mlm_probability 0.15", "now 0.2")),
         ("--max_predictions_per_seq 4", ("--max_predictions_per_seq 5", "now 4")),
@@ -270,6 +273,19 @@ def test_a_checkpoint_whose_state_lost_a_key(trained: Job) -> None:
 def test_another_run_than_the_checkpoint_was_written_by(trained: Job, flags: str, words: tuple[str, ...]) -> None:
     sentence = trained.refuse(*flags.split())
     assert "checkpoint-2" in sentence and all(word in sentence for word in words), sentence
+
+
+@pytest.mark.parametrize(
+    ("world", "flags", "said"),
+    [
+        (2, "--per_device_train_batch_size 2", "with --gradient_accumulation_steps 2 it is"),
+        (4, "", "with --per_device_train_batch_size 2 --gradient_accumulation_steps 1 it is"),
+        (3, "", "nothing makes it so on 3 replicas; use a map of 2 or 4"),
+    ],
+)
+def test_other_replicas_are_told_what_keeps_the_global_batch(trained: Job, world: int, flags: str, said: str) -> None:
+    sentence = trained.refuse(*flags.split(), world=world)
+    assert "global batches of 8" in sentence and f"{world} replicas" in sentence and sentence.endswith(said), sentence
 
 
 def test_another_model_than_the_checkpoint_was_written_by(trained: Job) -> None:

@@ -1,0 +1,77 @@
+"""Command lines whose unknown flags and values are refused with what was probably meant."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from ds_bert.errors import UserError
+from ds_bert.spelling import did_you_mean
+
+_LIST = "--help lists the arguments"
+
+
+class FlagParser(argparse.ArgumentParser):
+    """argparse's parser; it raises `UserError`, and takes hyphens in flags for underscores."""
+
+    def explain(self, flag: str) -> str:
+        """Say what an unknown flag was probably meant to be; "" if that cannot be told."""
+        return did_you_mean(flag, dict.fromkeys(self._option_string_actions))
+
+    def explain_value(self, name: str, value: Any, choices: Iterable[str]) -> str:
+        """The same of a value that the flag ``name`` does not take."""
+        return did_you_mean(str(value), choices)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but name unknown flags before anything that is missing because of them."""
+        if args is not None and not self._hands_words_on():
+            args = [self._known_spelling(word) for word in args]
+            self._refuse_unknown([word for word in _flags(args) if not self._knows(word)])
+        parsed, unknown = super().parse_known_args(args, namespace)
+        self._refuse_unknown(unknown)
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError`."""
+        raise UserError(f"{self.prog}: {message} ({_LIST})")
+
+    def _hands_words_on(self) -> bool:
+        """Whether some of the words are for another command."""
+        return any(action.nargs in (argparse.PARSER, argparse.REMAINDER) for action in self._actions)
+
+    def _known_spelling(self, word: str) -> str:
+        flag, equals, value = word.partition("=")
+        spelt = "--" + flag[2:].replace("-", "_")
+        known = flag.startswith("--") and flag not in self._option_string_actions
+        return spelt + equals + value if known and spelt in self._option_string_actions else word
+
+    def _knows(self, word: str) -> bool:
+        flag, options = word.partition("=")[0], self._option_string_actions
+        return flag in options or (self.allow_abbrev and any(option.startswith(flag) for option in options))
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        if words:
+            flags = dict.fromkeys(word.partition("=")[0] if word.startswith("-") else word for word in words)
+            raise UserError(f"{self.prog}: {refusal((flag, self.explain(flag)) for flag in flags)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            hint = self.explain_value(action.dest, value, choices)
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}, {wrong_choice(choices, hint)}")
+
+
+def refusal(unknown: Iterable[tuple[str, str]]) -> str:
+    """Return the sentence that refuses unknown arguments: (name as it was given, hint or "") of each."""
+    named = [f"{name} ({hint})" if hint else name for name, hint in unknown]
+    return f"unknown argument{'s' * (len(named) > 1)} {', '.join(named)}; {_LIST}"
+
+
+def wrong_choice(choices: Sequence[str], hint: str) -> str:
+    """Return what is needed in the place of a value that is none of the choices."""
+    return f"needed is one of {', '.join(choices)}{'; ' + hint if hint else ''}"
+
+
+def _flags(words: Sequence[str]) -> list[str]:
+    """The words that are flags: those after "--" and those with blanks are not, as argparse has it."""
+    before = words[: words.index("--")] if "--" in words else words
+    return [word for word in before if word.startswith("--") and " " not in word]
