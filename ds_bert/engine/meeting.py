@@ -160,9 +160,9 @@ class _Presence:
         silent = {rank: sign for rank, sign in missing.items() if sign.silence > self.start_timeout}
         if silent:
             return (
-                f"{_place()}: of {self.world_size} ranks {_describe(silent, self.start_timeout)}, for the {self.start_timeout:g} s of "
-                "--start_timeout; see what they printed, whether their node is up, and whether it reaches that address "
-                "and port (--master_addr, --master_port)"
+                f"{_place()}: of {self.world_size} ranks {_describe(silent, self.start_timeout)}, for the "
+                f"{self.start_timeout:g} s of --start_timeout; see what they printed, whether their node is up, and "
+                "whether it reaches that address and port (--master_addr, --master_port)"
             )
         if time.monotonic() > deadline:
             return (
