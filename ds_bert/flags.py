@@ -24,8 +24,10 @@ class FlagParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does, but name unknown flags before anything that is missing because of them."""
         if args is not None and not self._hands_words_on():
-            args = [self._known_spelling(word) for word in args]
-            self._refuse_unknown([word for word in _flags(args) if not self._knows(word)])
+            end = args.index("--") if "--" in args else len(args)  # what follows is no flag, whatever it looks like
+            args = [*map(self._known_spelling, args[:end]), *args[end:]]
+            flags = [word for word in args[:end] if word.startswith("--") and " " not in word]
+            self._refuse_unknown([word for word in flags if not self._knows(word)])
         parsed, unknown = super().parse_known_args(args, namespace)
         self._refuse_unknown(unknown)
         return parsed, unknown
@@ -69,9 +71,3 @@ def refusal(unknown: Iterable[tuple[str, str]]) -> str:
 def wrong_choice(choices: Sequence[str], hint: str) -> str:
     """Return what is needed in the place of a value that is none of the choices."""
     return f"needed is one of {', '.join(choices)}{'; ' + hint if hint else ''}"
-
-
-def _flags(words: Sequence[str]) -> list[str]:
-    """The words that are flags: those after "--" and those with blanks are not, as argparse has it."""
-    before = words[: words.index("--")] if "--" in words else words
-    return [word for word in before if word.startswith("--") and " " not in word]
