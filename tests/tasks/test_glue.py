@@ -198,7 +198,7 @@ def test_limits_and_fingerprint(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert (len(task.train), len(task.evaluation["validation"].examples)) == (1, 2)
     assert task.prediction["test"].write is not None
     assert len(task.prediction["test"].write(said(0, 0), tmp_path)[0].read_text().splitlines()) == 3
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.glob("[0-9a-f]*"))) == 3
     prints = {glue_task("rte", tmp_path, tokenizer, length, splits=["train"]).fingerprint for length in (16, 16, 17)}
     assert len(prints | {task.fingerprint}) == 3
 

@@ -102,10 +102,10 @@ def test_the_cache_gives_the_same_and_follows_every_option(tmp_path: Path, token
         return task.train.batch(0, np.arange(2))
 
     first, again = batch(), batch()
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("[0-9a-f]*"))) == 1
     assert all(np.array_equal(first[name], again[name]) for name in first)
     others = [batch(max_seq_length=20, max_qa_length=8), batch(max_qa_length=1), batch(without_context=True)]
-    assert len(list(cache.iterdir())) == 4
+    assert len(list(cache.glob("[0-9a-f]*"))) == 4
     assert [other["input_ids"].shape[1] for other in others] == [24, 56, 8]
 
 

@@ -125,11 +125,11 @@ def test_the_cache_gives_the_same_and_knows_every_option(tmp_path: Path) -> None
             found = left.batch(0, numbers)
             assert set(found) == set(expected)
             assert all(np.array_equal(found[name], expected[name]) for name in expected)
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("[0-9a-f]*"))) == 2
     prints = {first.fingerprint}
     for options in ({"max_seq_length": 30}, {"doc_stride": 4}, {"max_query_length": 5}, {"version_2": True}):
         prints.add(task_of(path, cache_dir=cache, **options).fingerprint)
-    assert len(prints) == 5 and len(list(cache.iterdir())) == 10
+    assert len(prints) == 5 and len(list(cache.glob("[0-9a-f]*"))) == 10
 
 
 def test_what_is_left_out_is_noted_whether_cached_or_not(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from ds_bert.multitask.charts import draw_scores
@@ -56,14 +55,6 @@ def test_the_measure_that_chose_the_best_is_drawn_in_the_terminal() -> None:
     for few in (Measures(), Measures(best=("f1", 150, 0.6)), Measures(best=("accuracy", 50, 0.5))):
         shown = terminal_charts(entries[: len(FALLING) + 2], few)
         assert shown == lines[: HEIGHT + 2]
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are drawn."""
-    kept: list[Figure] = []
-    monkeypatch.setattr(pyplot, "close", kept.append)
-    return kept
 
 
 def panels(figure: Figure) -> list[tuple[str, dict[str, list[tuple[float, float]]]]]:

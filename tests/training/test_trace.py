@@ -4,12 +4,11 @@ import json
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from ds_bert.cli import main
 from ds_bert.engine.process_group import start_process_group
@@ -67,9 +66,7 @@ def test_the_command_draws_and_measures(tmp_path: Path, first: int, capsys: pyte
 
 
 @pytest.mark.parametrize("count", [1, 8, 100, 1000])
-def test_numbers_stand_in_their_boxes(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: list[Any] = []
-    monkeypatch.setattr(pyplot, "close", figures.append)
+def test_numbers_stand_in_their_boxes(tmp_path: Path, count: int, figures: list[Figure]) -> None:
     ends = np.cumsum(1.05 ** (np.arange(count) % 60))
     boxes = [Span("forward", 1, n, end - 1.05 ** (n % 60), end) for n, end in enumerate(ends.tolist())]
     draw_schedule(tmp_path / "schedule.png", [boxes], [0], 1, 1)
