@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ds_bert.checkpoint.convert.classes import class_name
     from ds_bert.checkpoint.convert.export import plan_export
     from ds_bert.checkpoint.folders import check_files, claim_empty
-    from ds_bert.checkpoint.run_facts import checkpoint_in
+    from ds_bert.checkpoint.run_model import checkpoint_in
     from ds_bert.checkpoint.tensors import TensorFolder
     from ds_bert.modeling.config import load_model_config
 
