@@ -113,9 +113,9 @@ def test_all_jobs_one_after_the_other(folder: Path, tmp_path: Path, manner: str)
     squad = {"train_file": folder / "squad.json", "predict_file": folder / "squad.json", "max_query_length": 12}
     many = {"tasks": [folder / "own.json"], "data_dir": folder / "glue"}
     meta = {
-        "model_name_or_path": folder / "model", "task_train_files": [folder / "tasks"], "max_steps": 2, "num_batches": 3,
-        "max_seq_length": 16, "head_hidden_size": 8, "encoding_size": 6, "train_lr": 0.05, "adapter_hidden_size": 4,
-        "parameter_efficient": True, "global_adapters": True,
+        "model_name_or_path": folder / "model", "task_train_files": [folder / "tasks"], "max_steps": 2,
+        "num_batches": 3, "max_seq_length": 16, "head_hidden_size": 8, "encoding_size": 6, "train_lr": 0.05,
+        "adapter_hidden_size": 4, "parameter_efficient": True, "global_adapters": True,
     }  # fmt: skip
     few = {"checkpoint": tmp_path / "together" / "meta", "task_dir": write_leopard(tmp_path / "films", 2), "k": [4]}
     few |= {"max_seq_length": 16, "epochs": 2}
