@@ -1,4 +1,4 @@
-"""What a checkpoint, the newest one of a run, or a Hugging Face folder holds; no weight is read."""
+"""What a checkpoint, the best or newest one of a run, or a Hugging Face folder holds; no weight is read."""
 
 import re
 from collections import Counter

@@ -22,7 +22,11 @@ HEADS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint-<step> folder, or a run's output_dir (its newest)")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="a checkpoint-<step> folder, or a run's output_dir (its best one, else its newest)",
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write; must not hold anything")
     parser.add_argument("--head", choices=HEADS, help="what to put on the encoder (default: what the checkpoint has)")
     parser.add_argument("--num_labels", type=int, help="labels of a classifier (default: the checkpoint's, else 2)")

@@ -34,14 +34,14 @@ class Run:
         name: of its folder.
         job: one of `jobs.JOBS`.
         arguments: without ``output_dir``.
-        interruption: what its third step raises in place of a step, if anything.
+        interruption: what its third step raises in place of a step, or the signal that comes before it, if anything.
         ends: the exit status, or the name of the exception that it ends with.
     """
 
     name: str
     job: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    interruption: type[BaseException] | None = None
+    interruption: type[BaseException] | signal.Signals | None = None
     ends: int | str = 0
 
 
@@ -105,14 +105,16 @@ def _end(run: Run, folder: Path) -> int | str:
 
 
 @contextlib.contextmanager
-def _interrupted(interruption: type[BaseException] | None) -> Any:
+def _interrupted(interruption: type[BaseException] | signal.Signals | None) -> Any:
     from ds_bert.training.loop import Training
 
     step = Training._step
 
     def interrupted(self: Training, stop: Any) -> None:
         if interruption and self.engine.steps_done == 2:
-            raise interruption("step 3")
+            if not isinstance(interruption, signal.Signals):
+                raise interruption("step 3")
+            os.kill(os.getpid(), interruption)
         step(self, stop)
 
     Training._step = interrupted  # type: ignore[method-assign]
