@@ -1,10 +1,12 @@
 """Finding shipped configurations, reading text of any origin, and writing files that exist whole or not at all."""
 
 import codecs
+import filecmp
 import gzip
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import zlib
@@ -210,6 +212,17 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy a file so that a reader, or a crash, sees the old file or the new one; one that is equal stays."""
+    if target.is_file() and filecmp.cmp(source, target, shallow=False):
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.copyfile(source, temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
 
 
 def write_json(path: Path, value: Any) -> None:

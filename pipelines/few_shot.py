@@ -9,22 +9,7 @@ Arguments come from flags, or from a JSON file with flags after it overriding; -
 """
 
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.meta.arguments import FewShotArguments
-from ds_bert.training.start import begin
-
-
-def main() -> int:
-    """Run the job and return its exit status."""
-    arguments, given = begin(FewShotArguments)
-
-    from ds_bert.meta.few_shot_data import open_few_shot
-    from ds_bert.meta.few_shot_job import Model, few_shot, place
-
-    model = Model(arguments)
-    stage_map = place(arguments, given, model.fields)
-    tasks = open_few_shot(arguments, model.tokenizer, model.fields)
-    return few_shot(arguments, model, tasks, stage_map)
-
+from ds_bert.jobs.few_shot import main
 
 if __name__ == "__main__":
     leave(exit_on_user_error(main))

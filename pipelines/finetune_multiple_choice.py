@@ -7,35 +7,7 @@ Arguments come from flags, or from a JSON file with flags after it overriding; -
 """
 
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.training.finetune_arguments import MultipleChoiceArguments
-from ds_bert.training.start import begin
-
-
-def main() -> int:
-    """Run the job and return its exit status."""
-    arguments, given = begin(MultipleChoiceArguments)
-
-    from ds_bert.tasks.multiple_choice import multiple_choice_task
-    from ds_bert.training.finetuning import data_options, fine_tune, path_of, place
-    from ds_bert.training.model_source import load_source
-
-    source = load_source(arguments)
-    arguments, settings, stage_map = place(arguments, given, source.fields, "multiple-choice")
-    task = multiple_choice_task(
-        arguments.task_name,
-        path_of(arguments.data_dir),
-        source.tokenizer,
-        train_file=path_of(arguments.train_file),
-        validation_file=path_of(arguments.validation_file),
-        test_file=path_of(arguments.test_file),
-        max_qa_length=arguments.max_qa_length,
-        high_only=arguments.high_only,
-        middle_only=arguments.middle_only,
-        without_context=arguments.without_context,
-        **data_options(arguments),
-    )
-    return fine_tune(task, arguments, source, stage_map, settings)
-
+from ds_bert.jobs.finetune_multiple_choice import main
 
 if __name__ == "__main__":
     leave(exit_on_user_error(main))

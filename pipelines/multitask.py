@@ -8,35 +8,7 @@ Arguments come from flags, or from a JSON file with flags after it overriding; -
 """
 
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.multitask.arguments import MultitaskArguments, settle
-from ds_bert.training.start import begin
-
-
-def main() -> int:
-    """Run the job and return its exit status."""
-    arguments, given = begin(MultitaskArguments)
-    arguments = settle(arguments, given)
-
-    from ds_bert.multitask.checks import check_training
-    from ds_bert.multitask.model import conditional_fields, for_tasks, freeze, labels_of_decoders, names_of_tasks
-    from ds_bert.multitask.run import MultitaskRun
-    from ds_bert.multitask.task_list import read_tasks
-    from ds_bert.multitask.tasks import build_tasks, combine
-    from ds_bert.training.finetuning import data_options, fine_tune, path_of, place
-    from ds_bert.training.model_source import load_source
-
-    source = load_source(arguments, may_be_conditional=True)
-    entries = read_tasks(arguments.tasks, names_of_tasks(source.fields))
-    arguments, settings, stage_map = place(arguments, given, source.fields, "sequence-classification")
-    settings = freeze(settings, arguments.freeze_encoder_layers, source.fields)
-    model = conditional_fields(arguments, given, source.fields)
-    decoders = labels_of_decoders(source, arguments.drop_classifier)
-    tasks = build_tasks(entries, path_of(arguments.data_dir), source.tokenizer, data_options(arguments), decoders)
-    task = combine(tasks, model, arguments.percent_of_max_data_size)
-    check_training(task, entries, arguments.task_sampling)
-    source = for_tasks(source, task, arguments.drop_classifier)
-    return fine_tune(task, arguments, source, stage_map, settings, MultitaskRun)
-
+from ds_bert.jobs.multitask import main
 
 if __name__ == "__main__":
     leave(exit_on_user_error(main))

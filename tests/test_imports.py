@@ -27,6 +27,7 @@ ALLOWED = {
     "multitask": BASE | {"training", "engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
     "training": BASE | {"launcher", "engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
     "meta": BASE | {"training", "engine", "checkpoint", "tasks", "data", "modeling", "schedules", "stage_map"},
+    "jobs": BASE | {"multitask", "meta", "training", "engine", "checkpoint", "tasks", "data", "modeling", "stage_map"},
     "commands": BASE | {"training", "cluster", "checkpoint", "data", "modeling", "stage_map", "stage_map_faults"},
     "cli": BASE | {"commands"},
 }

@@ -19,6 +19,7 @@ from ds_bert.files import make_folder, write_atomically
 __all__ = ["MANIFEST", "check_files"]  # known by these names here, too
 
 LATEST = "latest"
+SEED = "seed-"  # a seed's folder is named so, and its number
 _NAME = re.compile(r"checkpoint-(\d+)")
 _HIDDEN = ".checkpoint-{}.partial"
 
@@ -37,7 +38,7 @@ def clean(output_dir: Path) -> None:
     """Remove what interrupted attempts left."""
     for leftover in output_dir.glob(_HIDDEN.format("*")):
         _remove_hidden(leftover)
-    for leftover in output_dir.glob(f".{LATEST}.*.tmp"):
+    for leftover in output_dir.glob(".*.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
@@ -106,6 +107,11 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted((path for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=step_of)
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a folder's name is that of a checkpoint."""
+    return _NAME.fullmatch(name) is not None
+
+
 def step_of(checkpoint: Path) -> int:
     """The optimizer step that a checkpoint's folder names."""
     match = _NAME.fullmatch(checkpoint.name)
@@ -153,6 +159,11 @@ def first_whole(
         others = f"; nor is any of the {len(found) - 1} before it" if len(found) > 1 else ""
         raise UserError(f"no whole checkpoint to go on from: {reasons[0]}{others}")
     return None
+
+
+def of_seeds(output_dir: Path) -> list[Path]:
+    """The folders of a job with several seeds, one for each."""
+    return sorted(path for path in output_dir.glob(f"{SEED}*") if path.is_dir())
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""What a checkpoint, the newest one of a run, or a Hugging Face folder holds; no weight is read."""
+"""What a checkpoint, the best or newest one of a run, or a Hugging Face folder holds; no weight is read."""
 
 import re
 from collections import Counter
@@ -14,7 +14,8 @@ from ds_bert.checkpoint.convert.classes import head_of, known_names
 from ds_bert.checkpoint.convert.hugging_face import read_hugging_face
 from ds_bert.checkpoint.convert.source import standard_names
 from ds_bert.checkpoint.manifest import MANIFEST, faults
-from ds_bert.checkpoint.run_facts import checkpoint_in, read_facts
+from ds_bert.checkpoint.run_facts import read_facts
+from ds_bert.checkpoint.run_model import checkpoint_in, is_run
 from ds_bert.checkpoint.tensors import MOMENTS, WEIGHTS, TensorFolder, has_tensors
 from ds_bert.errors import UserError
 
@@ -31,7 +32,7 @@ Parameters = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 def is_hugging_face(path: Path) -> bool:
     """Whether a folder is neither a checkpoint nor a run, but a model's."""
-    return (path / "config.json").is_file() and not (path / MANIFEST).is_file()
+    return (path / "config.json").is_file() and not ((path / MANIFEST).is_file() or is_run(path))
 
 
 def inspect_folder(path: Path, fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def inspect_folder(path: Path, fields: Mapping[str, Any], folder: Path) -> dict[
 
 
 def folder_to_inspect(path: Path) -> Path:
-    """The folder with weights that ``path`` means: itself, or the newest whole checkpoint of a run.
+    """The folder with weights that ``path`` means: itself, or of a run what `model_in` chooses.
 
     Raises:
         UserError: it is neither a checkpoint, nor a run with one, nor a Hugging Face folder.

@@ -16,7 +16,10 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 THREADS = 4  # files read or written at once: while some wait for the disk, others are hashed
 _BLOCK = 2**20  # bytes read and hashed at once: they stay in the processor's cache
-_OF_THE_RUN = ("optimizer", "trainer_state.json", "arguments.json", "stage_map.json")  # beginnings of names
+STATE = "trainer_state.json"
+ARGUMENTS = "arguments.json"
+STAGE_MAP = "stage_map.json"
+_OF_THE_RUN = ("optimizer", STATE, ARGUMENTS, STAGE_MAP)  # beginnings of names
 _FOREIGN = f"not of this checkpoint: {MANIFEST} does not list it, but it would be read; move it away"
 # Files of these names are read whether they are listed or not. What else people and programs leave does no harm.
 _READ = re.compile(r"(model|ds_bert|optimizer)(-.*-of-.*)?\.safetensors|model\.safetensors\.index\.json")
@@ -132,17 +135,22 @@ def check_model(folder: Path) -> None:
     Raises:
         UserError: a file differs, or there are weights that the manifest does not list.
     """
-    if not ((folder / MANIFEST).is_file() and (folder / _OF_THE_RUN[1]).is_file()):
+    if not ((folder / MANIFEST).is_file() and (folder / STATE).is_file()):
         return
     entries = read_manifest(folder)
     found = {path.name for path in folder.iterdir() if _READ.fullmatch(path.name)}
     found |= {name for name in entries if _is_read(folder / name)}
-    names = sorted(name for name in found if not name.startswith(_OF_THE_RUN))
+    names = sorted(filter(is_of_the_model, found))
     with ThreadPoolExecutor(THREADS) as pool:
         read = pool.map(lambda name: _fault(folder / name, entries[name], True) if name in entries else _FOREIGN, names)
         for name, fault in zip(names, read, strict=True):
             if fault:
                 raise UserError(f"{folder / name}: {fault}")
+
+
+def is_of_the_model(name: str) -> bool:
+    """Whether a checkpoint's file belongs to its model: to weights, configuration or tokenizer."""
+    return not name.startswith(_OF_THE_RUN)
 
 
 def _is_read(path: Path) -> bool:

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds_bert.checkpoint import folders
-from ds_bert.checkpoint.saving import ARGUMENTS, STAGE_MAP, STATE
-from ds_bert.errors import UserError
+from ds_bert.checkpoint.manifest import ARGUMENTS, STAGE_MAP, STATE
 from ds_bert.files import read_json
 
 LOG = "log.jsonl"
@@ -33,22 +31,6 @@ class RunFacts:
     def step(self) -> int | None:
         """The optimizer step."""
         return self.state.get("step")
-
-
-def checkpoint_in(path: Path) -> Path:
-    """Return ``path`` if it is a checkpoint, or the newest one in it that seems whole.
-
-    Raises:
-        UserError: it is neither, or none is whole.
-    """
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; needed is a checkpoint")
-    if (path / folders.MANIFEST).is_file():
-        return path
-    newest = folders.newest_checkpoint(path)
-    if newest is None:
-        raise UserError(f"{path}: neither a checkpoint nor a folder with checkpoints in it")
-    return newest
 
 
 def read_facts(checkpoint: Path) -> RunFacts:

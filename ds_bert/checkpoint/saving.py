@@ -19,14 +19,11 @@ import torch.distributed as dist
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.gathering import bring_together, copies
 from ds_bert.checkpoint.layout import describe_weights, files_by_name
-from ds_bert.checkpoint.manifest import THREADS, Entry
+from ds_bert.checkpoint.manifest import ARGUMENTS, STAGE_MAP, STATE, THREADS, Entry
+from ds_bert.checkpoint.run_model import offer_model
 from ds_bert.checkpoint.tensors import write_tensors
 from ds_bert.files import write_atomically
 from ds_bert.stage_map import to_json
-
-STATE = "trainer_state.json"
-ARGUMENTS = "arguments.json"
-STAGE_MAP = "stage_map.json"
 
 
 class TrainedStage(Protocol):
@@ -225,9 +222,13 @@ class CheckpointSaver:
         )
         for name, text in snapshot.state.items():
             write_atomically(folder / name, text)
-        folders.commit(self.output_dir, snapshot.step, {file: entry for file, (entry, _) in written.items()})
+        written_now = folders.commit(
+            self.output_dir, snapshot.step, {file: entry for file, (entry, _) in written.items()}
+        )
         for name, text in snapshot.notes.items():
             write_atomically(self.output_dir / name, text)
+        best = written_now if snapshot.best is None else folders.checkpoint_folder(self.output_dir, snapshot.best)
+        offer_model(self.output_dir, best if (best / folders.MANIFEST).is_file() else written_now)
         folders.remove_oldest(self.output_dir, self.keep, snapshot.best)
 
     def _all_do(self, group: Any, step: int, action: Callable[[], Any], on: int | None = None) -> list[Any]:

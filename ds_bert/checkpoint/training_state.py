@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.checkpoint import folders
-from ds_bert.checkpoint.manifest import check_files, faults
-from ds_bert.checkpoint.saving import ARGUMENTS, STATE, TrainedStage, gather, save_checkpoint
+from ds_bert.checkpoint.manifest import ARGUMENTS, STATE, check_files, faults
+from ds_bert.checkpoint.run_model import best_known_to, offer_model
+from ds_bert.checkpoint.saving import TrainedStage, gather, save_checkpoint
 from ds_bert.checkpoint.tensors import MOMENTS, TensorFolder, has_tensors
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_json
@@ -64,7 +65,12 @@ def go_on(engine: TrainedStage, output_dir: str | Path | None, found: Path | Non
                 f"{place.describe(0)} on {seen[0][1]} finds {seen[0][0] or 'none'}; needed is an --output_dir that "
                 "all processes see"
             )
-    return load_newest(found.parent, engine) if found else None
+    if found is None:
+        return None
+    newest = load_newest(found.parent, engine)
+    if place.rank == 0:  # a run that was killed may have come no further than to its checkpoint
+        offer_model(found.parent, best_known_to(newest))
+    return newest
 
 
 def load_newest(output_dir: Path, engine: TrainedStage) -> Path:

@@ -22,7 +22,11 @@ HEADS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint-<step> folder, or a run's output_dir (its newest)")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="a checkpoint-<step> folder, or a run's output_dir (its best one, else its newest)",
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write; must not hold anything")
     parser.add_argument("--head", choices=HEADS, help="what to put on the encoder (default: what the checkpoint has)")
     parser.add_argument("--num_labels", type=int, help="labels of a classifier (default: the checkpoint's, else 2)")
@@ -39,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ds_bert.checkpoint.convert.classes import class_name
     from ds_bert.checkpoint.convert.export import plan_export
     from ds_bert.checkpoint.folders import check_files, claim_empty
-    from ds_bert.checkpoint.run_facts import checkpoint_in
+    from ds_bert.checkpoint.run_model import checkpoint_in
     from ds_bert.checkpoint.tensors import TensorFolder
     from ds_bert.modeling.config import load_model_config
 

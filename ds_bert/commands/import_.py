@@ -80,11 +80,13 @@ def _read(arguments: argparse.Namespace) -> "Source":
     from ds_bert.checkpoint.convert.hugging_face import read_hugging_face
     from ds_bert.checkpoint.convert.pipedream import read_pipedream
     from ds_bert.checkpoint.convert.tensorflow import read_tensorflow
+    from ds_bert.checkpoint.folders import say_on_stderr
+    from ds_bert.checkpoint.run_model import model_in
 
     kind, source = arguments.kind, arguments.source
     _refuse_other_flags(arguments)
     if kind == "huggingface":
-        return read_hugging_face(source)
+        return read_hugging_face(model_in(source, say_on_stderr))
     if kind == "tensorflow":
         return read_tensorflow(source)
     config_path, fields = _named_config(arguments)

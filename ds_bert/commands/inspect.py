@@ -1,4 +1,4 @@
-"""`ds-bert inspect`: show what a checkpoint, the newest one of a run, or a Hugging Face folder holds."""
+"""`ds-bert inspect`: show what a checkpoint, the best or newest one of a run, or a Hugging Face folder holds."""
 
 import argparse
 import json

@@ -6,11 +6,13 @@ exists, and everything after sees the canonical grid, whatever permutation the s
 """
 
 import contextlib
+import gc
 import importlib
 import io
 import logging
 import os
 import socket
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -107,6 +109,53 @@ def launcher_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+# What tells a process where it stands, and is changed while a job runs.
+_MEETING = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextlib.contextmanager
+def process_group(
+    stage_map: StageMap, timeout_seconds: float, transport: str = "auto", start_timeout: float = START_TIMEOUT
+) -> Iterator[Grid]:
+    """Join the processes for as long as a job runs; then leave this process as it was found.
+
+    So one Python process, a notebook's for example, can run one job after another: each as in a process of its own.
+    Only where it is alone: several processes have to end with their job, see `ds_bert.errors.leave`.
+
+    Args, Raises: as `start_process_group` has them.
+    """
+    told = {name: os.environ.get(name) for name in _MEETING}
+    threads, was_in_use = torch.get_num_threads(), dist.is_initialized()
+    try:
+        with torch.enable_grad():  # a notebook that uses a model may have switched it off
+            yield start_process_group(stage_map, timeout_seconds, transport, start_timeout)
+    except BaseException as error:
+        _forget_locals(error)
+        raise
+    finally:
+        for name, value in told.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        torch.set_num_threads(threads)
+        if not was_in_use and dist.is_initialized() and dist.get_world_size() == 1:
+            _take_apart()
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Let go of what a failed job held: a notebook keeps the last error, and with it the engine and its memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
+def _take_apart() -> None:
+    """End the groups of a process that is alone, and give back the memory of its job."""
+    gc.collect()  # an engine is full of cycles
+    comm: Any = importlib.import_module("deepspeed.comm")
+    (comm if comm.is_initialized() else dist).destroy_process_group()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def start_process_group(
     stage_map: StageMap, timeout_seconds: float, transport: str = "auto", start_timeout: float = START_TIMEOUT
 ) -> Grid:
@@ -122,8 +171,15 @@ def start_process_group(
 
     Raises:
         StartError: the processes have not met.
-        UserError: the launcher's variables are incomplete, or the GPUs do not fit the processes.
+        UserError: this process has joined a group before and not left it, the launcher's variables are incomplete, or
+            the GPUs do not fit the processes.
     """
+    if dist.is_initialized():
+        raise UserError(
+            "torch.distributed is in use in this process: by a job that has not ended, by one that ran on several "
+            "processes, or by other code; needed is a new Python process, or torch.distributed.destroy_process_group() "
+            "first"
+        )
     keep_nccls_last_calls()
     if stage_map.num_stages > 1:
         set_pipeline_defaults()  # for callers other than the jobs, which do so sooner

@@ -18,7 +18,7 @@ _POOLINGS = ("cls", "mean")
 class MetaTrainArguments(TrainingArguments):
     """Meta-train on small classification tasks: adapt to each, and learn to adapt."""
 
-    model_name_or_path: str | None = argument(None, "Folder (Hugging Face's or a checkpoint) to start from.")
+    model_name_or_path: str | None = argument(None, "Folder (Hugging Face's, a checkpoint or a run's) to start from.")
     config_name: str | None = argument(None, "Model to start from scratch: shipped name, config.json or its folder.")
     tokenizer_name: str | None = argument(None, "Tokenizer's folder or file; default: the model's own.")
     hidden_dropout_prob: float | None = argument(None, "Overrides the model's dropout of hidden states.")
@@ -76,7 +76,9 @@ class MetaTrainArguments(TrainingArguments):
 class FewShotArguments:
     """Fine-tune a meta-trained model on a few examples of each class, and measure it."""
 
-    checkpoint: str | None = argument(None, "Folder of a meta-trained checkpoint, or of any model for the baselines.")
+    checkpoint: str | None = argument(
+        None, "Folder of a meta-trained checkpoint or its run, or of any model for the baselines."
+    )
     output_dir: str | None = argument(None, "Where results go; refused if not empty.")
     support_file: str | None = argument(None, "Examples to learn from: TFRecord, or JSON of LEOPARD.")
     test_file: str | None = argument(None, "Examples to be judged by, in the same form.")

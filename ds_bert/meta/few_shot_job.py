@@ -10,7 +10,7 @@ import torch
 from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
-from ds_bert.engine.process_group import Grid, start_process_group
+from ds_bert.engine.process_group import Grid, process_group
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically, write_json
 from ds_bert.meta import report
@@ -137,7 +137,12 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
     output_dir = Path(arguments.output_dir or "")
     claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     done = _known(output_dir / RESULTS, arguments) if arguments.resume else {}
-    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
+    with process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout) as grid:
+        _few_shot(arguments, model, tasks, grid, done)
+    return 0
+
+
+def _few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, grid: Grid, done: dict[str, Any]) -> None:
     course = Course(
         arguments.epochs,
         arguments.train_batch_size,
@@ -160,7 +165,6 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         heartbeat.steps_done = lambda: learner.steps_done
         _show_overview(learner, arguments, model, tasks, done)
         _learn_all(learner, arguments, model, tasks, done)
-    return 0
 
 
 def _show_overview(

@@ -5,7 +5,7 @@ from typing import Any
 
 from ds_bert.checkpoint.training_state import describe_model, go_on
 from ds_bert.data.tasks.episodes import EpisodeSource
-from ds_bert.engine.process_group import start_process_group
+from ds_bert.engine.process_group import Grid, process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.meta.arguments import MetaTrainArguments
@@ -37,7 +37,7 @@ from ds_bert.training.overview import (
     show_overview,
 )
 from ds_bert.training.placement import choose_stage_map
-from ds_bert.training.precision import set_fp32_products
+from ds_bert.training.precision import fp32_products
 from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings
 
 # What a course of meta-training is a function of, besides what every job's is.
@@ -146,50 +146,57 @@ def meta_train(
         check_meta_weights(source.weights, config, FRESH)
     described = {**source.fields, **options.fields(), "meta_learner": how}
     checkpoint = claim_run(arguments, stage_map, described, data)
-    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
-    set_fp32_products(grid, settings)
     settings = replace(settings, is_trained=learner.selection.is_trained)
-    limit, folder = arguments.heartbeat_timeout, arguments.report_dir
-    with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
-        module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
-        count = arguments.gradient_accumulation_steps
-        engine = MetaEngine(module, carry_declaration(config, settings.dtype), learner, settings, grid, count)
-        heartbeat.steps_done = lambda: engine.steps_done
-        with explaining_out_of_memory(engine, arguments):
-            if source.weights:
-                load_weights(engine, source.weights)
-            check_agreement(engine, arguments, stage_map, data)
-            going_on_from = go_on(engine, arguments.run_dir, checkpoint)
-            sampler = TaskSampler(count * grid.num_replicas)
-            steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
-            keep_settings(engine, arguments, stage_map)
-            lines = describe_engine(engine, source.fields, source.origin)
-            lines += [
-                ("batch", describe_batch(arguments, grid.num_replicas, "tasks")),
-                ("steps", describe_steps(arguments, steps, len(tasks) / sampler.global_batch_size)),
-                ("data", f"{len(tasks):,} tasks of an epoch, {arguments.meta_batchsz} examples to adapt to of each"),
-                ("resume", describe_resumption(arguments, going_on_from)),
-            ]
-            show_overview(grid, lines)
-            log = RunLog(arguments.run_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
-            tokens = arguments.train_batch_size * arguments.max_seq_length  # of a task, which is what a sample is here
-            meter = Meter(engine, Work(tokens), arguments.peak_tflops)
-            state = {
-                "arguments": asdict(arguments),
-                "global_batch": sampler.global_batch_size,
-                "processes": processes_of_run(arguments),
-            }
-            training = Training(
-                engine,
-                arguments,
-                TaskFeed(tasks, grid, arguments.num_batches, arguments.seed),  # type: ignore[arg-type]
-                sampler,
-                steps,
-                None,
-                describe_model(config, source.tokenizer),
-                {**state, "model": described, "data": data},
-                log,
-                meter,
-            )
-            outcome = training.run()
-            return conclude(engine, arguments, stage_map, outcome, log, meter)
+
+    def train(grid: Grid) -> int:
+        limit, folder = arguments.heartbeat_timeout, arguments.report_dir
+        with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
+            module = build_stage(config, grid, settings.seed, settings.recompute, arguments.train_lr)
+            count = arguments.gradient_accumulation_steps
+            engine = MetaEngine(module, carry_declaration(config, settings.dtype), learner, settings, grid, count)
+            heartbeat.steps_done = lambda: engine.steps_done
+            with explaining_out_of_memory(engine, arguments):
+                if source.weights:
+                    load_weights(engine, source.weights)
+                check_agreement(engine, arguments, stage_map, data)
+                going_on_from = go_on(engine, arguments.run_dir, checkpoint)
+                sampler = TaskSampler(count * grid.num_replicas)
+                steps = total_steps(arguments, len(tasks) / sampler.global_batch_size)
+                keep_settings(engine, arguments, stage_map)
+                lines = describe_engine(engine, source.fields, source.origin)
+                lines += [
+                    ("batch", describe_batch(arguments, grid.num_replicas, "tasks")),
+                    ("steps", describe_steps(arguments, steps, len(tasks) / sampler.global_batch_size)),
+                    (
+                        "data",
+                        f"{len(tasks):,} tasks of an epoch, {arguments.meta_batchsz} examples to adapt to of each",
+                    ),
+                    ("resume", describe_resumption(arguments, going_on_from)),
+                ]
+                show_overview(grid, lines)
+                log = RunLog(arguments.run_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)
+                tokens = arguments.train_batch_size * arguments.max_seq_length  # of a task: what a sample is here
+                meter = Meter(engine, Work(tokens), arguments.peak_tflops)
+                state = {
+                    "arguments": asdict(arguments),
+                    "global_batch": sampler.global_batch_size,
+                    "processes": processes_of_run(arguments),
+                }
+                training = Training(
+                    engine,
+                    arguments,
+                    TaskFeed(tasks, grid, arguments.num_batches, arguments.seed),  # type: ignore[arg-type]
+                    sampler,
+                    steps,
+                    None,
+                    describe_model(config, source.tokenizer),
+                    {**state, "model": described, "data": data},
+                    log,
+                    meter,
+                )
+                outcome = training.run()
+                return conclude(engine, arguments, stage_map, outcome, log, meter)
+
+    joining = process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
+    with joining as grid, fp32_products(grid, settings):
+        return train(grid)

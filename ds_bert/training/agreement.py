@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.saving import gather
 from ds_bert.engine.engine import Engine
 from ds_bert.errors import UserError
@@ -32,6 +34,7 @@ def check_agreement(engine: Engine, arguments: TrainingArguments, stage_map: Sta
         "the stage map": to_json(stage_map),
         "the DeepSpeed configuration": (settings.zero_stage, settings.optimizer_options, settings.loss_scaling),
         "the training data's fingerprint": data or None,
+        "the checkpoint to start from": _checkpoint_of(arguments),
     }
     everyone: list[Mapping[str, Any]] = gather(engine.control, told, place.world_size)
     for key in told:
@@ -43,6 +46,12 @@ def check_agreement(engine: Engine, arguments: TrainingArguments, stage_map: Sta
                     f"{key}: {first} has {known[0][1]!r}, {place.describe(rank)} has {value!r}; needed is the same on "
                     "all nodes"
                 )
+
+
+def _checkpoint_of(arguments: TrainingArguments) -> str | None:
+    """Name the checkpoint that this rank has chosen of a run, which may have gone on before others looked."""
+    name = Path(getattr(arguments, "model_name_or_path", None) or "").name
+    return name if folders.is_checkpoint_name(name) else None
 
 
 def _matters(name: str) -> bool:

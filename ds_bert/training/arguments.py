@@ -136,7 +136,7 @@ class PretrainArguments(TrainingArguments):
     train_path: str | None = argument(None, "Data folder written by `ds-bert prepare`.")
     eval_path: str | None = argument(None, "Held-out data folder; default: `validation` in train_path if there.")
     config_name: str | None = argument(None, "Model to start from scratch: shipped name, config.json or its folder.")
-    model_name_or_path: str | None = argument(None, "Hugging Face folder whose weights to start from.")
+    model_name_or_path: str | None = argument(None, "Folder (Hugging Face's, a checkpoint or a run's) to start from.")
     tokenizer_name: str | None = argument(None, "Tokenizer that the data must have been written with; default: any.")
     max_seq_length: int = argument(128, "Tokens of a sequence.")
     mlm_probability: float = argument(0.15, "Share of tokens to predict.")

@@ -10,7 +10,7 @@ class FinetuneArguments(TrainingArguments):
     """What every fine-tuning job is told: the model, what to do, and how to choose among checkpoints."""
 
     model_name_or_path: str | None = argument(
-        None, "Folder (Hugging Face's or a checkpoint), or a hub name, to start from."
+        None, "Folder (Hugging Face's, a checkpoint or a run's), or a hub name, to start from."
     )
     config_name: str | None = argument(None, "Model to start from scratch: shipped name, config.json or its folder.")
     tokenizer_name: str | None = argument(

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ds_bert.checkpoint.folders import claim_output_dir
+from ds_bert.checkpoint.folders import SEED, claim_output_dir
 from ds_bert.data.feature_cache import cache_folder
 from ds_bert.data.features import Features, refuse_pairs
-from ds_bert.engine.process_group import launcher_world, start_process_group
+from ds_bert.engine.process_group import Grid, launcher_world, process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
@@ -26,11 +26,9 @@ from ds_bert.training.model_source import Source
 from ds_bert.training.out_of_memory import explaining_out_of_memory
 from ds_bert.training.parameter_groups import with_layerwise_decay
 from ds_bert.training.placement import check_schedule, choose_stage_map
-from ds_bert.training.precision import set_fp32_products
+from ds_bert.training.precision import fp32_products
 from ds_bert.training.run import claim_run, failing_by_name
 from ds_bert.training.weights import check_weights
-
-_SEED = "seed-"  # a seed's folder is named so, and its number
 
 Arguments = TypeVar("Arguments", bound=FinetuneArguments)
 
@@ -112,13 +110,28 @@ def fine_tune(
     checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint or None) for run in runs]
     for found in filter(None, checkpoints):
         _check_labels(found, config, task.head)
-    grid = start_process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
-    set_fp32_products(grid, settings)
+    joining = process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
+    with joining as grid, fp32_products(grid, settings):
+
+        def begin(run: FinetuneArguments) -> FinetuneRun:
+            return kind(task, run, source, config, fresh, grid, settings)
+
+        return _do_runs(begin, arguments, runs, checkpoints, grid)
+
+
+def _do_runs(
+    begin: Callable[[FinetuneArguments], FinetuneRun],
+    arguments: FinetuneArguments,
+    runs: Sequence[FinetuneArguments],
+    checkpoints: Sequence[Path | None],
+    grid: Grid,
+) -> int:
+    """Do the runs one after the other; report what all seeds gave together."""
     limit, folder = arguments.heartbeat_timeout, arguments.report_dir
     results = []
     with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
         for run, checkpoint in zip(runs, checkpoints, strict=True):
-            training = kind(task, run, source, config, fresh, grid, settings)
+            training = begin(run)
             heartbeat.steps_done = training.steps_done
             with explaining_out_of_memory(training.engine, run):
                 status, measures = training.do(checkpoint)
@@ -175,7 +188,7 @@ def _runs(arguments: FinetuneArguments) -> list[FinetuneArguments]:
         raise UserError(f"--seeds {' '.join(map(str, arguments.seeds))}: a seed stands there twice")
     runs = [replace(arguments, seed=seed, seeds=[]) for seed in arguments.seeds]
     folder = arguments.report_dir
-    return [replace(run, output_dir=str(folder / f"{_SEED}{run.seed}")) for run in runs] if folder else runs
+    return [replace(run, output_dir=str(folder / f"{SEED}{run.seed}")) for run in runs] if folder else runs
 
 
 def _claim_seeds(arguments: FinetuneArguments) -> None:
@@ -188,7 +201,7 @@ def _claim_seeds(arguments: FinetuneArguments) -> None:
     if not (arguments.seeds and folder) or (arguments.overwrite_output_dir and launcher_world()[0]):
         return
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in found if name != RESULTS and not name.startswith(_SEED)]
+    others = [name for name in found if name != RESULTS and not name.startswith(SEED)]
     if not others:
         return
     if arguments.resume or not arguments.overwrite_output_dir:

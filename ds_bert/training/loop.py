@@ -110,8 +110,12 @@ class Training:
                 self._evaluate_and_save()
             self._finish_saving()
             self.outcome.profile = self.profiler.end(self.engine.steps_done)
-        except Diverged:  # not for other failures: where a peer has died, it would be waited for
-            self._finish_saving()
+        except BaseException as failure:
+            self.profiler.abandon()
+            self.log.close()
+            # Not for other failures of several processes: where a peer has died, it would be waited for.
+            if isinstance(failure, Diverged) or self.engine.place.world_size == 1:
+                self._finish_saving()
             raise
         finally:
             stop.release()

@@ -1,19 +1,24 @@
 """The model and tokenizer that a fine-tuning job starts from, read and checked before any process waits for another."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ds_bert.checkpoint.folders import say_on_stderr
 from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.pretrained import PretrainedWeights
+from ds_bert.checkpoint.run_model import model_in, say_nothing
 from ds_bert.data.labels import head_names
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
+from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import build_config
 from ds_bert.training.finetune_arguments import FinetuneArguments
+
+Settled = TypeVar("Settled", bound=Any)
 
 _CLASSIFIER = "classifier.weight"  # the last matrix of every head that tells labels apart
 _OVERRIDES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -53,6 +58,26 @@ class Source:
         if self.weights is None or drop_classifier or _CLASSIFIER not in self.weights:
             return None
         return head_names(self.fields, self.weights.shape(_CLASSIFIER)[0], str(self.weights.folder / "config.json"))
+
+
+def settle_model(arguments: Settled, name: str = "model_name_or_path") -> Settled:
+    """Let a job that was told to start from a run's folder start from one of its checkpoints; rank 0 says from which.
+
+    It is settled once, before anything is read: the run may go on meanwhile. What is kept of the arguments names it.
+
+    Args:
+        arguments: as parsed.
+        name: of the argument.
+
+    Raises:
+        UserError: as `model_in` does.
+    """
+    folder = getattr(arguments, name)
+    if not folder or not Path(folder).is_dir():
+        return arguments
+    say = say_on_stderr if launcher_world()[0] == 0 else say_nothing
+    found = model_in(Path(folder), say)
+    return arguments if found == Path(folder) else replace(arguments, **{name: str(found)})
 
 
 def load_source(arguments: FinetuneArguments, may_be_conditional: bool = False) -> Source:

@@ -1,10 +1,11 @@
 """Arguments from flags, or from a JSON file with flags after it overriding; values are checked against their types."""
 
 import argparse
+import os
 import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from ds_bert.engine.cuda_environment import set_pipeline_defaults
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
 from ds_bert.flags import FlagParser, refusal, wrong_choice
+from ds_bert.training.start import Told
 from ds_bert.training.unknown import explain, explain_value
 
 T = TypeVar("T")
@@ -47,13 +49,13 @@ class _Parser(FlagParser, HfArgumentParser):
             raise argparse.ArgumentError(action, f"{error.message}{'; ' + hint if hint else ''}") from None
 
 
-def parse_arguments(kind: type[T], argv: Sequence[str] | None = None) -> tuple[T, set[str]]:
+def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str]]:
     """Read arguments of the dataclass ``kind``.
 
     Args:
         kind: a dataclass.
-        argv: ``[run.json] [--flag value …]``; default: the process's arguments. Launchers may put a flag before the
-            file.
+        told: ``[run.json] [--flag value …]``, or the same by names; default: the process's arguments. Launchers may
+            put a flag before the file.
 
     Returns:
         The arguments, and the names of those that the user gave.
@@ -61,30 +63,46 @@ def parse_arguments(kind: type[T], argv: Sequence[str] | None = None) -> tuple[T
     Raises:
         UserError: an unknown flag or key, or a value that is not of its type.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    given = vars(_Parser(kind).parse_args(words))
+    if isinstance(told, Mapping):
+        given = {name: _as_in_json(value) for name, value in told.items()}
+    else:
+        given = vars(_Parser(kind).parse_args(list(sys.argv[1:] if told is None else told)))
     json_file = given.pop("json_file", None)
+    if isinstance(told, Mapping):
+        given = _check_values(kind, given, "")
     values = (_read_values(kind, Path(json_file)) if json_file else {}) | given
     if values.get("stage_map") or values.get("num_stages", 1) > 1:
         set_pipeline_defaults()  # here, as what jobs import next asks for GPUs
     return kind(**values), set(values)
 
 
+def _as_in_json(value: Any) -> Any:
+    """Return what a value of Python's is in a JSON file: paths are strings there, and tuples lists."""
+    if isinstance(value, tuple | list):
+        return [_as_in_json(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _read_values(kind: type, path: Path) -> dict[str, Any]:
     data = read_json(path)
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds a {type(data).__name__}, needed is an object of arguments and values")
+    return _check_values(kind, data, f"{path}: ")
+
+
+def _check_values(kind: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Compare values with their arguments' types; ``where`` they stand begins what is said of them."""
     hints = typing.get_type_hints(kind)
     known = {field.name: field for field in fields(kind)}
     if unknown := [key for key in data if key not in known]:
-        raise UserError(f"{path}: {refusal((repr(key), explain(key, kind, '{!r}'.format)) for key in unknown)}")
+        raise UserError(f"{where}{refusal((repr(key), explain(key, kind, '{!r}'.format)) for key in unknown)}")
     values = {}
     for key, value in data.items():
-        values[key] = _checked(value, hints[key], f"{path}: {key}", key)
+        values[key] = _checked(value, hints[key], f"{where}{key}", key)
         choices = known[key].metadata.get("choices")
         if choices and value not in choices:
             needed = wrong_choice(choices, explain_value(key, value, choices))
-            raise UserError(f"{path}: {key} is {value!r}, {needed}")
+            raise UserError(f"{where}{key} is {value!r}, {needed}")
     return values
 
 

@@ -1,6 +1,8 @@
 """What matrix products are taken in, and the peak FLOP/s of a card that takes them so."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -59,15 +61,26 @@ def known_peak(name: str, precision: Precision, tf32: bool) -> float | None:
     return tflops * 1e12 or None
 
 
-def set_fp32_products(place: Grid, settings: EngineSettings) -> None:
-    """Let CUDA take fp32 matrix products in TF32, or in full fp32, as the run wants it; rank 0 says so.
+@contextmanager
+def fp32_products(place: Grid, settings: EngineSettings) -> Iterator[None]:
+    """Let CUDA take fp32 matrix products in TF32, or in full fp32, as the run wants it, for its time; rank 0 says so.
 
     TF32 has fp32's range and 10 bits after the point; it needs a card of compute capability 8 or more. Nothing is
     touched on CPUs, and in runs of another precision.
     """
     if place.device.type != "cuda" or settings.precision != "fp32":
+        yield
         return
-    torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = settings.tf32
+    found = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    _set_fp32_products("high" if settings.tf32 else "highest", settings.tf32)
     if settings.tf32 and place.rank == 0 and torch.cuda.get_device_capability(place.device) >= (8, 0):
         print("fp32 matrix products in TF32; --tf32 false for full fp32", flush=True)
+    try:
+        yield
+    finally:
+        _set_fp32_products(*found)
+
+
+def _set_fp32_products(matmul: str, tf32: bool) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = tf32

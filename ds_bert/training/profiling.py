@@ -43,6 +43,11 @@ class Profiler:
             self._stop(last)
         return self._lines
 
+    def abandon(self) -> None:
+        """End profiling after a failure: torch runs one profiler at a time, and the process may go on."""
+        if self._running is not None:
+            self._running.stop()
+
     def _stop(self, last: int) -> None:
         assert self._running is not None
         finished, self._running = self._running, None

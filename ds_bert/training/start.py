@@ -2,19 +2,23 @@
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ds_bert import __version__
 
 T = TypeVar("T")
+Told = Sequence[str] | Mapping[str, Any]
+"""What a job is told: the words of a command line, or arguments by their names, with "json_file" among them."""
 
 
-def begin(kind: type[T]) -> tuple[T, set[str]]:
+def begin(kind: type[T], told: Told | None = None) -> tuple[T, set[str]]:
     """Say that a job starts, read its arguments, and let the other processes know that this one is there.
 
     Args:
         kind: the job's arguments, a dataclass.
+        told: what it is told; default: the process's arguments.
 
     Returns:
         See `ds_bert.training.parser.parse_arguments`.
@@ -23,12 +27,14 @@ def begin(kind: type[T]) -> tuple[T, set[str]]:
         UserError: as that does.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if rank == 0 and not {"-h", "--help"} & set(sys.argv):
+    words = sys.argv if told is None else [""]
+    if rank == 0 and not {"-h", "--help"} & set(words):
         ranks = f" on {world_size} ranks" if world_size > 1 else ""
-        print(f"ds_bert {__version__}: {Path(sys.argv[0]).name}{ranks}; reading model and data ...", flush=True)
+        name = f" {Path(words[0]).name}{ranks};" if words[0] else ""
+        print(f"ds_bert {__version__}:{name} reading model and data ...", flush=True)
     from ds_bert.training.parser import parse_arguments
 
-    arguments, given = parse_arguments(kind)
+    arguments, given = parse_arguments(kind, told)
     if world_size > 1 and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():  # else the user is told so
         from ds_bert.engine.meeting import come
 

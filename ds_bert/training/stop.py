@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM as a wish to stop, which all ranks grant together at the end of an optimizer step."""
 
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -12,6 +13,8 @@ _ONE_PRESS = 2.0  # seconds within which a launcher may hand on the same Ctrl-C 
 class StopSignal:
     """Remembers the first SIGINT or SIGTERM; a second SIGINT, seconds later, interrupts at once.
 
+    Only the main thread can take signals: in another one, nothing is remembered.
+
     A signal may reach one rank only, or each in another step. So ranks vote in every step on the signals they had when
     the step began, and all see the same sums: they end after the same step.
     """
@@ -19,7 +22,8 @@ class StopSignal:
     def __init__(self) -> None:
         self.number = 0
         self._since = 0.0
-        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        is_main = threading.current_thread() is threading.main_thread()
+        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS if is_main}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.number:
@@ -44,4 +48,5 @@ class StopSignal:
     def release(self) -> None:
         """Give the signals back."""
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # Python does not know a handler that another language has set, nor how to set it again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

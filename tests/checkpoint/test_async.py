@@ -1,6 +1,7 @@
 """Saving while training goes on; a disk that is full."""
 
 import errno
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -159,7 +160,10 @@ def test_a_full_file_system_leaves_the_checkpoints_before(small_disk: Path, in_b
     for said, step in by_rank:
         assert "No space left on device" in said and "could not be written: rank " in said
         assert said.endswith(f"; checkpoint-{step} is as it was") and step == len(whole)
-    assert sorted(path.name for path in small_disk.iterdir()) == [*sorted(path.name for path in whole), "latest"]
+    files = {"latest", "config.json", "model.safetensors.index.json"}
+    assert {path.name for path in small_disk.iterdir()} == {*(path.name for path in whole), *files}
+    places = json.loads((small_disk / "model.safetensors.index.json").read_text())["weight_map"].values()
+    assert {place.partition("/")[0] for place in places} == {whole[-1].name}
 
 
 def _write_elsewhere(out: Path) -> str:

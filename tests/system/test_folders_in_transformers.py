@@ -47,6 +47,15 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
+def check_run(out: Path, family: str, kind: str) -> tuple[Any, Any]:
+    """Check the one checkpoint of a run, and the run's folder, which stands for it; return tokenizer and model."""
+    (checkpoint,) = checkpoints(out)
+    tokenizer, model = check(checkpoint, family, kind)
+    _, same = check(out, family, kind)
+    assert all(map(torch.equal, model.state_dict().values(), same.state_dict().values()))
+    return tokenizer, model
+
+
 def check(folder: Path, family: str, kind: str) -> tuple[Any, Any]:
     """Check what transformers reads in a folder; return its tokenizer and its model."""
     name = f"{family.title()}{kind if kind == 'Model' else f'For{kind}'}"
@@ -99,8 +108,8 @@ def test_texts_get_the_scores_that_were_predicted(source: Path, tmp_path: Path, 
     out = run("pipelines/finetune_glue.py", tmp_path, source, do_train=True, do_predict=True, **named, **drop)
     (checkpoint,) = checkpoints(out)
     family = AutoConfig.from_pretrained(source).model_type
-    check(checkpoint, family, "SequenceClassification")
-    classify: Any = pipeline("text-classification", model=str(checkpoint), batch_size=5)
+    check_run(out, family, "SequenceClassification")
+    classify: Any = pipeline("text-classification", model=str(out), batch_size=5)
     inputs = [{"text": row["sentence1"], "text_pair": row.get("sentence2")} for row in rows]
     found = classify(inputs)
     with open(out / "predictions" / "predictions.tsv", encoding="utf-8") as file:
@@ -137,8 +146,7 @@ def test_answers_are_those_of_the_model(source: Path, tmp_path: Path) -> None:
     out = run(
         "pipelines/finetune_squad.py", tmp_path, source, do_train=True, do_eval=True, drop_classifier=True, **files
     )
-    (checkpoint,) = checkpoints(out)
-    tokenizer, model = check(checkpoint, AutoConfig.from_pretrained(source).model_type, "QuestionAnswering")
+    tokenizer, model = check_run(out, AutoConfig.from_pretrained(source).model_type, "QuestionAnswering")
     nbest = json.loads((out / "evaluation" / "nbest_predictions.json").read_text())
     for name, (question, context) in questions.items():
         inputs = tokenizer(question, context, return_tensors="pt")
@@ -167,8 +175,7 @@ def test_options_are_chosen_as_by_the_model(source: Path, tmp_path: Path) -> Non
     files = {f"{name}_file": tmp_path / f"{name}.jsonl" for name in ("train", "validation", "test")}
     every = {"do_train": True, "do_predict": True, "drop_classifier": True, "max_qa_length": 20}
     out = run("pipelines/finetune_multiple_choice.py", tmp_path, source, **every, **files)
-    (checkpoint,) = checkpoints(out)
-    tokenizer, model = check(checkpoint, AutoConfig.from_pretrained(source).model_type, "MultipleChoice")
+    tokenizer, model = check_run(out, AutoConfig.from_pretrained(source).model_type, "MultipleChoice")
     predicted = json.loads((out / "predictions" / "predictions.json").read_text())
     for row, option in zip(rows, predicted.values(), strict=True):
         texts = [f"{row['question']} {text}" for text in row["options"]]
@@ -194,7 +201,7 @@ def test_pre_training_and_its_exports(source: Path, tmp_path: Path) -> None:
     assert ended.status == 0, printed
     (checkpoint,) = checkpoints(out)
     family = AutoConfig.from_pretrained(source).model_type
-    check(checkpoint, family, "PreTraining")
+    check_run(out, family, "PreTraining")
     assert main(["export", str(checkpoint), "--head", "masked-lm", "--output_dir", str(tmp_path / "mlm")]) == 0
     check(tmp_path / "mlm", family, "MaskedLM")
     fill: Any = pipeline("fill-mask", model=str(tmp_path / "mlm"))
@@ -207,7 +214,7 @@ def test_many_tasks_leave_an_encoder(tmp_path: Path) -> None:
     many = {"tasks": folder / "own.json", "data_dir": folder / "glue", "conditional": "none", "max_seq_length": 24}
     out = run("pipelines/multitask.py", tmp_path, folder / "model", do_train=True, **many)
     (checkpoint,) = checkpoints(out)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert len(AutoTokenizer.from_pretrained(out)) == len(tokenizer := AutoTokenizer.from_pretrained(checkpoint))
     assert tokenizer.model_max_length == POSITIONS and AutoConfig.from_pretrained(checkpoint).dtype == torch.float32
     flags = ["--head", "base", "--drop_extra_weights", "--output_dir", str(tmp_path / "base")]
     assert main(["export", str(checkpoint), *flags]) == 0
@@ -231,7 +238,7 @@ def test_a_model_with_one_token_type(tmp_path: Path, pairs: bool) -> None:
         assert not (tmp_path / "out").exists()
         return
     out = run("pipelines/finetune_glue.py", tmp_path, tmp_path / "model", **settings)
-    classify: Any = pipeline("text-classification", model=str(checkpoints(out)[-1]))
+    classify: Any = pipeline("text-classification", model=str(out))
     found = [each["score"] for each in classify([row["sentence1"] for row in rows])]
     with open(out / "predictions" / "predictions.tsv", encoding="utf-8") as file:
         predicted = [float(row["prediction"]) for row in csv.DictReader(file, delimiter="\t")]

@@ -15,7 +15,7 @@ from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map
 
 Told = tuple[dict[str, Any], dict[str, Any], str | None]
-SAME: Told = ({}, {}, "data")
+SAME: Told = ({"model_name_or_path": "/a/checkpoint-5"}, {}, "data")
 
 
 def _agree(stage_map: StageMap, told: list[Told]) -> str:
@@ -38,6 +38,7 @@ def _agree(stage_map: StageMap, told: list[Told]) -> str:
         (({"resume": True}, {}, "data"), ("--resume", "False", "True")),
         (({}, {"zero_stage": 1}, "data"), ("DeepSpeed",)),
         (({}, {}, "other data"), ("training data", "'data'", "'other data'")),
+        (({"model_name_or_path": "/b/checkpoint-6"}, {}, "data"), ("checkpoint to start from", "checkpoint-5")),
     ],
 )
 def test_all_ranks_name_what_differs(other: Told, words: tuple[str, ...]) -> None:
@@ -47,5 +48,9 @@ def test_all_ranks_name_what_differs(other: Told, words: tuple[str, ...]) -> Non
 
 
 def test_places_of_files_and_stages_that_read_nothing_do_not_matter() -> None:
-    elsewhere: Told = ({"train_path": "/scratch/data", "output_dir": "/mnt/out", "local_rank": 1}, {}, "data")
+    elsewhere: Told = (
+        {"model_name_or_path": "/b/model", "train_path": "/scratch/data", "output_dir": "/mnt/out", "local_rank": 1},
+        {},
+        "data",
+    )
     assert run_on_ranks(_agree, 3, toy_map(3, 1), [SAME, ({}, {}, None), elsewhere]) == [""] * 3

@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -126,10 +127,14 @@ def test_a_vote_that_draining_brings_ends_the_run_with_a_checkpoint(monkeypatch:
     assert training.outcome.signal == signal.SIGTERM and events == ["saved without notes"]
 
 
-@pytest.mark.parametrize("failure", [Diverged, RuntimeError])
-def test_a_diverged_run_keeps_the_checkpoint_under_way(monkeypatch: pytest.MonkeyPatch, failure: type) -> None:
-    """All processes diverge together; when a peer has died, nobody waits for its part."""
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("failure", [Diverged, RuntimeError, KeyboardInterrupt])
+def test_a_diverged_run_keeps_the_checkpoint_under_way(
+    monkeypatch: pytest.MonkeyPatch, failure: type, world_size: int
+) -> None:
+    """All processes diverge together; when a peer has died, nobody waits for its part; one that is alone has none."""
     training, events = _training(), []
+    training.engine.place = SimpleNamespace(world_size=world_size)  # type: ignore[assignment]
     training.saver = cast(Any, _Saver(events))
 
     def step(stop: StopSignal) -> None:
@@ -138,4 +143,4 @@ def test_a_diverged_run_keeps_the_checkpoint_under_way(monkeypatch: pytest.Monke
     monkeypatch.setattr(training, "_step", step)
     with pytest.raises(failure):
         training.run()
-    assert events == (["finished"] if failure is Diverged else [])
+    assert events == (["finished"] if failure is Diverged or world_size == 1 else [])

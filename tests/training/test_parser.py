@@ -10,6 +10,7 @@ import pytest
 
 from ds_bert.errors import UserError
 from ds_bert.training.arguments import PretrainArguments, argument
+from ds_bert.training.finetune_arguments import GlueArguments
 from ds_bert.training.parser import parse_arguments
 
 
@@ -130,3 +131,33 @@ def test_a_pipeline_tells_cuda_what_it_must_know_before_anything_asks_for_gpus(
     os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     parse_arguments(PretrainArguments, words)
     assert [os.environ[name] for name in names] == ["EAGER", "1", "0"]  # the user is not overruled
+
+
+def test_arguments_by_their_names_are_as_in_a_file(tmp_path: Path) -> None:
+    path = run_json(tmp_path, max_steps=5, seed=3)
+    told = {"json_file": Path(path), "seed": 4, "learning_rate": 1, "output_dir": tmp_path, "bf16": True}
+    arguments, given = parse_arguments(PretrainArguments, told)
+    assert (arguments.max_steps, arguments.seed, arguments.output_dir, arguments.bf16) == (5, 4, str(tmp_path), True)
+    assert type(arguments.learning_rate) is float and given == {"max_steps", *told} - {"json_file"}
+    assert parse_arguments(PretrainArguments, {}) == parse_arguments(PretrainArguments, {"json_file": None})
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"max_steps": "5"}, "max_steps is '5' (a str), needed is a value of type int"),
+        ({"bf16": 1}, "bf16 is 1 (a int), needed is a value of type bool"),
+        ({"max_step": 5}, "unknown argument 'max_step'"),
+        ({"optim": "adagrad"}, "optim is 'adagrad', needed is one of adamw"),
+        ({"json_file": "nowhere.json"}, "nowhere.json: no such file"),
+    ],
+)
+def test_what_is_wrong_by_name(told: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        parse_arguments(PretrainArguments, told)
+    assert str(refusal.value).startswith(said)
+
+
+def test_sequences_and_paths_become_what_a_file_would_hold() -> None:
+    arguments, _ = parse_arguments(GlueArguments, {"seeds": (1, 2), "train_file": Path("a/b.csv")})
+    assert (arguments.seeds, arguments.train_file) == ([1, 2], "a/b.csv")

@@ -1,6 +1,7 @@
 """Peaks are those of the card and the precision; TF32 is on where it was asked for, and nowhere else."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings, Precision
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
-from ds_bert.training.precision import known_peak, set_fp32_products
+from ds_bert.training.precision import fp32_products, known_peak
 from tests.support.meters import ONE
 
 
@@ -73,11 +74,16 @@ def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def _after(device: str, settings: EngineSettings, rank: int = 0) -> tuple[str, bool, bool]:
-    """What is set once a run has begun, after one that had all of it the other way round."""
-    torch.set_float32_matmul_precision("highest" if settings.tf32 else "high")
-    torch.backends.cudnn.allow_tf32 = not settings.tf32
-    set_fp32_products(Grid(ONE, rank, torch.device(device), 30.0), settings)
-    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    """What is set while a run lasts in a process that had all of it the other way round, and has it so afterwards."""
+    before = ("highest" if settings.tf32 else "high", not settings.tf32)
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+    with suppress(KeyboardInterrupt), fp32_products(Grid(ONE, rank, torch.device(device), 30.0), settings):
+        found = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        in_cuda = torch.backends.cuda.matmul.allow_tf32
+        raise KeyboardInterrupt
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+    return *found, in_cuda
 
 
 LINE = "fp32 matrix products in TF32; --tf32 false for full fp32\n"

@@ -1,0 +1,43 @@
+"""The jobs, to be called from Python: one after another in one process, as in a notebook.
+
+    from ds_bert import jobs
+
+    jobs.run("pretrain", config_name="bert-base-uncased", train_path="data/wiki", output_dir="runs/wiki")
+
+A launcher starts the same jobs as `pipelines/pretrain.py`, or as the module `ds_bert.jobs.pretrain`.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from ds_bert.errors import UserError
+from ds_bert.flags import wrong_choice
+from ds_bert.spelling import did_you_mean
+from ds_bert.training.unknown import JOBS as SCRIPTS
+
+# One module of this package for each, with a function ``main(told) -> int``; only the one asked for is imported.
+JOBS = tuple(Path(script).stem for script in SCRIPTS)
+
+
+def run(job: str, json_file: str | Path | None = None, /, **arguments: Any) -> int:
+    """Run a job on this process alone; what it needs of the process is given back at the end, however it ends.
+
+    Ctrl-C (a notebook's "interrupt") ends it with a checkpoint after the step under way, where it runs in the main
+    thread; pressed again, at once. The same run gives the same numbers, to the bit, as in a new process.
+
+    Args:
+        job: one of `JOBS`.
+        json_file: with any of the arguments.
+        arguments: by the names of the job's flags; they override the file's.
+
+    Returns:
+        0, or 128 + the number of the signal that ended it early.
+
+    Raises:
+        UserError: a mistake in what was handed in, found before training.
+        StartError, JobFailure: as the job raises them.
+    """
+    if job not in JOBS:
+        raise UserError(f"there is no job {job!r}, {wrong_choice(JOBS, did_you_mean(job, JOBS))}")
+    return importlib.import_module(f"ds_bert.jobs.{job}").main({"json_file": json_file, **arguments})
