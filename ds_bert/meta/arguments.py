@@ -1,6 +1,7 @@
 """The arguments of meta-training and of few-shot fine-tuning."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ds_bert.training.arguments import (
     TrainingArguments,
@@ -126,3 +127,8 @@ class FewShotArguments:
     ddp_timeout: int = argument(1800, "Seconds that a rank waits for one that lives but does not come.")
     heartbeat_timeout: int = argument(30, "Seconds after which a rank that gives no sign of life ends the job.")
     local_rank: int = argument(-1, "Set by the deepspeed launcher.")
+
+    @property
+    def report_dir(self) -> Path | None:
+        """Where traces and what explains a failure go."""
+        return Path(self.output_dir) if self.output_dir else None
