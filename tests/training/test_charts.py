@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ds_bert.multitask.charts import draw_scores
@@ -62,7 +62,8 @@ def test_the_measure_that_chose_the_best_is_drawn_in_the_terminal() -> None:
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are drawn."""
     kept: list[Figure] = []
-    monkeypatch.setattr(pyplot, "close", kept.append)
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: (save(figure, path, dpi=dpi), kept.append(figure)))
     return kept
 
 
@@ -76,7 +77,7 @@ def panels(figure: Figure) -> list[tuple[str, dict[str, list[tuple[float, float]
 
 def assert_legible(figure: Figure) -> None:
     """No text covers another, nor leaves the picture; a legend beside a panel leaves it free."""
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     for axes in figure.axes:
         legend, (left, right), (low, high) = axes.get_legend(), sorted(axes.get_xlim()), sorted(axes.get_ylim())
         texts = [label for label in axes.get_xticklabels() if left <= label.get_position()[0] <= right]

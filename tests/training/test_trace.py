@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from ds_bert.cli import main
 from ds_bert.engine.process_group import start_process_group
@@ -69,11 +70,11 @@ def test_the_command_draws_and_measures(tmp_path: Path, first: int, capsys: pyte
 @pytest.mark.parametrize("count", [1, 8, 100, 1000])
 def test_numbers_stand_in_their_boxes(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(pyplot, "close", figures.append)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: figures.append(figure))
     ends = np.cumsum(1.05 ** (np.arange(count) % 60))
     boxes = [Span("forward", 1, n, end - 1.05 ** (n % 60), end) for n, end in enumerate(ends.tolist())]
     draw_schedule(tmp_path / "schedule.png", [boxes], [0], 1, 1)
-    figures[0].canvas.draw()
+    FigureCanvasAgg(figures[0]).draw()
     (axes,) = figures[0].axes
     texts = {int(text.get_text()): text.get_window_extent() for text in axes.texts}
     bars = [bar.get_window_extent() for bar in axes.patches]
