@@ -72,7 +72,7 @@ class Model:
         options = MetaModel(**self.fields.get("meta_learning", {"pooling": arguments.pooling}))
         self.config = meta_config(self.fields, options, self.learner or {})
         self.weights = PretrainedWeights(self.folder, self.fields["model_type"])
-        check_meta_weights(self.weights, self.config, () if self.learner else FRESH)
+        self.lacking = check_meta_weights(self.weights, self.config, () if self.learner else FRESH)
 
     def stage(self, grid: Grid, seed: int) -> Any:
         """This process's layers, with their weights."""
@@ -176,7 +176,7 @@ def _show_overview(
         ("data", f"{tasks.name}: {len(tasks.episodes)} training sets, each by {', '.join(arguments.methods)}"),
         ("resume", (f"going on from {found}" if found else "none found, beginning anew") if arguments.resume else ""),
     ]
-    show_overview(grid, lines, [f"left out: {reason}" for reason in tasks.left_out])
+    show_overview(grid, lines, [*filter(None, [model.lacking]), *(f"left out: {each}" for each in tasks.left_out)])
 
 
 def _learn_all(

@@ -129,10 +129,9 @@ class MetaTrainJob(Job[MetaTrainArguments]):
         how = {name: getattr(arguments, name) for name in _FIXED}
         self.source, self.tasks, self.learner = source, tasks, learner_of(arguments)
         self.config = meta_config(source.fields, options, how)
-        if source.weights:
-            check_meta_weights(source.weights, self.config, FRESH)
+        lacking = check_meta_weights(source.weights, self.config, FRESH) if source.weights else ""
         model = {**source.fields, **options.fields(), "meta_learner": how}
-        super().__init__(plan, Run(model, data, source.weights))
+        super().__init__(plan, Run(model, data, source.weights, fresh_note=lacking))
 
     def build_engine(self, grid: Grid) -> Engine:
         """Build this process's stage."""

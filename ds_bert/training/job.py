@@ -130,6 +130,7 @@ class Run:
         data: fingerprint of the training data; None on a process that reads none.
         weights: to start from; None: fresh ones.
         fresh: names that keep fresh weights all the same.
+        fresh_note: on what of the model the weights lack.
         notes: what people should know before the first step.
     """
 
@@ -137,6 +138,7 @@ class Run:
     data: str | None
     weights: PretrainedWeights | None = None
     fresh: tuple[str, ...] = ()
+    fresh_note: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -233,12 +235,14 @@ class Job(ABC, Generic[A]):
         """Print what this job is about to do; None where nothing is trained."""
         weights, arguments = self.run.weights, self.arguments
         origin = f"weights of {weights.folder}" if weights else "fresh weights"
+        origin = f"weights of {self.resumed_from}" if self.resumed_from else origin
         lines = describe_engine(self.engine, self.run.model, origin)
         if course:
             lines.append(("batch", describe_batch(arguments, self.grid.num_replicas, self.unit)))
             lines.append(("steps", describe_steps(arguments, course.steps, course.sampler.steps_per_epoch)))
         lines += [*self.overview(), ("resume", describe_resumption(arguments, self.resumed_from))]
-        show_overview(self.grid, lines, self.run.notes)
+        fresh = [self.run.fresh_note] if self.run.fresh_note and not self.resumed_from else []
+        show_overview(self.grid, lines, [*fresh, *self.run.notes])
 
     def _saver(self) -> CheckpointSaver | None:
         arguments = self.arguments

@@ -79,17 +79,16 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
     return model
 
 
-def open_weights(arguments: PretrainArguments, model: dict[str, Any]) -> PretrainedWeights | None:
-    """Open the weights to start from; None for a model from scratch.
+def open_weights(arguments: PretrainArguments, model: dict[str, Any]) -> tuple[PretrainedWeights | None, str]:
+    """Open the weights to start from, None for a model from scratch; and a sentence on what they lack.
 
     Raises:
         UserError: they are missing, damaged or another model's.
     """
     if not arguments.model_name_or_path:
-        return None
+        return None, ""
     weights = PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"])
-    check_weights(weights, build_config(model), "pretraining")
-    return weights
+    return weights, check_weights(weights, build_config(model), "pretraining")[1]
 
 
 def choose_objective(
@@ -159,10 +158,10 @@ class PretrainJob(Job[PretrainArguments]):
     """
 
     def __init__(self, plan: Plan[PretrainArguments], model: dict[str, Any]) -> None:
-        weights = open_weights(plan.arguments, model)
+        weights, lacking = open_weights(plan.arguments, model)
         self.data = open_data(plan.arguments, model, plan.stage_map)
         self.config = build_config(model)
-        super().__init__(plan, Run(model, self.data.fingerprint, weights))
+        super().__init__(plan, Run(model, self.data.fingerprint, weights, fresh_note=lacking))
 
     def build_engine(self, grid: Grid) -> Engine:
         """Build this process's stage."""
