@@ -80,14 +80,14 @@ def make_plan(
         predictions: tokens of a sequence that are predicted, for an even cut.
 
     Raises:
-        UserError: the map is wrong, arguments contradict each other, or a schedule cannot run them.
+        UserError: the map is wrong, arguments contradict each other, or model or schedule cannot do what they say.
     """
     length = arguments.max_seq_length  # type: ignore[attr-defined]  # all jobs have it
     stage_map = choose_stage_map(arguments, given, model, length, predictions, head)
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
     check_numbers(arguments)
     check_schedule(arguments, stage_map)
-    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, build_config(model))
+    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, build_config(model, head))
     return Plan(arguments, stage_map, settings)
 
 
