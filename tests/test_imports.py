@@ -20,7 +20,7 @@ ALLOWED = {
     "schedules": set(),
     "modeling": BASE,
     "data": BASE,
-    "checkpoint": BASE | {"stage_map"},
+    "checkpoint": BASE | {"modeling", "stage_map"},
     "cluster": BASE | {"modeling", "stage_map"},
     "tasks": BASE | {"modeling", "data"},
     "engine": BASE | {"schedules", "stage_map"},

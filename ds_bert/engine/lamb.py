@@ -1,4 +1,4 @@
-"""LAMB (You et al. 2020) on flat buffers, and AdamW as BERT and ALBERT were trained with: without bias correction."""
+"""LAMB (You et al. 2020) on flat buffers, and AdamW as BERT was trained with: without bias correction."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Lamb(torch.optim.Optimizer):
     Args:
         groups: torch's, of one flat parameter each; "bucket" is the `Bucket` whose tensors adapt, None where none does.
         lr, betas, eps: as torch's.
-        bias_correction: whether m and v are divided by 1 - beta^t, as in the paper; ALBERT's are not.
+        bias_correction: whether m and v are divided by 1 - beta^t, as in the paper; in Google's code they are not.
     """
 
     def __init__(

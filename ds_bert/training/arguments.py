@@ -5,10 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds_bert.modeling.families import FAMILIES
+
 
 def argument(default: Any, text: str, **metadata: Any) -> Any:
     """Declare a dataclass field that is a command-line argument with a help text."""
     return field(default=default, metadata={"help": text, **metadata})
+
+
+def _of_families(name: str) -> str:
+    """Say which families were pre-trained with another value of an argument than its default."""
+    said = {family.class_prefix: family.pretraining.get(name) for family in FAMILIES.values()}
+    return "".join(f" Default for {title}: {str(value).lower()}." for title, value in said.items() if value is not None)
 
 
 def transport_argument() -> Any:
@@ -84,7 +92,9 @@ class TrainingArguments:
     adam_beta1: float = argument(0.9, "Decay of the first moment.")
     adam_beta2: float = argument(0.999, "Decay of the second moment.")
     adam_epsilon: float = argument(1e-8, "Added to the root of the second moment.")
-    adam_bias_correction: bool = argument(True, "Correct the moments' bias to 0 in adamw and lamb; ALBERT did not.")
+    adam_bias_correction: bool = argument(
+        True, "Correct the moments' bias to 0 in adamw and lamb; Google's code did not."
+    )
     layerwise_lr_decay: float = argument(1.0, "Learning rate of a layer, as a share of the next one's; 1 for one rate.")
     max_grad_norm: float = argument(1.0, "Bound of the global gradient norm over all stages; 0 for none.")
 
@@ -143,8 +153,11 @@ class PretrainArguments(TrainingArguments):
     max_predictions_per_seq: int = argument(20, "Most tokens to predict in a sequence.")
     whole_word_mask: bool = argument(False, "Mask whole words.")
     ngram_mask: int = argument(
-        0, "Mask runs of 1 to this many whole words, shorter ones more often; 0 or 1 for none. Default for ALBERT: 3."
+        0,
+        "Mask runs of 1 to this many whole words, shorter ones more often; 0 or 1 for none."
+        + _of_families("ngram_mask"),
     )
     sentence_order: bool = argument(
-        False, "Predict whether A and B were swapped, instead of whether B follows A. Default for ALBERT: true."
+        False,
+        "Predict whether A and B were swapped, instead of whether B follows A." + _of_families("sentence_order"),
     )
