@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.modeling.families import FAMILIES
+from ds_bert.schedules import SCHEDULES
 
 
 def argument(default: Any, text: str, **metadata: Any) -> Any:
@@ -65,7 +66,7 @@ class TrainingArguments:
     schedule: str = argument(
         "1f1b",
         "Order of forwards and backwards; 2bw never drains, on two weight versions.",
-        choices=["1f1b", "gpipe", "2bw"],
+        choices=SCHEDULES.keys(),
     )
     transport: str = transport_argument()
     deepspeed_config: str | None = argument(None, 'DeepSpeed JSON file; "auto" in it is filled from these arguments.')

@@ -168,7 +168,7 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
     numbers = {key: _number(config, key, source) for key in _NUMBERS}
     _refuse_options_of_others(arguments.optim, config, source)
     return EngineSettings(
-        schedule=arguments.schedule,  # type: ignore[arg-type]
+        schedule=arguments.schedule,
         optimizer=arguments.optim,  # type: ignore[arg-type]
         optimizer_options=_optimizer_options(arguments, numbers["optimizer.params.momentum"], source),
         weight_decay=arguments.weight_decay,
