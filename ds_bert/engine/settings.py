@@ -50,9 +50,8 @@ class EngineSettings:
     """Settings of one engine.
 
     Args:
-        optimizer: "adamw", "lamb", "adam" or "sgd".
-        optimizer_options: keyword arguments of torch's optimizer, or of `Lamb`, other than lr and weight_decay (betas,
-            eps, momentum). "adamw", too, takes ``bias_correction``.
+        optimizer: a name in `ds_bert.engine.optimizers.OPTIMIZERS`.
+        optimizer_options: what it is made with, other than lr and weight_decay (betas, eps, momentum).
         weight_decay: of parameters that decay.
         parameter_group: the group of a parameter, from its name and number of dimensions; the same on all processes.
         is_trained: whether the parameter of a name is updated; others have no gradient, no moments, no master copy.
@@ -66,7 +65,7 @@ class EngineSettings:
         traced: the steps whose instructions' times are kept, see `ds_bert.engine.timeline.Timeline`.
     """
 
-    optimizer: Literal["adamw", "lamb", "adam", "sgd"] = "adamw"
+    optimizer: str = "adamw"
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
     parameter_group: Callable[[str, int], ParameterGroup] = by_dimensions

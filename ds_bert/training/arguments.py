@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds_bert.engine.optimizers import OPTIMIZERS
 from ds_bert.modeling.families import FAMILIES
 from ds_bert.schedules import SCHEDULES
 
@@ -82,7 +83,7 @@ class TrainingArguments:
     per_device_eval_batch_size: int = argument(8, "The same for evaluation; need not be the training one.")
     gradient_accumulation_steps: int = argument(1, "Micro-batches of an optimizer step, per replica.")
 
-    optim: str = argument("adamw", "Optimizer.", choices=["adamw", "lamb", "adam", "sgd"])
+    optim: str = argument("adamw", "Optimizer.", choices=OPTIMIZERS.keys())
     learning_rate: float = argument(1e-4, "Peak learning rate.")
     lr_scheduler_type: str = argument(
         "linear", "Course of the learning rate after warm-up.", choices=["linear", "cosine", "constant"]
