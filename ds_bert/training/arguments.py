@@ -54,6 +54,9 @@ def trace_steps_argument() -> Any:
     )
 
 
+EXTENSIONS = {"help": "Python files that add families, heads, schedules or optimizers of your own."}
+
+
 @dataclass
 class TrainingArguments:
     """How to train: lengths, batches, optimizer, placement, output."""
@@ -62,6 +65,7 @@ class TrainingArguments:
     overwrite_output_dir: bool = argument(False, "Start anew: what output_dir held is moved aside, never deleted.")
     resume: bool = argument(False, "Go on from the newest checkpoint in output_dir, or begin where there is none.")
 
+    extensions: list[str] = field(default_factory=list, metadata=EXTENSIONS)
     stage_map: str | None = argument(None, "JSON file saying which layers run on which ranks, or a shipped map's name.")
     num_stages: int = argument(1, "Without a stage map: cut the layers into this many stages of even work.")
     schedule: str = argument(

@@ -13,6 +13,7 @@ from transformers import HfArgumentParser
 
 from ds_bert.engine.cuda_environment import set_pipeline_defaults
 from ds_bert.errors import UserError
+from ds_bert.extensions import import_extensions
 from ds_bert.files import read_json
 from ds_bert.flags import FlagParser, refusal, wrong_choice
 from ds_bert.training.unknown import explain, explain_value
@@ -32,6 +33,18 @@ class _Parser(FlagParser, HfArgumentParser):
                 action.help = f"The same as --{action.dest} false."
             if action.dest != "help":
                 action.default = argparse.SUPPRESS
+
+    def check_choices(self, given: dict[str, Any]) -> None:
+        """Refuse a value that is none of a flag's choices."""
+        for action in self._actions:
+            if action.dest in given:
+                try:
+                    super()._check_value(action, given[action.dest])
+                except argparse.ArgumentError as error:
+                    self.error(str(error))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Let it pass until `check_choices`: extensions, which are among the arguments, may add to the choices."""
 
     def explain(self, flag: str) -> str:
         return explain(flag.lstrip("-"), self.kind, "--{}".format)
@@ -62,9 +75,12 @@ def parse_arguments(kind: type[T], argv: Sequence[str] | None = None) -> tuple[T
         UserError: an unknown flag or key, or a value that is not of its type.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    given = vars(_Parser(kind).parse_args(words))
+    parser = _Parser(kind)
+    given = vars(parser.parse_args(words))
     json_file = given.pop("json_file", None)
+    import_extensions(given.get("extensions", []))
     values = (_read_values(kind, Path(json_file)) if json_file else {}) | given
+    parser.check_choices(given)
     if values.get("stage_map") or values.get("num_stages", 1) > 1:
         set_pipeline_defaults()  # here, as what jobs import next asks for GPUs
     return kind(**values), set(values)
@@ -81,6 +97,8 @@ def _read_values(kind: type, path: Path) -> dict[str, Any]:
     values = {}
     for key, value in data.items():
         values[key] = _checked(value, hints[key], f"{path}: {key}", key)
+    import_extensions(values.get("extensions", []))
+    for key, value in values.items():
         choices = known[key].metadata.get("choices")
         if choices and value not in choices:
             needed = wrong_choice(choices, explain_value(key, value, choices))

@@ -32,9 +32,14 @@ def shapes_of(fields: Mapping[str, Any], head: str) -> Shapes:
     return {prefix + name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
+def heads_of(fields: Mapping[str, Any]) -> list[str]:
+    """The heads that transformers has classes of, for this configuration's family."""
+    return [head for head in exportable_heads() if family_of(fields).has_whole(str(HEADS[head].class_ending))]
+
+
 def known_names(fields: Mapping[str, Any]) -> set[str]:
     """Names of all parameters that any class has for this configuration."""
-    return {name for head in exportable_heads() for name in shapes_of(fields, head)}
+    return {name for head in heads_of(fields) for name in shapes_of(fields, head)}
 
 
 def head_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
@@ -50,7 +55,7 @@ def head_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
         return left_over, lacking, class_name(fields["model_type"], head) != named
 
     names = set(names)
-    return min(exportable_heads(), key=misfit)
+    return min(heads_of(fields), key=misfit)
 
 
 def check_encoder(shapes: Shapes, found: Mapping[str, tuple[int, ...]], model_type: str, origin: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert.checkpoint.convert.classes import Shapes, head_of, known_names, shapes_of
+from ds_bert.checkpoint.convert.classes import Shapes, head_of, heads_of, known_names, shapes_of
 from ds_bert.errors import UserError
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.heads import HEADS
@@ -46,6 +46,9 @@ def plan_export(fields: Mapping[str, Any], found: Shapes, head: str | None, num_
     known = known_names(fields)
     stored = head_of(fields, found.keys() & known)
     head = head or stored
+    if head not in heads_of(fields):
+        there = ", ".join(heads_of(fields))
+        raise UserError(f"--head {head}: transformers has no such class of {fields['model_type']}, it has {there}")
     fields = _with_labels(fields, head, stored, num_labels)
     shapes = shapes_of(fields, head)
     # Two heads' classifiers are not each other's.

@@ -12,7 +12,6 @@ from ds_bert.modeling.families import FAMILIES
 
 _BUFFER = re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$")
 _OLD_NORM = {".gamma": ".weight", ".beta": ".bias"}
-_BARE = ("embeddings.", "encoder.", "pooler.")
 
 
 @dataclass
@@ -64,7 +63,8 @@ def _standard_name(name: str, model_type: str) -> str:
     for old, new in _OLD_NORM.items():
         if name.endswith(f"orm{old}"):
             name = name.removesuffix(old) + new
-    return FAMILIES[model_type].prefix + name if name.startswith(_BARE) else name
+    family = FAMILIES[model_type]
+    return family.prefix + name if name.startswith(family.bare_names) else name
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> str:

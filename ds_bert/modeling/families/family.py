@@ -81,6 +81,11 @@ class Family:
         return f"{self.model_type}."
 
     @property
+    def bare_names(self) -> tuple[str, ...]:
+        """What names begin with in a folder of the encoder alone, without the prefix."""
+        return (*self.embedding_names, f"{self.layer_name.partition('.')[0]}.", self.pooler_name)
+
+    @property
     def word_embeddings(self) -> str:
         """The full name of the word embeddings, which the decoder of pre-training is tied to."""
         return f"{self.prefix}embeddings.word_embeddings.weight"
@@ -143,6 +148,12 @@ class Family:
         import transformers
 
         return getattr(transformers, self.class_prefix + ending)
+
+    def has_whole(self, ending: str) -> bool:
+        """Whether transformers has a class that ends so."""
+        import transformers
+
+        return hasattr(transformers, self.class_prefix + ending)
 
     def embeddings(self, config: Any) -> "nn.Module":
         """Build the embeddings of tokens, types and positions, their sum's norm and dropout."""
