@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ds_bert.errors import exit_on_user_error
+from ds_bert.extensions import FLAG, take_extensions
 from ds_bert.flags import FlagParser
 
 # One module of ds_bert/commands/ for each. A module has a docstring (the help's first line), ``add_arguments(parser)``
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int | None:
-    parser = FlagParser(prog="ds-bert", description=__doc__)
+    arguments = take_extensions(arguments)
+    more = f"{FLAG} FILE.py ... before COMMAND imports files of your own that add families or heads."
+    parser = FlagParser(prog="ds-bert", description=__doc__, epilog=more)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():

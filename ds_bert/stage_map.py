@@ -201,7 +201,7 @@ def require_ascending(stage_map: StageMap, source: str) -> None:
         StageMapError: naming each layer whose stage comes before its predecessor's, and each warm-up longer than the
             one of the stage before it, which would wait for ever.
     """
-    why = "the schedules 1f1b, gpipe and 2bw need ascending stages"
+    why = "all schedules need ascending stages"
     names = [layers_in_words([layer], stage_map.num_layers) for layer in range(stage_map.num_layers)]
     faults = [
         f"{MODULES}[{layer}]: {why}, but {names[layer]} is on stage {stage} after {names[layer - 1]} on stage {before}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ds_bert"
-BASE = {"errors", "files", "flags", "spelling"}
+BASE = {"errors", "extensions", "files", "flags", "spelling"}
 # Each room, and the rooms that it may import from.
 ALLOWED = {
     "terminal": set(),
@@ -14,13 +14,14 @@ ALLOWED = {
     "spelling": set(),
     "files": {"errors", "spelling"},
     "flags": {"errors", "spelling"},
+    "extensions": {"errors"},
     "launcher": set(),
     "stage_map_faults": BASE | {"launcher"},
     "stage_map": BASE | {"stage_map_faults"},
     "schedules": set(),
     "modeling": BASE,
     "data": BASE,
-    "checkpoint": BASE | {"stage_map"},
+    "checkpoint": BASE | {"modeling", "stage_map"},
     "cluster": BASE | {"modeling", "stage_map"},
     "tasks": BASE | {"modeling", "data"},
     "engine": BASE | {"schedules", "stage_map"},

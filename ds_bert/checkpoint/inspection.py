@@ -1,6 +1,5 @@
 """What a checkpoint, the best or newest one of a run, or a Hugging Face folder holds; no weight is read."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
@@ -18,15 +17,11 @@ from ds_bert.checkpoint.run_facts import read_facts
 from ds_bert.checkpoint.run_model import checkpoint_in, is_run
 from ds_bert.checkpoint.tensors import MOMENTS, WEIGHTS, TensorFolder, has_tensors
 from ds_bert.errors import UserError
+from ds_bert.modeling.config import SIZES
+from ds_bert.modeling.families import Family, family_of
 
 _PREVIOUS = "previous_weights"  # the older of the two weight versions of 2BW, beside the moments
 _TIED = ("decoder.weight", "decoder.bias")
-_LAYER = re.compile(r"\.encoder\.(?:layer|albert_layer_groups)\.(\d+)\.")
-_SIZES = (
-    "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "embedding_size", "vocab_size",
-    "max_position_embeddings", "type_vocab_size", "num_hidden_groups", "num_labels",
-)  # fmt: skip
-
 Parameters = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
@@ -54,10 +49,14 @@ def inspect_folder(path: Path, fields: Mapping[str, Any], folder: Path) -> dict[
         "checkpoints": [checkpoint.name for checkpoint in folders.checkpoints(path)],
         "faults": [] if is_hugging_face(folder) else faults(folder, tensors=False),
         "model_type": fields["model_type"],
-        "sizes": {name: fields[name] for name in _SIZES if fields.get(name) is not None},
+        "sizes": {
+            name: fields[name]
+            for name in (*SIZES, *family_of(fields).sizes, "num_labels")
+            if fields.get(name) is not None
+        },
         "head": head_of(fields, parameters.keys() & known),
         "parameters": sum(prod(shape) for shape, _ in parameters.values()),
-        "parameters_by_layer": _by_layer(parameters, known),
+        "parameters_by_layer": _by_layer(parameters, known, family_of(fields)),
         "dtypes": dict(Counter(str(dtype).removeprefix("torch.") for _, dtype in parameters.values())),
         "step": facts.step,
         "state": {key: value for key, value in facts.state.items() if key not in ("step", "model")},
@@ -95,22 +94,22 @@ def _parameters(folder: Path, fields: Mapping[str, Any]) -> Parameters:
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in named.items()}
 
 
-def _by_layer(parameters: Parameters, known: set[str]) -> dict[str, int]:
-    """Elements of the embeddings, of every encoder layer (of an ALBERT: group of layers), of pooler, head and extra."""
+def _by_layer(parameters: Parameters, known: set[str], family: Family) -> dict[str, int]:
+    """Elements of the embeddings, of every encoder layer (or group of layers), of pooler, head and extra."""
     counts: Counter[str] = Counter()
     for name, (shape, _) in parameters.items():
-        counts[_layer_of(name) if name in known else "extra"] += prod(shape)
+        counts[_layer_of(name, family) if name in known else "extra"] += prod(shape)
     last = ("pooler", "head", "extra")
     places = {"embeddings": (0, 0), **{name: (2, place) for place, name in enumerate(last)}}
     return dict(sorted(counts.items(), key=lambda item: places.get(item[0]) or (1, int(item[0].rpartition(" ")[2]))))
 
 
-def _layer_of(name: str) -> str:
-    if match := _LAYER.search(name):
-        return f"encoder {'group' if name.startswith('albert.') else 'layer'} {match[1]}"
-    if ".embeddings." in name or "embedding_hidden_mapping_in" in name:
+def _layer_of(name: str, family: Family) -> str:
+    if part := family.encoder_part(name):
+        return f"encoder {'group' if family.shares_layers else 'layer'} {part[0]}"
+    if family.is_embedding(name):
         return "embeddings"
-    return "pooler" if ".pooler." in name else "head"
+    return "pooler" if name.startswith(family.prefix + family.pooler_name) else "head"
 
 
 def _moments(folder: Path) -> list[str]:

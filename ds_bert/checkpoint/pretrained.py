@@ -9,6 +9,7 @@ import torch
 from ds_bert.checkpoint.manifest import check_model
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.errors import UserError
+from ds_bert.modeling.families import FAMILIES
 
 _OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
@@ -20,7 +21,7 @@ class PretrainedWeights:
 
     Args:
         folder: of Hugging Face, or one of our checkpoints.
-        model_type: "bert" or "albert": the prefix that a bare encoder's names lack.
+        model_type: the family's, whose prefix a bare encoder's names lack.
 
     Raises:
         UserError: there are no weights, or they are damaged.
@@ -32,7 +33,7 @@ class PretrainedWeights:
             check_model(folder)
         self._tensors = TensorFolder(folder)
         self._left_out: tuple[str, ...] = ()
-        self._prefix = f"{model_type}."
+        self._prefix = FAMILIES[model_type].prefix
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a tensor of that name."""

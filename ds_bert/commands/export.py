@@ -5,19 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ds_bert.errors import UserError
+from ds_bert.modeling.heads import exportable_heads
 
 if TYPE_CHECKING:
     from ds_bert.checkpoint.convert.export import Export
-
-HEADS = (
-    "base",
-    "pretraining",
-    "masked-lm",
-    "sequence-classification",
-    "multiple-choice",
-    "question-answering",
-    "token-classification",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint-<step> folder, or a run's output_dir (its best one, else its newest)",
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write; must not hold anything")
-    parser.add_argument("--head", choices=HEADS, help="what to put on the encoder (default: what the checkpoint has)")
+    parser.add_argument(
+        "--head", choices=exportable_heads(), help="what to put on the encoder (default: what the checkpoint has)"
+    )
     parser.add_argument("--num_labels", type=int, help="labels of a classifier (default: the checkpoint's, else 2)")
     parser.add_argument("--seed", type=int, default=42, help="of a fresh head's first weights (default: %(default)s)")
     parser.add_argument(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "huggingface": "a folder with config.json and model.safetensors or pytorch_model.bin",
-    "tensorflow": "Google's folder of BERT or ALBERT, or a checkpoint's prefix in it",
+    "tensorflow": "Google's folder of a model, or a checkpoint's prefix in it",
     "deepspeed": "a pipeline's or a model's save_dir, or the folder of one tag",
     "pipedream": "its checkpoint_dir",
 }

@@ -14,6 +14,7 @@ from ds_bert.cluster.hostfile import Hostfile, check_slots, load_hostfile
 from ds_bert.cluster.remote import Report, Unanswered, ask_nodes
 from ds_bert.cluster.traffic import Volumes, describe_links, spell_bytes, traffic_between, volumes_of_step
 from ds_bert.errors import UserError
+from ds_bert.extensions import import_extensions
 from ds_bert.files import find_config, read_json
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import default_predictions, layer_costs
@@ -24,7 +25,7 @@ from ds_bert.training.arguments import TrainingArguments
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "ds_bert")
 DATA = (
     "train_path", "eval_path", "train_file", "validation_file", "predict_file", "test_file", "data_dir",
-    "task_train_files", "supervised_train_files", "task_dir", "support_file",
+    "task_train_files", "supervised_train_files", "task_dir", "support_file", "extensions",
 )  # fmt: skip
 # Paths, or names of what is shipped, on the hub or built in.
 NAMED = (
@@ -68,7 +69,8 @@ def _read_run(path: str | None) -> dict[str, Any]:
     given = read_json(Path(path)) if path else {}
     if not isinstance(given, dict):
         raise UserError(f"{path}: holds a {type(given).__name__}, needed is an object of arguments and values")
-    values |= {"max_seq_length": 128} | given
+    import_extensions(given.get("extensions") or [])
+    values |= {"max_seq_length": 128, "extensions": []} | given
     for name in ("max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
         if type(values[name]) is not int or values[name] < 1:
             raise UserError(f"{path}: {name} is {values[name]!r}, needed is a whole number from 1 on")

@@ -15,7 +15,7 @@ from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import LayerCost, default_predictions, layer_costs, stage_memory, stage_parameters
-from ds_bert.modeling.head_costs import HEAD_NAMES
+from ds_bert.modeling.heads import trainable_heads
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending, to_json
 from ds_bert.stage_map_faults import MODULES
 
@@ -73,7 +73,7 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
 def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens of a sequence (default: %(default)s)")
     parser.add_argument(
-        "--head", choices=HEAD_NAMES, default=HEAD_NAMES[0], help="the last layer (default: %(default)s)"
+        "--head", choices=trainable_heads(), default="pretraining", help="the last layer (default: %(default)s)"
     )
 
 

@@ -124,7 +124,9 @@ def _former_fingerprint(path: Path) -> str | None:
     vocabulary |= added
     decisive = [[vocabulary.get(place, "") for place in range(max(vocabulary) + 1)], state["normalizer"]]
     if is_unigram:
-        scores = [min(score, -100.0) if piece in special_tokens.ALBERT else score for piece, score in model["vocab"]]
-        extra = [token for token in added.values() if token not in special_tokens.ALBERT]
+        scores = [
+            min(score, -100.0) if piece in special_tokens.SENTENCEPIECE else score for piece, score in model["vocab"]
+        ]
+        extra = [token for token in added.values() if token not in special_tokens.SENTENCEPIECE]
         decisive += [np.array(scores).astype(np.float32).tolist(), state["pre_tokenizer"], extra]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

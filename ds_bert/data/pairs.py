@@ -28,7 +28,7 @@ from ds_bert.data.shards import ShardedCorpus
 from ds_bert.errors import UserError
 
 IS_NEXT, NOT_NEXT = 0, 1  # as transformers' BertForPreTraining counts
-IN_ORDER, SWAPPED = 0, 1  # as transformers' AlbertForPreTraining counts
+IN_ORDER, SWAPPED = 0, 1  # as transformers counts the order of sentences
 
 NUM_SPECIAL = 3  # [CLS], [SEP], [SEP]
 _SHORTEST_SEQUENCE, _LONGEST_SEQUENCE = 8, 1 << 15

@@ -48,7 +48,7 @@ def read_model(path: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerBas
         found = proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type).lower() if proto.pieces else "empty"
         raise UserError(f"{path}: its SentencePiece model is {found}, but needed is a unigram model such as ALBERT's")
     pieces = [(piece.piece, _NEVER_BEST if _ends_in_number(piece.piece) else piece.score) for piece in proto.pieces]
-    refuse_missing({piece for piece, _ in pieces}, special_tokens.ALBERT, path)
+    refuse_missing({piece for piece, _ in pieces}, special_tokens.SENTENCEPIECE, path)
     tokenizer = AlbertTokenizer(
         vocab=pieces,
         do_lower_case=bool(config.get("do_lower_case", True)),

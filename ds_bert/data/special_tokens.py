@@ -6,13 +6,13 @@ from pathlib import Path
 from ds_bert.errors import UserError
 
 ROLES = ("pad", "unk", "cls", "sep", "mask")
-BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-ALBERT = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+WORDPIECE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SENTENCEPIECE = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 
 
 def refuse_missing(vocabulary: Collection[str], needed: Sequence[str], origin: str | Path) -> None:
     """Raise `UserError` naming the special tokens that a vocabulary lacks, if it does."""
     missing = [token for token in needed if token not in vocabulary]
     if missing:
-        kind = "an ALBERT" if needed[0] == ALBERT[0] else "a BERT"
-        raise UserError(f"{origin}: lacks {', '.join(missing)}, but {kind} tokenizer needs {', '.join(needed)}")
+        kind = "SentencePiece" if needed[0] == SENTENCEPIECE[0] else "WordPiece"
+        raise UserError(f"{origin}: lacks {', '.join(missing)}, but a {kind} tokenizer needs {', '.join(needed)}")

@@ -2,7 +2,7 @@
 
 A folder is read by transformers' AutoTokenizer, so that its ids here are those of `pipeline()` there, whatever lies in
 it. That leaves what AutoTokenizer cannot read: a vocabulary without a word on the tokenizer it is for, or a file that
-the user names. It is read as BERT's or ALBERT's, with the settings beside it.
+the user names. It is read as WordPiece or as a SentencePiece model, with the settings beside it.
 """
 
 import json

@@ -29,7 +29,7 @@ from ds_bert.files import read_json, write_atomically, write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPECIAL_TOKENS = special_tokens.BERT
+SPECIAL_TOKENS = special_tokens.WORDPIECE
 FEWEST_TOKENS = 100
 CONTINUATION = "##"
 # What transformers keeps of how and where it read a tokenizer; it is no part of the tokenizer.
@@ -41,7 +41,7 @@ _MODEL_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 
 
 class Tokenizer:
-    """A WordPiece (BERT) or SentencePiece (ALBERT) tokenizer and the tables that masking needs.
+    """A WordPiece or SentencePiece tokenizer and the tables that masking needs.
 
     Attributes:
         backend: the tokenizer of the tokenizers library; use it where offsets into the text are needed.
@@ -168,7 +168,7 @@ class Tokenizer:
             self._theirs.save_pretrained(folder)
             config = {key: value for key, value in read_json(folder / CONFIG).items() if key not in _NOT_SAVED}
             config |= {f"{role}_token": token for role, token in zip(ROLES, self.special_tokens, strict=True)}
-            # What their defaults leave out: ALBERT's second segment, and padding that moves no position.
+            # What their defaults leave out: the second segment of SentencePiece, and padding that moves no position.
             config |= {"model_input_names": _MODEL_INPUTS, "padding_side": "right"}
             if config["tokenizer_class"] != "TokenizersBackend":
                 write_json(folder / CONFIG, config)
@@ -207,9 +207,9 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
 
     A folder is read as transformers' AutoTokenizer reads it, whatever files say what: the ids are the same. Where
     nothing there says which tokenizer it is (no tokenizer.json, no config.json, no ``tokenizer_class``), and where a
-    file is named, a vocabulary is read by itself: BERT's, or ALBERT's if its name ends in ``.model``, with the settings
-    of the tokenizer_config.json beside it. If that does not say ``do_lower_case``, ALBERT drops case, and BERT does
-    unless the vocabulary has words with capitals.
+    file is named, a vocabulary is read by itself: as WordPiece, or as a SentencePiece model if its name ends in
+    ``.model``, with the settings of the tokenizer_config.json beside it. If that does not say ``do_lower_case``, a
+    SentencePiece model drops case, and WordPiece does unless the vocabulary has words with capitals.
 
     Raises:
         UserError: there is none, transformers cannot read it, it is neither WordPiece nor Unigram or does not make
@@ -244,7 +244,7 @@ class _Saved:
 
 def _special_tokens_of(theirs: "PreTrainedTokenizerBase", is_sentencepiece: bool) -> tuple[str, ...]:
     """What transformers names so; else the usual ones: a tokenizer.json by itself names none."""
-    usual = special_tokens.ALBERT if is_sentencepiece else special_tokens.BERT
+    usual = special_tokens.SENTENCEPIECE if is_sentencepiece else special_tokens.WORDPIECE
     named = (getattr(theirs, f"{role}_token") for role in ROLES)
     return tuple(token or default for token, default in zip(named, usual, strict=True))
 
@@ -253,7 +253,9 @@ def _refuse_other_kinds(theirs: "PreTrainedTokenizerBase", origin: str) -> None:
     model = theirs.backend_tokenizer.model
     kind, name = type(model).__name__, type(theirs).__name__
     if not isinstance(model, models.WordPiece | models.Unigram):
-        raise UserError(f"{origin}: its {name} is of the kind {kind}, needed is WordPiece (BERT) or Unigram (ALBERT)")
+        raise UserError(
+            f"{origin}: its {name} is of the kind {kind}, needed is WordPiece or Unigram (a SentencePiece model)"
+        )
     if isinstance(model, models.WordPiece) and model.token_to_id(model.unk_token) is None:
         raise UserError(f"{origin}: lacks {model.unk_token}, which its WordPiece vocabulary needs for unknown words")
 

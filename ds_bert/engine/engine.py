@@ -15,10 +15,8 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Field
 from ds_bert.engine.upload import upload
-from ds_bert.schedules import two_bw
-from ds_bert.schedules.gpipe import gpipe
+from ds_bert.schedules import SCHEDULES
 from ds_bert.schedules.instructions import Backward, Forward
-from ds_bert.schedules.one_f_one_b import one_f_one_b
 
 
 class Engine:
@@ -44,7 +42,8 @@ class Engine:
     ) -> None:
         self.module, self.carry, self.micro_batches = module, carry, micro_batches
         self.settings, self.place, self.objective = settings, grid, objective
-        self._never_drains = settings.schedule == "2bw"
+        self.schedule = SCHEDULES[settings.schedule]
+        self._never_drains = settings.never_drains
         # Results are returned as soon as all processes have them; on a GPU, when the host need no longer wait for them.
         self._results_lag = 2 if self._never_drains else int(grid.device.type == "cuda")
         self.control = grid.new_group(backend="gloo")
@@ -132,7 +131,8 @@ class Engine:
         if self._never_drains and self.steps_done > self._drained_at:
             self.module.train()
             place, size = self.place, self.micro_batches
-            order = two_bw.drain(place.stage, place.num_stages, self.steps_done * size, self._drained_at * size)
+            done, drained = self.steps_done * size, self._drained_at * size
+            order = self.schedule.drain(place.stage, place.num_stages, done, drained)
             self._finish(up_to=self.steps_done - 2)
             self.execution.run(order)
             self._finish(up_to=self.steps_done - 1)
@@ -213,11 +213,8 @@ class Engine:
 
     def _order(self, micro_batches: int) -> Iterable[Forward | Backward]:
         place = self.place
-        if self._never_drains:
-            drained = self._drained_at * micro_batches
-            return two_bw.two_bw(place.stage, place.num_stages, micro_batches, self.steps_done, drained)
-        order = gpipe if self.settings.schedule == "gpipe" else one_f_one_b
-        return order(place.stage, place.num_stages, micro_batches)
+        drained = self._drained_at * micro_batches
+        return self.schedule.step(place.stage, place.num_stages, micro_batches, self.steps_done, drained)
 
     def _first_trained_stage(self) -> int:
         trained = [stages for name, stages in self.boundary.owners.items() if self.settings.is_trained(name)]
@@ -238,10 +235,8 @@ class Engine:
         """Give the layers the weights that a global batch computes with, and the place for its gradients."""
         if batch.step is None:
             self.boundary.bind(self.steps_done, self.steps_done)
-        elif self._never_drains:
-            self.boundary.bind(two_bw.weight_version(batch.step), batch.step)
         else:
-            self.boundary.bind(batch.step, batch.step)
+            self.boundary.bind(self.schedule.weight_version(batch.step), batch.step)
 
     def _after_backward(self, batch: GlobalBatch) -> None:
         """Move the step on that is under way; begin that of a global batch whose backwards are done."""

@@ -23,7 +23,6 @@ import torch.distributed as dist
 from ds_bert.engine.buckets import Bucket
 from ds_bert.engine.collectives import Group
 from ds_bert.engine.device import host_buffer
-from ds_bert.engine.lamb import Lamb
 from ds_bert.engine.layout import make_buckets, stages_by_name
 from ds_bert.engine.loss_scaler import LossScaler
 from ds_bert.engine.process_group import Grid
@@ -206,7 +205,7 @@ class Optimizer:
 
     @torch.no_grad()
     def _phases(self, reduction: Reduction) -> Iterator[list[Any]]:
-        """Sum the gradients, then their squared norm, then, for LAMB, the norms of its tensors."""
+        """Sum the gradients, then their squared norm, then what the optimizer asks for: LAMB, its tensors' norms."""
         yield [work for bucket in self.buckets if (work := bucket.begin_reduction(reduction.slot))]
         squares = [bucket.squared_norm(reduction.slot).reshape(1) for bucket in self.buckets]
         norm = torch.cat([reduction.sums.new_zeros(1), *squares]).sum().reshape(1)
@@ -217,8 +216,8 @@ class Optimizer:
         # torch's fused optimizers look for this name; they, too, skip a step without asking the host.
         setattr(self.torch_optimizer, "found_inf", reduction.overflow)  # noqa: B010
         self._clip(reduction)
-        if isinstance(self.torch_optimizer, Lamb):
-            yield self.torch_optimizer.begin()
+        if begin := getattr(self.torch_optimizer, "begin", None):
+            yield begin()
 
     @torch.no_grad()
     def finish(self, reduction: Reduction) -> PendingResult:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import torch
 
+from ds_bert.schedules import SCHEDULES
+
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
@@ -48,9 +50,8 @@ class EngineSettings:
     """Settings of one engine.
 
     Args:
-        optimizer: "adamw", "lamb", "adam" or "sgd".
-        optimizer_options: keyword arguments of torch's optimizer, or of `Lamb`, other than lr and weight_decay (betas,
-            eps, momentum). "adamw", too, takes ``bias_correction``.
+        optimizer: a name in `ds_bert.engine.optimizers.OPTIMIZERS`.
+        optimizer_options: what it is made with, other than lr and weight_decay (betas, eps, momentum).
         weight_decay: of parameters that decay.
         parameter_group: the group of a parameter, from its name and number of dimensions; the same on all processes.
         is_trained: whether the parameter of a name is updated; others have no gradient, no moments, no master copy.
@@ -60,11 +61,11 @@ class EngineSettings:
         tf32: whether a job lets CUDA take fp32 matrix products in TF32, see `ds_bert.training.precision`.
         recompute: activation checkpointing, layer by layer.
         seed: of dropout.
-        schedule: order of forwards and backwards.
+        schedule: order of forwards and backwards, a name in `ds_bert.schedules.SCHEDULES`.
         traced: the steps whose instructions' times are kept, see `ds_bert.engine.timeline.Timeline`.
     """
 
-    optimizer: Literal["adamw", "lamb", "adam", "sgd"] = "adamw"
+    optimizer: str = "adamw"
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
     parameter_group: Callable[[str, int], ParameterGroup] = by_dimensions
@@ -76,7 +77,7 @@ class EngineSettings:
     loss_scaling: LossScaling = LossScaling()
     recompute: bool = False
     seed: int = 42
-    schedule: Literal["1f1b", "gpipe", "2bw"] = "1f1b"
+    schedule: str = "1f1b"
     traced: range | int = 0
 
     @property
@@ -90,6 +91,11 @@ class EngineSettings:
         return torch.float64 if self.precision == "fp64" else torch.float32
 
     @property
+    def never_drains(self) -> bool:
+        """Whether the schedule lets global batches overlap."""
+        return SCHEDULES[self.schedule].never_drains
+
+    @property
     def weight_versions(self) -> int:
         """Weight versions that are alive at once."""
-        return 2 if self.schedule == "2bw" else 1
+        return SCHEDULES[self.schedule].weight_versions

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ds_bert.training.arguments import (
+    EXTENSIONS,
     TrainingArguments,
     argument,
     start_timeout_argument,
@@ -80,6 +81,7 @@ class FewShotArguments:
         None, "Folder of a meta-trained checkpoint or its run, or of any model for the baselines."
     )
     output_dir: str | None = argument(None, "Where results go; refused if not empty.")
+    extensions: list[str] = field(default_factory=list, metadata=EXTENSIONS)
     support_file: str | None = argument(None, "Examples to learn from: TFRecord, or JSON of LEOPARD.")
     test_file: str | None = argument(None, "Examples to be judged by, in the same form.")
     num_labels: int = argument(0, "Classes; 0: those of the support file.")

@@ -11,6 +11,7 @@ from ds_bert.engine.process_group import Grid, launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.adapters.head import MetaHead
 from ds_bert.modeling.adapters.layers import MetaModel, initialize_meta, meta_layers
+from ds_bert.modeling.families import families_that, family_of
 from ds_bert.modeling.model import build_config
 
 
@@ -18,10 +19,14 @@ def meta_config(fields: dict[str, Any], options: MetaModel, learner: dict[str, A
     """Build the model's configuration, which says how it was meta-trained, too (``meta_learner``).
 
     Raises:
-        UserError: adapters were asked for in a model whose layers share their parameters.
+        UserError: adapters were asked for in a model that has no place for them.
     """
-    if options.adapter_hidden_size and fields.get("model_type") == "albert":
-        raise UserError("--parameter_efficient: ALBERT's layers share their parameters, needed is a BERT for adapters")
+    family = family_of(fields)
+    if options.adapter_hidden_size and not family.adapter_places:
+        raise UserError(
+            f"--parameter_efficient: adapters have no place in the layers of the family {family.model_type}; needed is "
+            f"a model of {families_that('adapter_places')}"
+        )
     return build_config({**fields, **options.fields(), "meta_learner": learner}, MetaHead)
 
 
@@ -31,10 +36,10 @@ def build_stage(config: Any, grid: Grid, seed: int, recompute: bool, step_size: 
     Raises:
         UserError: layers of several stages share their parameters.
     """
-    groups = getattr(config, "num_hidden_groups", config.num_hidden_layers)
+    groups = family_of(config).num_groups(vars(config))
     if grid.num_stages > 1 and groups < config.num_hidden_layers:
         raise UserError(
-            f"--num_stages is {grid.num_stages}, but this ALBERT's layers share their parameters, which an inner step "
+            f"--num_stages is {grid.num_stages}, but this model's layers share their parameters, which an inner step "
             "changes on one stage only; needed is 1"
         )
     module = StageModule(meta_layers(config), grid.stage_map.cuts, grid, seed, recompute)

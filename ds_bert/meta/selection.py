@@ -1,13 +1,10 @@
 """Which parameters the inner loop adapts, and which the outer loop trains."""
 
-import re
 from dataclasses import dataclass
 
 from ds_bert.modeling.adapters.head import GENERATOR
 from ds_bert.modeling.adapters.layers import STEP_SIZE
-
-_LAYER = re.compile(r"\w+\.encoder\.(?:layer|albert_layer_groups)\.(\d+)\.(.*)")
-_FEED_FORWARD = re.compile(r"intermediate\.|output\.|albert_layers\.\d+\.(?:ffn|full_layer_layer_norm)")
+from ds_bert.modeling.families import encoder_part, is_embedding, is_feed_forward
 
 
 @dataclass(frozen=True)
@@ -30,14 +27,14 @@ class Selection:
         """Whether the inner loop changes the parameter of this name."""
         if name.startswith((GENERATOR, STEP_SIZE)):
             return False
-        layer = _LAYER.match(name)
-        if self.min_layer_with_grad > 0 and (".embeddings." in name or "embedding_hidden_mapping" in name):
+        part = encoder_part(name)
+        if self.min_layer_with_grad > 0 and is_embedding(name):
             return False
-        if layer and int(layer[1]) < self.min_layer_with_grad:
+        if part and part[0] < self.min_layer_with_grad:
             return False
         if self.parameter_efficient:
             return _is_of_task(name)
-        return not (self.warp_layers and layer and _FEED_FORWARD.match(layer[2]))
+        return not (self.warp_layers and is_feed_forward(name))
 
     def is_trained(self, name: str) -> bool:
         """Whether the outer loop changes the parameter of this name."""

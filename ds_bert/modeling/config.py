@@ -1,4 +1,4 @@
-"""A model's configuration: Hugging Face's ``config.json`` of BERT or ALBERT, read and checked without transformers."""
+"""A model's configuration: a ``config.json`` of Hugging Face's, read and checked without transformers."""
 
 import math
 from collections.abc import Iterable
@@ -7,6 +7,8 @@ from typing import Any
 
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
+from ds_bert.modeling.families import FAMILIES
+from ds_bert.modeling.families.family import Family
 
 SIZES = (
     "vocab_size",
@@ -17,41 +19,6 @@ SIZES = (
     "max_position_embeddings",
     "type_vocab_size",
 )
-BERT_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 0,
-}
-ALBERT_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 30000,
-    "embedding_size": 128,
-    "hidden_size": 4096,
-    "num_hidden_layers": 12,
-    "num_hidden_groups": 1,
-    "num_attention_heads": 64,
-    "intermediate_size": 16384,
-    "inner_group_num": 1,
-    "hidden_act": "gelu_new",
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "classifier_dropout_prob": 0.1,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 0,
-}
-DEFAULTS = {"bert": BERT_DEFAULTS, "albert": ALBERT_DEFAULTS}
 # fmt: off
 ACTIVATIONS = (
     "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "mish", "quick_gelu",
@@ -61,7 +28,6 @@ ACTIVATIONS = (
 
 _PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _POSITIVE = ("initializer_range", "layer_norm_eps")
-_ALBERT_SIZES = ("embedding_size", "num_hidden_groups", "inner_group_num")
 # What heads add to a configuration; each may be missing.
 _HEAD_SIZES = ("num_labels", "num_choices", "start_n_top", "end_n_top")
 # Keys that change the model; each has one value that is supported, which is also its default.
@@ -74,13 +40,13 @@ _FIXED = {
 
 
 def load_model_config(name_or_path: str | Path) -> dict[str, Any]:
-    """Read the configuration of a BERT or an ALBERT and fill in the family's defaults.
+    """Read the configuration of a model and fill in its family's defaults.
 
     Args:
         name_or_path: a folder that holds ``config.json``, a JSON file, or the name of a file in ``ds_configs/models``.
 
     Returns:
-        The file's keys, unknown ones included, over the `DEFAULTS` of its "model_type" ("bert" where that is missing).
+        The file's keys, unknown ones included, over the defaults of its "model_type" ("bert" where that is missing).
 
     Raises:
         UserError: nothing is found under that name (the shipped names are listed), or the file is not the
@@ -95,19 +61,21 @@ def check_model_config(data: Any, path: Path) -> dict[str, Any]:
     """Check what ``path`` holds, and fill in the family's defaults; see `load_model_config`."""
     if not isinstance(data, dict):
         raise UserError(f"{path}: found {_show(data)} at the top level, a model configuration is a JSON object")
-    family = data.get("model_type", "bert")
-    if not isinstance(family, str) or family not in DEFAULTS:
-        raise UserError(f'{path}: "model_type" is {_show(family)}, expected one of {", ".join(DEFAULTS)}')
-    config = {"model_type": family, **DEFAULTS[family], **data}
-    faults = [*_faults(config), *_head_faults(config)]
-    if family == "albert":
-        faults += _albert_faults(config)
+    model_type = data.get("model_type", "bert")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UserError(f'{path}: "model_type" is {_show(model_type)}, expected one of {", ".join(FAMILIES)}')
+    family = FAMILIES[model_type]
+    config = {"model_type": model_type, **family.defaults, **data}
+    faults = _size_faults(config, family.sizes)
+    if not faults and not _size_faults(config, SIZES):
+        faults = family.faults(config)
+    faults = [*_faults(config, family), *_head_faults(config), *faults]
     if faults:
         raise UserError(f"{path}: {'; '.join(faults)}")
     return config
 
 
-def _faults(config: dict[str, Any]) -> list[str]:
+def _faults(config: dict[str, Any], family: Family) -> list[str]:
     """Return one phrase for each key of ``config`` that describes no encoder."""
     faults = _size_faults(config, SIZES)
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
@@ -116,7 +84,9 @@ def _faults(config: dict[str, Any]) -> list[str]:
     vocabulary, padding = config["vocab_size"], config["pad_token_id"]
     if not _is_whole(padding, 0) or (_is_whole(vocabulary, 1) and padding >= vocabulary):
         faults.append(_expected(config, "pad_token_id", 'a whole number from 0 to below "vocab_size"'))
-    faults += _probability_faults(config, _PROBABILITIES)
+    of_heads = dict.fromkeys((family.classifier_dropout_key, "classifier_dropout"))
+    given = [key for key in of_heads if key in family.defaults or config.get(key) is not None]
+    faults += _probability_faults(config, [*_PROBABILITIES, *given])
     for key in _POSITIVE:
         if not (_is_real(config[key]) and 0 < config[key] < math.inf):
             faults.append(_expected(config, key, "a number above 0"))
@@ -129,19 +99,9 @@ def _faults(config: dict[str, Any]) -> list[str]:
     return faults
 
 
-def _albert_faults(config: dict[str, Any]) -> list[str]:
-    faults = _size_faults(config, _ALBERT_SIZES) + _probability_faults(config, ["classifier_dropout_prob"])
-    groups, layers = config["num_hidden_groups"], config["num_hidden_layers"]
-    if _is_whole(groups, 1) and _is_whole(layers, 1) and groups > layers:
-        faults.append(f'"num_hidden_groups" {groups} is more than "num_hidden_layers" {layers}')
-    return faults
-
-
 def _head_faults(config: dict[str, Any]) -> list[str]:
     """Return one phrase for each wrong key of those that a fine-tuned model's configuration has besides."""
     faults = _size_faults(config, [key for key in _HEAD_SIZES if config.get(key) is not None])
-    if config.get("classifier_dropout") is not None:
-        faults += _probability_faults(config, ["classifier_dropout"])
     for key in ("id2label", "label2id"):
         if not isinstance(config.get(key) or {}, dict):
             faults.append(_expected(config, key, "an object"))

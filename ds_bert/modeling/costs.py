@@ -4,8 +4,8 @@ With hidden size H, intermediate size I, vocabulary V, A attention heads and seq
 one forward pass, at 2·a·b·c operations for (a × b)·(b × c), are
 
 - encoder layer: 8·T·H² (query, key, value, output) + 4·T²·H (scores, context) + 4·T·H·I (feed-forward);
-- embeddings: none in BERT, they are looked up; 2·T·E·H in ALBERT, whose embeddings have a width E of their own;
-- head: see `ds_bert.modeling.head_costs`.
+- embeddings: none, they are looked up; but 2·T·E·H where they have a width E of their own;
+- head: see `ds_bert.modeling.heads.costs`.
 
 A backward pass takes twice as many. With I = 4H this is the count of Narayanan et al. 2021, "Efficient Large-Scale
 Language Model Training on GPU Clusters Using Megatron-LM" (arXiv 2104.04473), 24·T·H² + 4·T²·H for a layer.
@@ -16,12 +16,14 @@ that does not keep the T × T scores (SDPA's fused kernels) needs less.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert.modeling.config import SIZES
-from ds_bert.modeling.head_costs import head_cost
+from ds_bert.modeling.families import family_of, fields_of
+from ds_bert.modeling.families.family import Fields
+from ds_bert.modeling.heads import head_named
+from ds_bert.modeling.heads.costs import Sizes
 
 _MASK_BYTES = 1  # for each element that passes dropout
 
@@ -41,7 +43,7 @@ class LayerCost:
     tied_parameters: int = 0
     """Parameters of an earlier layer that this layer uses too; a stage without that layer holds one copy of them."""
     tied_to: str = ""
-    """The name of that layer: the embeddings for the decoder's matrix, a group's first layer for ALBERT's others."""
+    """The name of that layer: the embeddings of a decoder's matrix; the first of layers that share their parameters."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,13 @@ def layer_costs(
         sequence_length: tokens of a sequence, T.
         max_predictions: masked positions of a sequence, M; of no matter to other heads than "pretraining".
         bytes_per_value: bytes of an activation: 4 in fp32, 2 in bf16.
-        head: one of `HEAD_NAMES`; a layer of the user's own counts as nothing.
+        head: a name in `ds_bert.modeling.heads.HEADS`; a layer of the user's own counts as nothing.
     """
-    sizes = _sizes(config)
+    fields = {**fields_of(config), "model_type": family_of(config).model_type}
     return [
-        _embeddings(sizes, sequence_length, bytes_per_value),
-        *_encoder_layers(sizes, sequence_length, bytes_per_value),
-        _head(head, sizes, sequence_length, max_predictions, bytes_per_value),
+        _embeddings(fields, sequence_length, bytes_per_value),
+        *_encoder_layers(fields, sequence_length, bytes_per_value),
+        _head(head, fields, (sequence_length, max_predictions, bytes_per_value)),
     ]
 
 
@@ -101,40 +103,27 @@ def training_flops(
     return sum(layer.flops for layer in layer_costs(config, sequence_length, max_predictions, head=head))
 
 
-def _sizes(config: object) -> dict[str, int]:
-    """Return `SIZES` and, for BERT as for ALBERT, what ALBERT has besides, and the number of labels."""
-    fields = config if isinstance(config, Mapping) else vars(config)
-    sizes = {name: fields[name] for name in SIZES}
-    sizes["num_labels"] = fields.get("num_labels") or len(fields.get("id2label") or (0, 1))
-    is_albert = fields.get("model_type", getattr(config, "model_type", "bert")) == "albert"
-    sizes["embedding_size"] = fields["embedding_size"] if is_albert else sizes["hidden_size"]
-    sizes["num_hidden_groups"] = fields["num_hidden_groups"] if is_albert else sizes["num_hidden_layers"]
-    sizes["inner_group_num"] = fields["inner_group_num"] if is_albert else 1
-    sizes["has_projection"] = int(is_albert)
-    sizes["hidden_dropouts"] = 1 if is_albert else 2  # of a block; transformers' ALBERT has none after the feed-forward
-    return sizes
-
-
-def _embeddings(sizes: dict[str, int], tokens: int, width: int) -> LayerCost:
-    hidden, embedding = sizes["hidden_size"], sizes["embedding_size"]
-    rows = sizes["vocab_size"] + sizes["max_position_embeddings"] + sizes["type_vocab_size"]
+def _embeddings(fields: Fields, tokens: int, width: int) -> LayerCost:
+    family, hidden = family_of(fields), fields["hidden_size"]
+    embedding = family.embedding_size(fields)
+    rows = fields["vocab_size"] + fields["max_position_embeddings"] + fields["type_vocab_size"]
     parameters, flops = (rows + 2) * embedding, 0
     activations = tokens * embedding * (width + _MASK_BYTES)
-    if sizes["has_projection"]:
+    if family.has_projection(fields):
         parameters += embedding * hidden + hidden
         flops = 3 * 2 * tokens * embedding * hidden
         activations += tokens * embedding * width
     return LayerCost("embeddings", parameters, flops, activations)
 
 
-def _encoder_layers(sizes: dict[str, int], tokens: int, width: int) -> list[LayerCost]:
+def _encoder_layers(fields: Fields, tokens: int, width: int) -> list[LayerCost]:
     """Count every encoder layer; the first of each group owns the group's parameters."""
-    layers, inner = sizes["num_hidden_layers"], sizes["inner_group_num"]
-    parameters, flops, activations = (inner * count for count in _block(sizes, tokens, width))
+    family = family_of(fields)
+    parameters, flops, activations = (family.blocks(fields) * count for count in _block(fields, tokens, width))
     costs: list[LayerCost] = []
     owners: dict[int, str] = {}
-    for index in range(layers):
-        name, group = f"encoder layer {index}", int(index / (layers / sizes["num_hidden_groups"]))
+    for index in range(fields["num_hidden_layers"]):
+        name, group = f"encoder layer {index}", family.group(fields, index)
         if group in owners:
             costs.append(LayerCost(name, 0, flops, activations, parameters, tied_to=owners[group]))
         else:
@@ -143,26 +132,25 @@ def _encoder_layers(sizes: dict[str, int], tokens: int, width: int) -> list[Laye
     return costs
 
 
-def _block(sizes: dict[str, int], tokens: int, width: int) -> tuple[int, int, int]:
+def _block(fields: Fields, tokens: int, width: int) -> tuple[int, int, int]:
     """Return (parameters, flops, activation bytes) of one transformer block."""
-    hidden, intermediate, heads = sizes["hidden_size"], sizes["intermediate_size"], sizes["num_attention_heads"]
+    hidden, intermediate, heads = fields["hidden_size"], fields["intermediate_size"], fields["num_attention_heads"]
     attention = 4 * (hidden * hidden + hidden)
     feed_forward = 2 * hidden * intermediate + intermediate + hidden
     layer_norms = 2 * 2 * hidden
     forward = 8 * tokens * hidden**2 + 4 * tokens**2 * hidden + 4 * tokens * hidden * intermediate
     # per token: inputs of query/key/value, of the scores (2), of the context, of the output, of the feed-forward and
     # of two LayerNorms; inputs of GELU and of the second product; dropout masks
-    per_token = hidden * (8 * width + sizes["hidden_dropouts"] * _MASK_BYTES) + 2 * intermediate * width
+    per_token = hidden * (8 * width + family_of(fields).hidden_dropouts * _MASK_BYTES) + 2 * intermediate * width
     per_score = 2 * width + _MASK_BYTES  # softmax, its dropped-out copy, the mask
     return attention + feed_forward + layer_norms, 3 * forward, tokens * per_token + heads * tokens**2 * per_score
 
 
-def _head(
-    head: str | Callable[..., Any], sizes: dict[str, int], tokens: int, predictions: int, width: int
-) -> LayerCost:
-    if not isinstance(head, str):
-        return LayerCost("head", 0, 0, 0)
-    cost = head_cost(head, sizes, tokens, predictions, width)
+def _head(head: str | Callable[..., Any], fields: Fields, work: tuple[int, int, int]) -> LayerCost:
+    """Count a head; ``work`` is (tokens, predictions, bytes of an activation)."""
+    labels = fields.get("num_labels") or len(fields.get("id2label") or (0, 1))
+    embedding = family_of(fields).embedding_size(fields)
+    cost = head_named(head).cost(Sizes(fields["hidden_size"], embedding, fields["vocab_size"], labels, *work))
     return LayerCost("head", *cost, tied_to="embeddings" if cost.tied_parameters else "")
 
 

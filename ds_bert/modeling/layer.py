@@ -32,7 +32,7 @@ class Layer(nn.Module):
 
 @torch.no_grad()
 def initialize(name: str, parameter: torch.Tensor, std: float, seed: int, padding_id: int | None = None) -> None:
-    """Fill ``parameter`` in place with the initial weights of BERT and ALBERT: N(0, std), norms 1, biases 0.
+    """Fill ``parameter`` in place with the initial weights of BERT and its relatives: N(0, std), norms 1, biases 0.
 
     Row ``padding_id`` of the word embeddings is 0. A norm's name ends in "norm.weight", in any case of letters.
 

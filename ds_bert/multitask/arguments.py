@@ -6,6 +6,7 @@ from ds_bert.errors import UserError
 from ds_bert.modeling.conditional.arrangement import KINDS
 from ds_bert.multitask.sampling import KINDS as SAMPLINGS
 from ds_bert.multitask.uncertainty import FORMS
+from ds_bert.schedules import SCHEDULES
 from ds_bert.training.arguments import argument
 from ds_bert.training.finetune_arguments import FinetuneArguments
 
@@ -68,10 +69,10 @@ def settle(arguments: MultitaskArguments, given: set[str]) -> MultitaskArguments
     if not 0 < arguments.percent_of_max_data_size <= 1:
         found = arguments.percent_of_max_data_size
         raise UserError(f"--percent_of_max_data_size is {found}, needed is more than 0 and at most 1")
-    if "uncertainty" in wanted and arguments.schedule == "2bw":
+    if "uncertainty" in wanted and SCHEDULES[arguments.schedule].never_drains:
         raise UserError(
-            "--use_mt_uncertainty cannot be combined with --schedule 2bw: candidates are scored between two steps, and "
-            "2bw never comes to rest there; use 1f1b"
+            f"--use_mt_uncertainty cannot be combined with --schedule {arguments.schedule}: candidates are scored "
+            f"between two steps, and {arguments.schedule} never comes to rest there; use 1f1b"
         )
     return replace(arguments, task_sampling=wanted[0] if wanted else arguments.task_sampling)
 

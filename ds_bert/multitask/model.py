@@ -8,6 +8,7 @@ from typing import Any
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.modeling.conditional.layers import TASK_EMBEDDING
+from ds_bert.modeling.families import encoder_part, families_that, family_of, is_embedding
 from ds_bert.multitask.arguments import MultitaskArguments
 from ds_bert.multitask.tasks import MultitaskTask
 from ds_bert.training.model_source import Source
@@ -23,7 +24,8 @@ def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: M
         fields: of the model to start from.
 
     Raises:
-        UserError: the model is no BERT, has other modules, or its attention matrices are for shorter sequences.
+        UserError: the modules have no place in the model, it has other ones, or its attention matrices are for
+            shorter sequences.
     """
     trained = fields.get("conditional", "none") if arguments.model_name_or_path else "none"
     kind = arguments.conditional if "conditional" in given else fields.get("conditional", arguments.conditional)
@@ -34,8 +36,9 @@ def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: M
         )
     if kind == "none":
         return {"conditional": kind}
-    if fields["model_type"] != "bert":
-        raise UserError(f"--conditional {kind} needs a BERT, found an {fields['model_type']}; use --conditional none")
+    if not family_of(fields).can_be_conditional:
+        possible, found = families_that("can_be_conditional"), fields["model_type"]
+        raise UserError(f"--conditional {kind} needs a model of {possible}, found {found}; use --conditional none")
     length = -(-arguments.max_seq_length // _PAD_TO) * _PAD_TO
     stored = fields.get("conditional_length", length)
     if length > stored:
@@ -85,7 +88,7 @@ def for_tasks(source: Source, task: MultitaskTask, drop_classifier: bool) -> Sou
 
 @dataclass(frozen=True)
 class Frozen:
-    """Says which parameters are trained where the embeddings and the first encoder layers of a BERT are not.
+    """Says which parameters are trained where the embeddings and the first encoder layers are not.
 
     Args:
         layers: how many encoder layers are not.
@@ -95,10 +98,8 @@ class Frozen:
 
     def __call__(self, name: str) -> bool:
         """Whether the parameter that Hugging Face knows as ``name`` is trained; conditional ones always are."""
-        if name.startswith("bert.embeddings."):
-            return False
-        layer = re.match(r"bert\.encoder\.layer\.(\d+)\.", name)
-        return layer is None or int(layer[1]) >= self.layers
+        part = encoder_part(name)
+        return not is_embedding(name) and (part is None or part[0] >= self.layers)
 
 
 def freeze(settings: EngineSettings, layers: str | None, fields: Mapping[str, Any]) -> EngineSettings:
@@ -118,6 +119,9 @@ def freeze(settings: EngineSettings, layers: str | None, fields: Mapping[str, An
     found = re.fullmatch(r"0-(\d+)", layers)
     if not found or int(found[1]) > last:
         raise UserError(f"--freeze_encoder_layers is {layers!r}, needed is 0-N with N from 0 to {last}, the last layer")
-    if fields["model_type"] != "bert":
-        raise UserError(f"--freeze_encoder_layers needs a BERT: the layers of an {fields['model_type']} are shared")
+    if family_of(fields).shares_layers:
+        raise UserError(
+            f"--freeze_encoder_layers: the layers of an {fields['model_type']} share their parameters, so that none "
+            "can be frozen by itself; needed is another family's model, or no such flag"
+        )
     return replace(settings, is_trained=Frozen(int(found[1]) + 1))

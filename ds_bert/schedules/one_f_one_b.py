@@ -19,8 +19,3 @@ def one_f_one_b(stage: int, num_stages: int, micro_batches: int) -> Iterator[For
         yield Backward(micro_batch - warmup)
     for micro_batch in range(micro_batches - warmup, micro_batches):
         yield Backward(micro_batch)
-
-
-def bubble_share(num_stages: int, micro_batches: int) -> float:
-    """Share of a step in which a stage of an evenly cut pipeline has nothing to do, (p - 1) / (m + p - 1)."""
-    return (num_stages - 1) / (micro_batches + num_stages - 1)

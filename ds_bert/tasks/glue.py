@@ -21,7 +21,7 @@ from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import write_atomically
 from ds_bert.tasks.classification import ClassificationObjective
-from ds_bert.tasks.glue_metrics import BEST_METRIC, CLASSIFICATION, METRICS, REGRESSION
+from ds_bert.tasks.glue_metrics import CLASSIFICATION, METRICS, REGRESSION
 from ds_bert.tasks.task import SCORE, Outputs, Split, Task
 
 _HUB_SPLITS = {"train": "train", "eval": "validation", "predict": "test"}
@@ -149,7 +149,7 @@ def _assemble(data: TextData, encoder: Encoder, limits: Mapping[str, int | None]
         train=encoder.features(data.train, limits["train"]) if data.train else None,
         evaluation=evaluation,
         prediction=prediction,
-        best_metric=BEST_METRIC[metric],
+        best_metric=METRICS[metric].best,
         measures=tuple(METRICS[metric](np.arange(2), np.arange(2))),
         unit=SCORE,
         loss_unit="nats" if data.labels else "squared error",

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -61,30 +62,38 @@ def own_regression(predictions: np.ndarray, labels: np.ndarray) -> Measures:
 CLASSIFICATION, REGRESSION = "classification", "regression"
 """Where the measures of a user's own data stand in `METRICS`."""
 
-METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], Measures]] = {
-    "cola": matthews,
-    "sst2": accuracy,
-    "mrpc": accuracy_and_f1,
-    "stsb": correlations,
-    "qqp": accuracy_and_f1,
-    "mnli": accuracy,
-    "qnli": accuracy,
-    "rte": accuracy,
-    "wnli": accuracy,
-    "snli": accuracy,
-    "scitail": accuracy,
-    "ax": diagnostic,
-    CLASSIFICATION: own_classification,
-    REGRESSION: own_regression,
-}
-"""For each task a function of predictions and labels: class ids (N,), or numbers (N,)."""
 
-BEST_METRIC: Mapping[str, str] = {name: "accuracy" for name in METRICS} | {
-    "cola": "matthews_correlation",
-    "mrpc": "combined_score",
-    "stsb": "combined_score",
-    "qqp": "combined_score",
-    "ax": "matthews_correlation",
-    REGRESSION: "combined_score",
+@dataclass(frozen=True)
+class Metric:
+    """How a task is measured.
+
+    Args:
+        measure: a function of predictions and labels: class ids (N,), or numbers (N,).
+        best: the measure by which checkpoints are compared; higher is better.
+    """
+
+    measure: Callable[[np.ndarray, np.ndarray], Measures]
+    best: str = "accuracy"
+
+    def __call__(self, predictions: np.ndarray, labels: np.ndarray) -> Measures:
+        """Measure."""
+        return self.measure(predictions, labels)
+
+
+METRICS: Mapping[str, Metric] = {
+    "cola": Metric(matthews, "matthews_correlation"),
+    "sst2": Metric(accuracy),
+    "mrpc": Metric(accuracy_and_f1, "combined_score"),
+    "stsb": Metric(correlations, "combined_score"),
+    "qqp": Metric(accuracy_and_f1, "combined_score"),
+    "mnli": Metric(accuracy),
+    "qnli": Metric(accuracy),
+    "rte": Metric(accuracy),
+    "wnli": Metric(accuracy),
+    "snli": Metric(accuracy),
+    "scitail": Metric(accuracy),
+    "ax": Metric(diagnostic, "matthews_correlation"),
+    CLASSIFICATION: Metric(own_classification),
+    REGRESSION: Metric(own_regression, "combined_score"),
 }
-"""For each task the measure by which checkpoints are compared; higher is better."""
+"""Of each task, and of a user's own data."""

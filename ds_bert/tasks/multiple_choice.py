@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,36 @@ from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.task import SCORE, Outputs, Split, Task
 
 _ENCODING = 1  # to be raised when `encode_questions` gives other features
-_FILES = {"train": "train", "eval": "dev", "predict": "test"}  # of RACE and DREAM
+_FILES = {"train": "train", "eval": "dev", "predict": "test"}  # of benchmarks
 _FLAGS = {"train": "train_file", "eval": "validation_file", "predict": "test_file"}  # of own data
 
 Read = Callable[[str], list[Question]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A published data set.
+
+    Args:
+        read: reads a file of it: (folder, "train", "dev" or "test", whether answers are needed, levels of schools).
+        has_levels: whether its questions are of schools of several levels.
+        has_letters: whether predictions name options by letters from A, not by numbers from 0.
+    """
+
+    read: Callable[[Path, str, bool, Sequence[str]], list[Question]]
+    has_levels: bool = False
+    has_letters: bool = False
+
+
+BENCHMARKS = {
+    "RACE": Benchmark(
+        lambda folder, split, answered, levels: read_race(folder, split, levels, answered),
+        has_levels=True,
+        has_letters=True,
+    ),
+    "DREAM": Benchmark(lambda folder, split, answered, _: read_dream(folder, split, answered)),
+}
+"""By what `--task_name` calls them."""
 
 
 def multiple_choice_task(
@@ -53,7 +79,7 @@ def multiple_choice_task(
     option's number from 0.
 
     Args:
-        task_name: "RACE", "DREAM", or None or "custom" for own files.
+        task_name: one of `BENCHMARKS`, or None or "custom" for own files.
         data_dir: the data set's folder; not for own files.
         tokenizer: of the model.
         max_seq_length, max_qa_length, without_context: see `encode_questions`.
@@ -70,6 +96,7 @@ def multiple_choice_task(
     """
     check_lengths(max_seq_length, max_qa_length)
     files = {"train": train_file, "eval": validation_file, "predict": test_file}
+    benchmark = BENCHMARKS.get(task_name or "")
     read = _reader(task_name, data_dir, _levels(task_name, high_only, middle_only), files)
     limits = {"train": max_train_samples, "eval": max_eval_samples, "predict": max_predict_samples}
     questions = {split: read(split)[: limits[split]] for split in limits if split in splits}
@@ -89,7 +116,7 @@ def multiple_choice_task(
         objective=ClassificationObjective(num_labels=num_options),
         train=features.get("train"),
         evaluation=_evaluation(questions, features),
-        prediction=_prediction(questions, features, with_letters=task_name == "RACE"),
+        prediction=_prediction(questions, features, with_letters=benchmark is not None and benchmark.has_letters),
         best_metric="accuracy",
         measures=("accuracy",),
         unit=SCORE,
@@ -158,9 +185,10 @@ def _choices(outputs: Sequence[Outputs]) -> list[int]:
 def _levels(task_name: str | None, high_only: bool, middle_only: bool) -> tuple[str, ...]:
     if high_only and middle_only:
         raise UserError("--high_only and --middle_only exclude each other, at most one can be given")
-    if (high_only or middle_only) and task_name != "RACE":
-        flag = "--high_only" if high_only else "--middle_only"
-        raise UserError(f"{flag} is for --task_name RACE, but the task is {task_name or 'one of own files'}")
+    having = [name for name, benchmark in BENCHMARKS.items() if benchmark.has_levels]
+    if (high_only or middle_only) and task_name not in having:
+        flag, found = "--high_only" if high_only else "--middle_only", task_name or "one of own files"
+        raise UserError(f"{flag} is for --task_name {' or '.join(having)}, but the task is {found}")
     return ("high",) if high_only else ("middle",) if middle_only else LEVELS
 
 
@@ -168,18 +196,17 @@ def _reader(
     task_name: str | None, data_dir: str | Path | None, levels: Sequence[str], files: Mapping[str, str | Path | None]
 ) -> Read:
     """Return a function that reads a split, of "train", "eval" and "predict"."""
-    if task_name not in ("RACE", "DREAM", "custom", None):
-        raise UserError(f"--task_name {task_name}: there are RACE and DREAM; leave it out for files of your own")
-    if task_name in ("RACE", "DREAM"):
+    if task_name not in (*BENCHMARKS, "custom", None):
+        known = " and ".join(BENCHMARKS)
+        raise UserError(f"--task_name {task_name}: there are {known}; leave it out for files of your own")
+    if benchmark := BENCHMARKS.get(task_name or ""):
         given = next((split for split in files if files[split]), None)
         if given:
             raise UserError(f"--{_FLAGS[given]} is for own files, but --task_name is {task_name}; leave one out")
         if data_dir is None:
             raise UserError(f"--data_dir is missing: {task_name} needs the folder of its files")
         folder = Path(data_dir)
-        if task_name == "RACE":
-            return lambda split: read_race(folder, _FILES[split], levels, split != "predict")
-        return lambda split: read_dream(folder, _FILES[split], split != "predict")
+        return lambda split: benchmark.read(folder, _FILES[split], split != "predict", levels)
 
     def read_own(split: str) -> list[Question]:
         path = files[split]

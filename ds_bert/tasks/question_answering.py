@@ -44,7 +44,7 @@ class SpanObjective:
 class BeamSpanObjective(SpanObjective):
     """Half the sum of the start's, the end's and the answerability's cross-entropy, averaged over the global batch.
 
-    As ALBERT is trained on SQuAD v2.0: ½ (start + end) + ½ answerability.
+    That is ½ (start + end) + ½ answerability, as is usual for SQuAD v2.0.
     """
 
     targets = (*SpanObjective.targets, "is_impossible")

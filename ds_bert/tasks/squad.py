@@ -52,7 +52,7 @@ def squad_task(
         test_file: to predict, as the split "test"; its answers, where it has any, are not looked at.
         tokenizer: of the model.
         version_2: whether questions may have no answer.
-        head: "span" (BERT's) or "beam" (XLNet's, and ALBERT's for v2.0).
+        head: "span" (start and end) or "beam" (XLNet's, for v2.0).
         max_seq_length, doc_stride, max_query_length: see `WindowSizes`.
         n_best_size, max_answer_length, null_score_threshold: see `AnswerSettings`.
         start_n_top, end_n_top: the beam head's starts, and its ends for each.

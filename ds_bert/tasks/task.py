@@ -53,7 +53,7 @@ class Task:
 
     Args:
         name: shown to people.
-        head: name of a head in `ds_bert.modeling.model`, or a function from the model's configuration to a layer.
+        head: name of a head in `ds_bert.modeling.heads`, or a function from the model's configuration to a layer.
         config: what the head adds to the model's configuration: ``num_labels``, ``id2label``, ``problem_type``, …
         objective: the loss and its measures.
         train: examples to train on; None where nothing is to be trained.

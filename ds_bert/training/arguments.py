@@ -5,10 +5,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds_bert.engine.optimizers import OPTIMIZERS
+from ds_bert.modeling.families import FAMILIES
+from ds_bert.schedules import SCHEDULES
+
 
 def argument(default: Any, text: str, **metadata: Any) -> Any:
     """Declare a dataclass field that is a command-line argument with a help text."""
     return field(default=default, metadata={"help": text, **metadata})
+
+
+def _of_families(name: str) -> str:
+    """Say which families were pre-trained with another value of an argument than its default."""
+    said = {family.class_prefix: family.pretraining.get(name) for family in FAMILIES.values()}
+    return "".join(f" Default for {title}: {str(value).lower()}." for title, value in said.items() if value is not None)
 
 
 def transport_argument() -> Any:
@@ -44,6 +54,9 @@ def trace_steps_argument() -> Any:
     )
 
 
+EXTENSIONS = {"help": "Python files that add families, heads, schedules or optimizers of your own."}
+
+
 @dataclass
 class TrainingArguments:
     """How to train: lengths, batches, optimizer, placement, output."""
@@ -52,12 +65,13 @@ class TrainingArguments:
     overwrite_output_dir: bool = argument(False, "Start anew: what output_dir held is moved aside, never deleted.")
     resume: bool = argument(False, "Go on from the newest checkpoint in output_dir, or begin where there is none.")
 
+    extensions: list[str] = field(default_factory=list, metadata=EXTENSIONS)
     stage_map: str | None = argument(None, "JSON file saying which layers run on which ranks, or a shipped map's name.")
     num_stages: int = argument(1, "Without a stage map: cut the layers into this many stages of even work.")
     schedule: str = argument(
         "1f1b",
         "Order of forwards and backwards; 2bw never drains, on two weight versions.",
-        choices=["1f1b", "gpipe", "2bw"],
+        choices=SCHEDULES.keys(),
     )
     transport: str = transport_argument()
     deepspeed_config: str | None = argument(None, 'DeepSpeed JSON file; "auto" in it is filled from these arguments.')
@@ -73,7 +87,7 @@ class TrainingArguments:
     per_device_eval_batch_size: int = argument(8, "The same for evaluation; need not be the training one.")
     gradient_accumulation_steps: int = argument(1, "Micro-batches of an optimizer step, per replica.")
 
-    optim: str = argument("adamw", "Optimizer.", choices=["adamw", "lamb", "adam", "sgd"])
+    optim: str = argument("adamw", "Optimizer.", choices=OPTIMIZERS.keys())
     learning_rate: float = argument(1e-4, "Peak learning rate.")
     lr_scheduler_type: str = argument(
         "linear", "Course of the learning rate after warm-up.", choices=["linear", "cosine", "constant"]
@@ -84,7 +98,9 @@ class TrainingArguments:
     adam_beta1: float = argument(0.9, "Decay of the first moment.")
     adam_beta2: float = argument(0.999, "Decay of the second moment.")
     adam_epsilon: float = argument(1e-8, "Added to the root of the second moment.")
-    adam_bias_correction: bool = argument(True, "Correct the moments' bias to 0 in adamw and lamb; ALBERT did not.")
+    adam_bias_correction: bool = argument(
+        True, "Correct the moments' bias to 0 in adamw and lamb; Google's code did not."
+    )
     layerwise_lr_decay: float = argument(1.0, "Learning rate of a layer, as a share of the next one's; 1 for one rate.")
     max_grad_norm: float = argument(1.0, "Bound of the global gradient norm over all stages; 0 for none.")
 
@@ -143,8 +159,11 @@ class PretrainArguments(TrainingArguments):
     max_predictions_per_seq: int = argument(20, "Most tokens to predict in a sequence.")
     whole_word_mask: bool = argument(False, "Mask whole words.")
     ngram_mask: int = argument(
-        0, "Mask runs of 1 to this many whole words, shorter ones more often; 0 or 1 for none. Default for ALBERT: 3."
+        0,
+        "Mask runs of 1 to this many whole words, shorter ones more often; 0 or 1 for none."
+        + _of_families("ngram_mask"),
     )
     sentence_order: bool = argument(
-        False, "Predict whether A and B were swapped, instead of whether B follows A. Default for ALBERT: true."
+        False,
+        "Predict whether A and B were swapped, instead of whether B follows A." + _of_families("sentence_order"),
     )

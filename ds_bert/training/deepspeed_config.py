@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ds_bert.engine.optimizers import OPTIMIZERS, optimizers_with
 from ds_bert.engine.settings import EngineSettings, LossScaling, Precision
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
@@ -114,9 +115,13 @@ def _optimizer_type(config: dict[str, Any], source: str) -> str:
     kind = str(config["optimizer.type"]).lower()
     if kind == "adam" and config.get("optimizer.params.adam_w_mode", True):
         return "adamw"  # as DeepSpeed reads it
-    if kind not in ("adamw", "lamb", "adam", "sgd"):
-        raise UserError(f"{source}: optimizer.type is {config['optimizer.type']!r}, needed is AdamW, Lamb, Adam or SGD")
-    return kind
+    names = {entry.deepspeed_name: name for name, entry in OPTIMIZERS.items()}
+    found = next((name for theirs, name in names.items() if theirs.lower() == kind), None)
+    if found is None:
+        *most, last = names
+        needed = f"{', '.join(most)} or {last}"
+        raise UserError(f"{source}: optimizer.type is {config['optimizer.type']!r}, needed is {needed}")
+    return found
 
 
 def _unite(arguments: Arguments, given: set[str], key: str, name: str, value: Any, source: str) -> Arguments:
@@ -168,8 +173,8 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
     numbers = {key: _number(config, key, source) for key in _NUMBERS}
     _refuse_options_of_others(arguments.optim, config, source)
     return EngineSettings(
-        schedule=arguments.schedule,  # type: ignore[arg-type]
-        optimizer=arguments.optim,  # type: ignore[arg-type]
+        schedule=arguments.schedule,
+        optimizer=arguments.optim,
         optimizer_options=_optimizer_options(arguments, numbers["optimizer.params.momentum"], source),
         weight_decay=arguments.weight_decay,
         max_grad_norm=arguments.max_grad_norm,
@@ -190,20 +195,20 @@ def _settings(arguments: TrainingArguments, config: dict[str, Any], source: str)
 
 def _refuse_options_of_others(optimizer: str, config: dict[str, Any], source: str) -> None:
     """Refuse an option that the optimizer does not have and would ignore."""
-    option = "betas" if optimizer == "sgd" else "momentum"
-    value = config.get(f"optimizer.params.{option}", "auto")
-    if value != "auto":
-        raise UserError(f"{source}: optimizer.params.{option} is {value!r}, but {optimizer} has none; leave it out")
+    for option in ("betas", "eps", "momentum"):
+        value = config.get(f"optimizer.params.{option}", "auto")
+        if value != "auto" and option not in OPTIMIZERS[optimizer].options:
+            raise UserError(f"{source}: optimizer.params.{option} is {value!r}, but {optimizer} has none; leave it out")
 
 
 def _optimizer_options(arguments: TrainingArguments, momentum: float, source: str) -> dict[str, Any]:
-    if not arguments.adam_bias_correction and arguments.optim not in ("adamw", "lamb"):
+    if not arguments.adam_bias_correction and "bias_correction" not in OPTIMIZERS[arguments.optim].options:
         raise UserError(
             f"{source or 'arguments'}: adam_bias_correction is off with optimizer {arguments.optim}, "
-            "needed is adamw or lamb"
+            f"needed is {' or '.join(optimizers_with('bias_correction'))}"
         )
-    if arguments.optim == "sgd":
-        return {"momentum": momentum}
-    options: dict[str, Any] = {"betas": (arguments.adam_beta1, arguments.adam_beta2), "eps": arguments.adam_epsilon}
+    betas = (arguments.adam_beta1, arguments.adam_beta2)
+    known: dict[str, Any] = {"betas": betas, "eps": arguments.adam_epsilon, "momentum": momentum}
+    options = {name: value for name, value in known.items() if name in OPTIMIZERS[arguments.optim].options}
     # torch's own AdamW, which is one fused kernel, always corrects
     return options if arguments.adam_bias_correction else {**options, "bias_correction": False}

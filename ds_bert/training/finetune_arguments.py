@@ -72,7 +72,7 @@ class SquadArguments(FinetuneArguments):
     predict_file: str | None = argument(None, "SQuAD's JSON to evaluate on.")
     test_file: str | None = argument(None, "SQuAD's JSON, answers not needed, to predict.")
     version_2: bool = argument(False, "Some questions have no answer (SQuAD v2.0).")
-    head: str = argument("span", "Head: start and end, or ALBERT's with a beam.", choices=["span", "beam"])
+    head: str = argument("span", "Head: start and end, or XLNet's with a beam.", choices=["span", "beam"])
     max_seq_length: int = argument(384, "Most tokens of a window: question and a part of the context.")
     doc_stride: int = argument(128, "Tokens from the begin of a window to that of the next.")
     max_query_length: int = argument(64, "Most tokens of a question; longer ones are cut.")

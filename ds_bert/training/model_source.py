@@ -15,6 +15,7 @@ from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
 from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import build_config
 from ds_bert.training.finetune_arguments import FinetuneArguments
 
@@ -153,9 +154,7 @@ def _check_same_vocabulary(name: str, tokenizer: Tokenizer, folder: Path) -> Non
 def _override(arguments: FinetuneArguments, fields: dict[str, Any]) -> None:
     """Put dropout that was given into the model's configuration."""
     values = {name: getattr(arguments, name) for name in _OVERRIDES}
-    values["classifier_dropout_prob" if fields["model_type"] == "albert" else "classifier_dropout"] = (
-        arguments.classifier_dropout
-    )
+    values[family_of(fields).classifier_dropout_key] = arguments.classifier_dropout
     for name, value in values.items():
         if value is not None:
             if not 0 <= value < 1:

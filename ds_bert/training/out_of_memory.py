@@ -49,7 +49,7 @@ def _where(engine: Engine) -> str:
     step = engine.steps_done
     if number is None:
         return f"in step {step + 1}"
-    if engine.settings.schedule == "2bw":  # which numbers micro-batches on from step to step
+    if engine.settings.never_drains:  # which numbers micro-batches on from step to step
         step = number // total
     return f"in step {step + 1}, micro-batch {number % total + 1} of {total}"
 

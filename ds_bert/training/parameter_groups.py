@@ -1,15 +1,12 @@
 """Learning rates by layer: the closer to the input, the lower."""
 
-import re
 from dataclasses import dataclass, replace
 
 from transformers import PretrainedConfig
 
 from ds_bert.engine.settings import EngineSettings, ParameterGroup, by_dimensions
 from ds_bert.errors import UserError
-
-_EMBEDDINGS = re.compile(r"\w+\.(embeddings|encoder\.embedding_hidden_mapping_in)\.")
-_LAYER = re.compile(r"\w+\.encoder\.(layer|albert_layer_groups)\.(\d+)\.")
+from ds_bert.modeling.families import encoder_part, family_of, is_embedding
 
 
 @dataclass(frozen=True)
@@ -26,18 +23,17 @@ class LayerwiseDecay:
 
     def __call__(self, name: str, dimensions: int) -> ParameterGroup:
         """Return the group of the parameter that Hugging Face knows as ``name``."""
-        if layer := _LAYER.match(name):
-            depth = int(layer[2]) + 1
-        else:
-            depth = 0 if _EMBEDDINGS.match(name) else self.num_layers + 2
+        depth = 0 if is_embedding(name) else self.num_layers + 2
+        if part := encoder_part(name):
+            depth = part[0] + 1
         return replace(by_dimensions(name, dimensions), lr_scale=self.decay ** (self.num_layers + 2 - depth))
 
 
 def with_layerwise_decay(settings: EngineSettings, decay: float, config: PretrainedConfig) -> EngineSettings:
     """Give the parameters of each layer a learning rate of their own.
 
-    ALBERT's layers share the parameters of ``num_hidden_groups`` groups, mostly one: each group counts as one layer,
-    however often it is passed through. With one group, the encoder has d^2 and the embeddings have d^3.
+    Where encoder layers share their parameters, each group of them counts as one layer, however often it is passed
+    through. With one group, the encoder has d^2 and the embeddings have d^3.
 
     Args:
         settings: of the engine.
@@ -51,5 +47,5 @@ def with_layerwise_decay(settings: EngineSettings, decay: float, config: Pretrai
         raise UserError(f"--layerwise_lr_decay is {decay}, needed is more than 0 and at most 1")
     if decay == 1.0:
         return settings
-    num_layers = config.num_hidden_groups if config.model_type == "albert" else config.num_hidden_layers
+    num_layers = family_of(config).num_groups(vars(config))
     return replace(settings, parameter_group=LayerwiseDecay(decay, num_layers))

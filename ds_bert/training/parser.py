@@ -14,6 +14,7 @@ from transformers import HfArgumentParser
 
 from ds_bert.engine.cuda_environment import set_pipeline_defaults
 from ds_bert.errors import UserError
+from ds_bert.extensions import import_extensions
 from ds_bert.files import read_json
 from ds_bert.flags import FlagParser, refusal, wrong_choice
 from ds_bert.training.start import Told
@@ -34,6 +35,18 @@ class _Parser(FlagParser, HfArgumentParser):
                 action.help = f"The same as --{action.dest} false."
             if action.dest != "help":
                 action.default = argparse.SUPPRESS
+
+    def check_choices(self, given: dict[str, Any]) -> None:
+        """Refuse a value that is none of a flag's choices."""
+        for action in self._actions:
+            if action.dest in given:
+                try:
+                    super()._check_value(action, given[action.dest])
+                except argparse.ArgumentError as error:
+                    self.error(str(error))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Let it pass until `check_choices`: extensions, which are among the arguments, may add to the choices."""
 
     def explain(self, flag: str) -> str:
         return explain(flag.lstrip("-"), self.kind, "--{}".format)
@@ -63,14 +76,19 @@ def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str
     Raises:
         UserError: an unknown flag or key, or a value that is not of its type.
     """
+    parser = None
     if isinstance(told, Mapping):
         given = {name: _as_in_json(value) for name, value in told.items()}
     else:
-        given = vars(_Parser(kind).parse_args(list(sys.argv[1:] if told is None else told)))
+        parser = _Parser(kind)
+        given = vars(parser.parse_args(list(sys.argv[1:] if told is None else told)))
     json_file = given.pop("json_file", None)
     if isinstance(told, Mapping):
         given = _check_values(kind, given, "")
+    import_extensions(given.get("extensions", []))
     values = (_read_values(kind, Path(json_file)) if json_file else {}) | given
+    if parser:
+        parser.check_choices(given)
     if values.get("stage_map") or values.get("num_stages", 1) > 1:
         set_pipeline_defaults()  # here, as what jobs import next asks for GPUs
     return kind(**values), set(values)
@@ -99,6 +117,8 @@ def _check_values(kind: type, data: Mapping[str, Any], where: str) -> dict[str, 
     values = {}
     for key, value in data.items():
         values[key] = _checked(value, hints[key], f"{where}{key}", key)
+    import_extensions(values.get("extensions", []))
+    for key, value in values.items():
         choices = known[key].metadata.get("choices")
         if choices and value not in choices:
             needed = wrong_choice(choices, explain_value(key, value, choices))

@@ -8,6 +8,7 @@ from ds_bert.errors import UserError
 from ds_bert.files import find_config
 from ds_bert.launcher import command_for, were_started
 from ds_bert.modeling.costs import layer_costs
+from ds_bert.schedules import SCHEDULES
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending
 from ds_bert.training.arguments import TrainingArguments
 
@@ -59,7 +60,7 @@ def check_schedule(arguments: TrainingArguments, stage_map: StageMap) -> None:
     """Refuse what a schedule cannot run.
 
     Raises:
-        UserError: a warm-up that the schedules do not use; for 2BW, too few micro-batches, or fp16.
+        UserError: a warm-up that the schedules do not use, or what this schedule refuses.
     """
     stages, micro_batches = stage_map.num_stages, arguments.gradient_accumulation_steps
     usual = tuple(stages - 1 - stage for stage in range(stages))
@@ -68,16 +69,5 @@ def check_schedule(arguments: TrainingArguments, stage_map: StageMap) -> None:
             f"{arguments.stage_map}: stage_to_depth_map is {stage_map.stage_to_depth}, but the schedules warm up by "
             f"{usual} micro-batches, which is the least that keeps {stages} stages busy; leave the key out"
         )
-    if arguments.schedule != "2bw":
-        return
-    if micro_batches < stages:
-        raise UserError(
-            f"--gradient_accumulation_steps is {micro_batches}, but --schedule 2bw on {stages} stages needs at least "
-            f"{stages}, or two weight versions would not be enough (PipeDream's gradient_accumulation_steps g at "
-            "depth d is d x g here)"
-        )
-    if arguments.fp16:
-        raise UserError(
-            "--schedule 2bw cannot be combined with --fp16: the next global batch is under way before it is known "
-            "whether this one overflowed, so it could not be computed again at a lower loss scale; use --bf16"
-        )
+    if why := SCHEDULES[arguments.schedule].refusal(stages, micro_batches, arguments.fp16):
+        raise UserError(why)

@@ -13,6 +13,7 @@ from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import training_flops
+from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import PretrainArguments
@@ -84,19 +85,17 @@ def open_weights(arguments: PretrainArguments, model: dict[str, Any]) -> Pretrai
 def choose_objective(
     arguments: PretrainArguments, given: Collection[str], model: Mapping[str, Any]
 ) -> PretrainArguments:
-    """Fill in how an ALBERT was pre-trained (Lan et al. 2020), wherever the user did not say otherwise.
+    """Fill in how the model's family was pre-trained, wherever the user did not say otherwise.
 
-    Words are masked in n-grams of up to 3, unless ``whole_word_mask`` was given; the order of sentences is predicted.
+    Whole words are masked in n-grams only where ``whole_word_mask`` was not given.
 
     Args:
         arguments: of the job.
         given: names of those that the user gave.
         model: from `load_model`.
     """
-    if model.get("model_type") != "albert":
-        return arguments
-    usual: dict[str, Any] = {"sentence_order": True} | ({} if "whole_word_mask" in given else {"ngram_mask": 3})
-    return replace(arguments, **{name: value for name, value in usual.items() if name not in given})
+    said = {*given, "ngram_mask"} if "whole_word_mask" in given else given
+    return replace(arguments, **{key: value for key, value in family_of(model).pretraining.items() if key not in said})
 
 
 def describe_aim(arguments: PretrainArguments) -> str:

@@ -215,7 +215,7 @@ def _draw(
         draw_course(output_dir / "loss.png", entries, measures)
         lines.append(f"chart:  {output_dir / 'loss.png'}")
     if engine.settings.traced:
-        steps = 2 if engine.settings.schedule == "2bw" else 1  # to show how one goes over into the next
+        steps = engine.settings.weight_versions  # to show how one goes over into the next
         lines += keep_trace(output_dir, engine.place.stage_map, ranks, steps)
     return lines
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ds_bert.engine.engine import Engine
-from ds_bert.schedules.one_f_one_b import bubble_share
+from ds_bert.schedules import SCHEDULES
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter
 
@@ -26,12 +26,11 @@ def summarize(engine: Engine, outcome: Outcome, micro_batches: int, meter: Meter
     stages = range(engine.place.num_stages)
     of_stage = [[figures for figures in everyone if figures[0] == stage] for stage in stages]
     busy = [sum(share for _, share, _, _ in figures) / len(figures) for figures in of_stage]
-    never_drains = engine.settings.schedule == "2bw"
     return {
         **meter.speeds(outcome.samples, seconds),
         "busy_share_per_stage": busy,
         "bubble_share": 1.0 - sum(busy) / len(stages),
-        "bubble_share_even_cut": 0.0 if never_drains else bubble_share(len(stages), micro_batches),
+        "bubble_share_even_cut": SCHEDULES[engine.settings.schedule].bubble_share(len(stages), micro_batches),
         "bytes_sent": sum(sent for _, _, sent, _ in everyone),
         "peak_memory_per_stage": [max(peak for *_, peak in figures) for figures in of_stage],
     }

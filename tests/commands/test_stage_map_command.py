@@ -91,7 +91,7 @@ BAD = {
     "wrong length": (GOOD | {"module_to_stage_map": [0, 0, 0, 0, 1, 1, 1]}, "has 7 entries, expected 6"),
     "negative stage": (GOOD | {"module_to_stage_map": [0, 0, 0, 1, 1, -1]}, "found -1, expected a stage"),
     "gap": (GOOD | {"module_to_stage_map": [0, 0, 0, 2, 2, 2]}, "no layer is on stage 1"),
-    "order": (GOOD | {"module_to_stage_map": [0, 1, 0, 1, 1, 1]}, "1f1b, gpipe and 2bw need ascending stages"),
+    "order": (GOOD | {"module_to_stage_map": [0, 1, 0, 1, 1, 1]}, "all schedules need ascending stages"),
     "stage key": (GOOD | {"stage_to_rank_map": {"0": [0], "01": [1]}}, 'found the key "01"'),
     "rank missing": (GOOD | {"stage_to_rank_map": {"0": [1], "1": [2]}}, "rank 0 missing"),
     "rank twice": (GOOD | {"stage_to_rank_map": {"0": [0], "1": [0]}}, "stands already in"),

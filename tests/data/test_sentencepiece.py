@@ -209,7 +209,7 @@ def test_what_is_no_albert_model_is_refused(model: Path, tmp_path: Path) -> None
         "empty.model": "is empty, but needed is a unigram",
         "text.model": "no SentencePiece model",
         "pairs.model": "is bpe, but needed is a unigram",
-        "without.model": r"lacks \[MASK\], but an ALBERT tokenizer",
+        "without.model": r"lacks \[MASK\], but a SentencePiece tokenizer",
         "": "holds several models: empty.model, pairs.model",
     }.items():
         with pytest.raises(UserError, match=words) as error:

@@ -4,7 +4,7 @@ import pytest
 
 from ds_bert.engine.module import StageModule, layer_seed
 from ds_bert.engine.process_group import start_process_group
-from ds_bert.modeling.families.bert import WORD_EMBEDDINGS
+from ds_bert.modeling.families import FAMILIES
 from ds_bert.modeling.model import model_layers
 from ds_bert.stage_map import StageMap
 from tests.support.processes import run_on_ranks
@@ -27,7 +27,7 @@ def test_layer_seed_depends_on_everything() -> None:
 def _names(stage_map: StageMap) -> tuple[list[str], bool]:
     grid = start_process_group(stage_map, timeout_seconds=30)
     module = StageModule(model_layers(toy_config(), "pretraining"), stage_map.cuts, grid, seed=0, recompute=False)
-    tied = [value for name, _, _, value in module._local_parameters() if name == WORD_EMBEDDINGS]
+    tied = [value for name, _, _, value in module._local_parameters() if name == FAMILIES["bert"].word_embeddings]
     return list(module.parameters_by_name()), all(value is tied[0] for value in tied)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from ds_bert.modeling.beam_head import BeamQuestionAnsweringHead
+from ds_bert.modeling.heads.beam import BeamQuestionAnsweringHead
 from tests.support.beam import answer_logit, end_logit, start_logits
-from tests.support.models import FAMILIES, chain, toy_model
+from tests.support.models import BOTH, chain, toy_model
 
 HEAD = "beam-question-answering"
 ROWS, LENGTH, WIDTH = 4, 12, 32
@@ -105,7 +105,7 @@ def test_half_precision_gives_finite_float32(dtype: torch.dtype) -> None:
         assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in floats)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BOTH)
 def test_names_have_a_prefix_that_transformers_does_not_use(family: str) -> None:
     config = toy_model(family, HEAD)
     names = [name for name in chain(config, HEAD).parameters if not name.startswith(f"{family}.")]

@@ -8,8 +8,8 @@ from transformers import AlbertConfig, AlbertForPreTraining, BertConfig, BertFor
 from ds_bert.files import shipped_configs
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import default_predictions, layer_costs, stage_memory, stage_parameters
-from ds_bert.modeling.head_costs import HEAD_NAMES
-from tests.support.models import FAMILIES, chain, toy_model
+from ds_bert.modeling.heads import trainable_heads
+from tests.support.models import BOTH, chain, toy_model
 
 MODELS = sorted(path.stem for path in (shipped_configs() / "models").glob("*.json"))
 BERTS = [name for name in MODELS if not name.startswith("albert")]
@@ -62,8 +62,8 @@ def test_alberts_shared_parameters_are_counted_once(name, groups):
     assert stage_parameters([encoder[-1], head]) == group + head.parameters + tied
 
 
-@pytest.mark.parametrize("head", HEAD_NAMES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", trainable_heads())
+@pytest.mark.parametrize("family", BOTH)
 def test_parameters_and_flops_are_those_of_our_layers(family, head):
     """The products of one sequence, forward, as torch counts them: a third of those of a training step."""
     tokens, config = 16, toy_model(family, head, num_hidden_groups=2, num_choices=1)
@@ -103,7 +103,7 @@ def test_backward_takes_twice_the_forward():
     assert sum(layer.flops for layer in layer_costs(TINY, 8, 1)[1:-1]) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BOTH)
 def test_activations_are_those_torch_keeps(family):
     tokens, hidden, heads = 64, 48, 3
     sizes = {"hidden_size": hidden, "intermediate_size": 80, "max_position_embeddings": tokens}

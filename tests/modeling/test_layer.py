@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ds_bert.modeling.layer import initialize
-from tests.support.models import FAMILIES, chain, toy_model
+from tests.support.models import BOTH, chain, toy_model
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 
@@ -33,7 +33,7 @@ def test_norms_start_as_ones_and_biases_as_zeros(name: str) -> None:
 
 
 @pytest.mark.parametrize("head", ["pretraining", "sequence-classification", "beam-question-answering"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BOTH)
 def test_every_parameter_starts_as_its_kind_does(family: str, head: str) -> None:
     """By the module that holds it: norms are ones, biases zeros, all else spreads around zero."""
     for layer in chain(toy_model(family, head), head).layers:

@@ -9,13 +9,15 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from ds_bert.modeling.families import family_of
-from ds_bert.modeling.head_costs import HEAD_NAMES
-from ds_bert.modeling.heads import SequenceClassificationHead
+from ds_bert.errors import UserError
+from ds_bert.modeling.costs import layer_costs
+from ds_bert.modeling.families import FAMILIES, family_of
+from ds_bert.modeling.heads import HEADS, trainable_heads
+from ds_bert.modeling.heads.layers import SequenceClassificationHead
 from ds_bert.modeling.layer import Carry, Layer
-from ds_bert.modeling.model import HEADS, build_config, carry_declaration, model_layers
+from ds_bert.modeling.model import build_config, carry_declaration, model_layers
 from tests.support.checkpoints import toy_fields
-from tests.support.models import CHOICES, CLASSES, FAMILIES, chain, toy_model, transformers_model
+from tests.support.models import BOTH, CHOICES, CLASSES, chain, toy_model, transformers_model
 from tests.support.toy import global_batch
 
 # What of the outputs of transformers' models is which of ours.
@@ -65,7 +67,7 @@ def test_pretraining_is_that_of_transformers(family: str, changes: dict[str, Any
 
 
 @pytest.mark.parametrize("head", OUTPUTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BOTH)
 def test_outputs_are_those_of_transformers(family: str, head: str) -> None:
     config, inputs = toy_model(family, head), toy_inputs()
     rows = {name: tensor.unflatten(0, (-1, CHOICES)) if head == "multiple-choice" else tensor
@@ -77,7 +79,7 @@ def test_outputs_are_those_of_transformers(family: str, head: str) -> None:
 
 
 @pytest.mark.parametrize("head", CLASSES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BOTH)
 def test_padding_is_not_attended_to(family: str, head: str) -> None:
     config, inputs = toy_model(family, head), toy_inputs()
     mask, outputs, pooled = inputs["attention_mask"], [], head in ("sequence-classification", "multiple-choice")
@@ -98,7 +100,7 @@ def test_pretraining_without_labels_predicts_everywhere() -> None:
 
 
 @pytest.mark.parametrize("head", CLASSES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BOTH)
 def test_transformers_loads_our_weights_whole(family: str, head: str, tmp_path: Path) -> None:
     """No name is missing, none is left over, and what is tied stays so."""
     config = toy_model(family, head)
@@ -106,7 +108,7 @@ def test_transformers_loads_our_weights_whole(family: str, head: str, tmp_path: 
     save_file({name: parameter.data for name, parameter in ours.parameters.items()}, tmp_path / "model.safetensors",
               metadata={"format": "pt"})  # fmt: skip
     (tmp_path / "config.json").write_text(config.to_json_string(use_diff=False))
-    assert config.architectures == [family_of(config).name + CLASSES[head]]
+    assert config.architectures == [family_of(config).class_prefix + CLASSES[head]]
     auto = getattr(transformers, f"AutoModel{CLASSES[head]}")
     model, report = auto.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -129,7 +131,7 @@ def test_transformers_loads_our_weights_whole(family: str, head: str, tmp_path: 
 def test_the_classifiers_dropout_is_that_of_transformers(family: str, changes: dict[str, Any], dropout: float) -> None:
     for head in ("sequence-classification", "multiple-choice", "token-classification"):
         config = toy_model(family, head, **changes)
-        assert HEADS[head](config).dropout.p == transformers_model(config, head).dropout.p == dropout
+        assert HEADS[head].make(config).dropout.p == transformers_model(config, head).dropout.p == dropout
 
 
 class WideHead(SequenceClassificationHead):
@@ -143,7 +145,7 @@ def test_a_head_of_ones_own_is_a_class_or_a_function() -> None:
     def wide(config: Any) -> Layer:
         return SequenceClassificationHead(config, outputs=11)
 
-    config = toy_model("albert", "own")
+    config = toy_model("albert", "base")
     assert config.architectures == ["AlbertModel"]
     outputs: list[Carry] = [chain(config, head).run(toy_inputs()) for head in (WideHead, wide)]
     assert outputs[0]["logits"].shape == (8, 11)
@@ -157,9 +159,18 @@ def test_layers_of_a_group_hold_one_module_of_their_model() -> None:
     assert len({id(layer.block) for layer in (*first, *second)}) == 4
 
 
-def test_heads_are_those_that_are_counted() -> None:
-    assert tuple(HEADS) == HEAD_NAMES
-    assert len(model_layers(toy_model("bert", "pretraining"), "beam-question-answering")) == 6
+@pytest.mark.parametrize("head", trainable_heads())
+def test_every_head_is_a_layer_behind_the_encoder_and_is_counted(head: str) -> None:
+    config = toy_model("bert", head)
+    assert len(model_layers(config, head)) == 6
+    assert layer_costs(config, 16, 1, head=head)[-1].parameters > 0
+
+
+def test_a_family_has_no_head_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FAMILIES["albert"], "heads", ("question-answering",), raising=False)
+    build_config(toy_fields("albert"), "question-answering")
+    with pytest.raises(UserError, match="family albert has no head token-classification, only question-answering"):
+        build_config(toy_fields("albert"), "token-classification")
 
 
 def test_configuration_names_its_attention_and_fills_in_defaults() -> None:

@@ -5,15 +5,19 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AlbertConfig, BertConfig, BertForSequenceClassification, PretrainedConfig
+from transformers import AlbertConfig, BertConfig, BertForSequenceClassification
 from transformers.activations import ACT2FN
 
 from ds_bert.errors import UserError
-from ds_bert.modeling.config import ACTIVATIONS, ALBERT_DEFAULTS, BERT_DEFAULTS, load_model_config
+from ds_bert.modeling.config import ACTIVATIONS, load_model_config
+from ds_bert.modeling.families import FAMILIES
+
+BERT_DEFAULTS, ALBERT_DEFAULTS = (FAMILIES[name].defaults for name in ("bert", "albert"))
 
 
-@pytest.mark.parametrize(("config", "defaults"), [(BertConfig(), BERT_DEFAULTS), (AlbertConfig(), ALBERT_DEFAULTS)])
-def test_defaults_are_transformers_own(config: PretrainedConfig, defaults):
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
+def test_defaults_are_transformers_own(family):
+    config, defaults = family.whole("Config")(), family.defaults
     assert {key: getattr(config, key) for key in defaults} == defaults
 
 

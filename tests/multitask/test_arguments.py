@@ -61,7 +61,7 @@ def test_conditional_modules_are_those_asked_for_or_the_checkpoint_s() -> None:
     assert conditional_fields(MultitaskArguments(), set(), BERT) == {"conditional": "none"}
     with pytest.raises(UserError, match="at most 128"):
         conditional_fields(MultitaskArguments(max_seq_length=200), set(), stored)
-    with pytest.raises(UserError, match="needs a BERT"):
+    with pytest.raises(UserError, match="needs a model of bert, found albert"):
         conditional_fields(arguments, {"conditional"}, {**BERT, "model_type": "albert"})
 
 

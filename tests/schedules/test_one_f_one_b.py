@@ -14,7 +14,7 @@ from ds_bert.schedules.instructions import (
     SendGradient,
     instructions,
 )
-from ds_bert.schedules.one_f_one_b import bubble_share, one_f_one_b
+from ds_bert.schedules.one_f_one_b import one_f_one_b
 
 SENDS = {SendActivation: (1, ReceiveActivation), SendGradient: (-1, ReceiveGradient)}
 
@@ -82,7 +82,7 @@ def _check(stages: int, micro_batches: int) -> None:
         assert most == min(stages - stage, micro_batches)
     end, busy = _run(programs, forward=1.0, backward=2.0)
     assert busy == [3.0 * micro_batches] * stages
-    assert 1 - busy[0] / end == pytest.approx(bubble_share(stages, micro_batches))
+    assert 1 - busy[0] / end == pytest.approx((stages - 1) / (micro_batches + stages - 1))
 
 
 @pytest.mark.parametrize("stages, micro_batches", [(2, 4), (8, 8), (4, 32)])

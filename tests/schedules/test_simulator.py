@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import pytest
 
-from ds_bert.schedules.gpipe import gpipe
+from ds_bert.schedules import SCHEDULES
 from ds_bert.schedules.instructions import Backward, Forward
-from ds_bert.schedules.one_f_one_b import bubble_share, one_f_one_b
+from ds_bert.schedules.one_f_one_b import one_f_one_b
 from ds_bert.schedules.simulator import Deadlock, Simulation, simulate
-from ds_bert.schedules.two_bw import drain, two_bw, weight_version
 
 BATCHES = 4
+TWO_BW = SCHEDULES["2bw"]
 ALL = [(stages, micro_batches) for stages in range(1, 9) for micro_batches in range(1, 33)]
 
 
@@ -20,10 +20,10 @@ def run_two_bw(stages: int, micro_batches: int, drains: Iterable[int] = (BATCHES
     drained = 0
     for batch in range(BATCHES):
         for stage, order in enumerate(orders):
-            order.extend(two_bw(stage, stages, micro_batches, batch, drained * micro_batches))
+            order.extend(TWO_BW.step(stage, stages, micro_batches, batch, drained * micro_batches))
         if batch + 1 in drains:
             for stage, order in enumerate(orders):
-                order.extend(drain(stage, stages, (batch + 1) * micro_batches, drained * micro_batches))
+                order.extend(TWO_BW.drain(stage, stages, (batch + 1) * micro_batches, drained * micro_batches))
             drained = batch + 1
     return simulate(orders)
 
@@ -35,14 +35,21 @@ def check_each_once(simulation: Simulation, micro_batches: int) -> None:
             assert [step.micro_batch for step in stage if step.is_forward == is_forward] == list(range(micro_batches))
 
 
-@pytest.mark.parametrize("order", [one_f_one_b, gpipe])
-def test_schedules_that_flush(order) -> None:
+def bubble_share(stages: int, micro_batches: int) -> float:
+    """What every schedule that ends a global batch before the next one has at best."""
+    return (stages - 1) / (micro_batches + stages - 1)
+
+
+@pytest.mark.parametrize("name", [name for name, schedule in SCHEDULES.items() if not schedule.never_drains])
+def test_schedules_that_flush(name: str) -> None:
     for stages, micro_batches in ALL:
-        simulation = simulate([order(stage, stages, micro_batches) for stage in range(stages)])
+        schedule = SCHEDULES[name]
+        simulation = simulate([schedule.step(stage, stages, micro_batches, 5, 0) for stage in range(stages)])
         check_each_once(simulation, micro_batches)
         assert simulation.bubble_share == pytest.approx(bubble_share(stages, micro_batches))
+        assert schedule.bubble_share(stages, micro_batches) == simulation.bubble_share
         for stage in range(stages):
-            alive = micro_batches if order is gpipe else min(stages - stage, micro_batches)
+            alive = micro_batches if name == "gpipe" else min(stages - stage, micro_batches)
             assert simulation.live_activations(stage) == alive
 
 
@@ -74,18 +81,18 @@ def test_two_versions_are_enough_from_as_many_micro_batches_as_stages() -> None:
             done: set[int] = set()
             enough = True
             for batch in range(BATCHES):
-                needed = range((batch - 1) * micro_batches) if weight_version(batch) else ()
+                needed = range((batch - 1) * micro_batches) if TWO_BW.weight_version(batch) else ()
                 enough &= done.issuperset(needed)
                 done |= {
                     step.micro_batch
-                    for step in two_bw(stage, stages, micro_batches, batch)
+                    for step in TWO_BW.step(stage, stages, micro_batches, batch, 0)
                     if isinstance(step, Backward)
                 }
             assert enough or micro_batches < stages
 
 
 def test_weight_versions() -> None:
-    assert [weight_version(batch) for batch in range(5)] == [0, 0, 1, 2, 3]
+    assert [TWO_BW.weight_version(batch) for batch in range(5)] == [0, 0, 1, 2, 3]
 
 
 def test_a_deadlock_is_found() -> None:

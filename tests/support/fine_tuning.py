@@ -147,7 +147,7 @@ def _beam_reference(
 ) -> tuple[dict[str, torch.nn.Parameter], Callable[[Batch], torch.Tensor]]:
     """Transformers' encoder, and the head in loops over examples and tokens."""
     family = family_of(config)
-    encoder = getattr(transformers, f"{family.name}Model")(config, add_pooling_layer=False).eval()
+    encoder = getattr(transformers, f"{family.class_prefix}Model")(config, add_pooling_layer=False).eval()
     parameters = {f"{family.prefix}{name}": parameter for name, parameter in encoder.named_parameters()}
     for name, parameter in chain(config, BEAM, seed).parameters.items():
         parameters.setdefault(name, parameter)

@@ -12,7 +12,7 @@ from ds_bert.modeling.layer import Carry, Layer, initialize
 from ds_bert.modeling.model import build_config, model_layers
 from tests.support.toy import SIZES
 
-FAMILIES = ("bert", "albert")
+BOTH = ("bert", "albert")
 # Heads that transformers has a class for.
 CLASSES = {
     "pretraining": "ForPreTraining",
@@ -68,7 +68,7 @@ def chain(config: PretrainedConfig, head: Any, seed: int = 1) -> Chain:
 
 def transformers_model(config: PretrainedConfig, head: str, seed: int = 1) -> Any:
     """Transformers' model with our first weights, in evaluation mode."""
-    model = getattr(transformers, family_of(config).name + CLASSES[head])(config)
+    model = getattr(transformers, family_of(config).class_prefix + CLASSES[head])(config)
     _fill(dict(model.named_parameters()), config, seed)
     return model.eval()
 

@@ -135,7 +135,15 @@ def test_sgd_takes_momentum_and_no_betas(unite: Any) -> None:
         assert settings.optimizer_options == {"momentum": expected}
 
 
-@pytest.mark.parametrize(("optimizer", "option"), [("SGD", {"betas": [0.9, 0.98]}), ("AdamW", {"momentum": 0.9})])
+@pytest.mark.parametrize(
+    ("optimizer", "option"),
+    [
+        ("SGD", {"betas": [0.9, 0.98]}),
+        ("SGD", {"eps": 1e-6}),
+        ("AdamW", {"momentum": 0.9}),
+        ("Lamb", {"momentum": 0.9}),
+    ],
+)
 def test_options_that_an_optimizer_does_not_have_are_refused(unite: Any, optimizer: str, option: dict) -> None:
     with pytest.raises(UserError, match=f"optimizer.params.{next(iter(option))} .* but {optimizer.lower()} has none"):
         unite({"optimizer": {"type": optimizer, "params": option}})

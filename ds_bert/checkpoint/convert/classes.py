@@ -6,49 +6,40 @@ from typing import Any
 import torch
 
 from ds_bert.errors import UserError
-
-# What follows the family's name in a class's name; where parameters are of two classes, the earlier is meant.
-HEADS = {
-    "base": "Model",
-    "pretraining": "ForPreTraining",
-    "masked-lm": "ForMaskedLM",
-    "sequence-classification": "ForSequenceClassification",
-    "multiple-choice": "ForMultipleChoice",
-    "question-answering": "ForQuestionAnswering",
-    "token-classification": "ForTokenClassification",
-}
-FAMILIES = {"bert": "Bert", "albert": "Albert"}
+from ds_bert.modeling.families import FAMILIES, family_of
+from ds_bert.modeling.heads import HEADS, exportable_heads
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def class_name(model_type: str, head: str) -> str:
     """Name of transformers' class, "BertForMaskedLM"."""
-    return FAMILIES[model_type] + HEADS[head]
+    return FAMILIES[model_type].class_prefix + str(HEADS[head].class_ending)
 
 
 def make_config(fields: Mapping[str, Any], head: str) -> Any:
     """Build transformers' configuration of a class from a ``config.json``'s fields."""
-    import transformers
-
-    model_type = fields["model_type"]
-    config_class = getattr(transformers, f"{FAMILIES[model_type]}Config")
-    return config_class(**{**fields, "architectures": [class_name(model_type, head)]})
+    config_class = family_of(fields).whole("Config")
+    return config_class(**{**fields, "architectures": [class_name(fields["model_type"], head)]})
 
 
 def shapes_of(fields: Mapping[str, Any], head: str) -> Shapes:
-    """Name and shape of every parameter of a class, each tied one once; the encoder's begin with "bert.", "albert."."""
-    import transformers
-
+    """Name and shape of a class's parameters, each tied one once; the encoder's begin with the family's prefix."""
+    family = family_of(fields)
     with torch.device("meta"):
-        model = getattr(transformers, class_name(fields["model_type"], head))(make_config(fields, head))
-    prefix = f"{fields['model_type']}." if head == "base" else ""
+        model = family.whole(str(HEADS[head].class_ending))(make_config(fields, head))
+    prefix = family.prefix if head == "base" else ""
     return {prefix + name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def heads_of(fields: Mapping[str, Any]) -> list[str]:
+    """The heads that transformers has classes of, for this configuration's family."""
+    return [head for head in exportable_heads() if family_of(fields).has_whole(str(HEADS[head].class_ending))]
 
 
 def known_names(fields: Mapping[str, Any]) -> set[str]:
     """Names of all parameters that any class has for this configuration."""
-    return {name for head in HEADS for name in shapes_of(fields, head)}
+    return {name for head in heads_of(fields) for name in shapes_of(fields, head)}
 
 
 def head_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
@@ -64,7 +55,7 @@ def head_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
         return left_over, lacking, class_name(fields["model_type"], head) != named
 
     names = set(names)
-    return min(HEADS, key=misfit)
+    return min(heads_of(fields), key=misfit)
 
 
 def check_encoder(shapes: Shapes, found: Mapping[str, tuple[int, ...]], model_type: str, origin: str) -> list[str]:
@@ -73,7 +64,7 @@ def check_encoder(shapes: Shapes, found: Mapping[str, tuple[int, ...]], model_ty
     Args:
         shapes: of the class.
         found: shapes of the parameters there are.
-        model_type: "bert" or "albert".
+        model_type: the family's.
         origin: names them in messages.
 
     Returns:
@@ -83,7 +74,7 @@ def check_encoder(shapes: Shapes, found: Mapping[str, tuple[int, ...]], model_ty
         UserError: a part of the encoder is lacking, or a shape differs.
     """
     lacking = [name for name in shapes if name not in found]
-    encoder = [name for name in lacking if name.startswith(f"{model_type}.") and ".pooler." not in name]
+    encoder = [name for name in lacking if name.startswith(FAMILIES[model_type].prefix) and ".pooler." not in name]
     if encoder:
         raise UserError(f"{origin}: lacks {len(encoder)} parameters of the encoder, such as {encoder[0]}")
     for name in (name for name in shapes if name in found):

@@ -11,6 +11,7 @@ import torch
 from ds_bert.checkpoint.convert.classes import make_config
 from ds_bert.checkpoint.tensors import WEIGHTS, part_name, write_tensors
 from ds_bert.files import read_json, write_json
+from ds_bert.modeling.families import family_of
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -29,15 +30,15 @@ def write_model(folder: Path, fields: Mapping[str, Any], head: str, weights: Map
     Args:
         folder: an empty folder.
         fields: the model's configuration.
-        head: one of `classes.HEADS`.
-        weights: the class's parameters, the encoder's under names that begin with "bert." or "albert.".
+        head: one of `ds_bert.modeling.heads.exportable_heads`.
+        weights: the class's parameters, the encoder's under names that begin with the family's prefix.
     """
     ours = {"ds_bert", "torch_dtype"}
     types = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     fields = {key: value for key, value in fields.items() if key not in ours}
     if len(types) == 1:
         fields["dtype"] = str(types.pop()).removeprefix("torch.")
-    prefix = f"{fields['model_type']}." if head == "base" else ""
+    prefix = family_of(fields).prefix if head == "base" else ""
     named = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     write_tensors(folder / part_name(WEIGHTS, 0, 1), named)
     write_json(folder / "config.json", json.loads(make_config(fields, head).to_json_string(use_diff=False)))

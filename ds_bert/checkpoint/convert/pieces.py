@@ -1,4 +1,4 @@
-"""A BERT or an ALBERT from pieces: parts of it whose parameters are named inside each part only.
+"""A model from pieces: parts of it whose parameters are named inside each part only.
 
 Pipelines save each of their modules by itself, with names that begin where that system began them: "layers.2.attention.
 self.query.weight", "block.attention.self.query.weight". What they end with is what transformers' modules are named by,
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from ds_bert.errors import UserError
+from ds_bert.modeling.families import family_of
+from ds_bert.modeling.families.family import Family
 
 Piece = tuple[str, Mapping[str, torch.Tensor]]
 """Where it was read, and its parameters."""
@@ -19,45 +21,8 @@ Piece = tuple[str, Mapping[str, torch.Tensor]]
 _EMBEDDINGS = ("word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight")
 _NORM = ("LayerNorm.weight", "LayerNorm.bias")
 _BOTH = (".weight", ".bias")
-_BERT_LAYER = tuple(
-    module + kind
-    for module in (
-        "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
-        "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
-    )
-    for kind in _BOTH
-)  # fmt: skip
-_ALBERT_LAYER = tuple(
-    module + kind
-    for module in (
-        "attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm", "ffn",
-        "ffn_output", "full_layer_layer_norm",
-    )
-    for kind in _BOTH
-)  # fmt: skip
-_BERT_HEAD = {
-    "pooler.dense": "bert.pooler.dense",
-    "pooling_layer.dense": "bert.pooler.dense",
-    "transform.dense": "cls.predictions.transform.dense",
-    "transform.LayerNorm": "cls.predictions.transform.LayerNorm",
-    "seq_relationship": "cls.seq_relationship",
-    "classifier": "classifier",
-    "qa_outputs": "qa_outputs",
-}
-_ALBERT_HEAD = {
-    "pooler": "albert.pooler",
-    "projection": "albert.encoder.embedding_hidden_mapping_in",
-    "embedding_hidden_mapping_in": "albert.encoder.embedding_hidden_mapping_in",
-    "predictions.dense": "predictions.dense",
-    "predictions.LayerNorm": "predictions.LayerNorm",
-    "transform.dense": "predictions.dense",
-    "transform.LayerNorm": "predictions.LayerNorm",
-    "sop_classifier.classifier": "sop_classifier.classifier",
-    "seq_relationship.classifier": "sop_classifier.classifier",
-    "classifier": "classifier",
-    "qa_outputs": "qa_outputs",
-}
-_PREDICTIONS = {"bert": "cls.predictions.", "albert": "predictions."}
+# Heads of fine-tuning, which have one name wherever they stand.
+_HEADS = ("classifier", "qa_outputs")
 # The decoder and its bias, under the names that they have had.
 _DECODER = {
     "decoder.weight": "decoder.weight",
@@ -78,10 +43,12 @@ def assemble(pieces: Sequence[Piece], fields: Mapping[str, Any]) -> dict[str, to
         Parameters by Hugging Face's names, the decoder's copies of tied ones among them.
 
     Raises:
-        UserError: a parameter is of no known name, there are fewer or more encoder layers than ``fields`` says, or
-            layers that share their parameters differ.
+        UserError: the family's pieces cannot be joined, a parameter is of no known name, there are fewer or more
+            encoder layers than ``fields`` says, or layers that share their parameters differ.
     """
-    family = fields["model_type"]
+    family = family_of(fields)
+    if not family.layer_modules:
+        raise UserError(f"{pieces[0][0]}: how pieces of a {family.model_type} model are joined is not known here")
     layers: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
     weights: dict[str, torch.Tensor] = {}
     for number, (origin, parameters) in enumerate(pieces):
@@ -93,70 +60,65 @@ def assemble(pieces: Sequence[Piece], fields: Mapping[str, Any]) -> dict[str, to
                 raise UserError(f"{origin}: {name} would be a second {role}, with other values")
     for index, layer in enumerate(_encoder_layers(list(layers.values()), fields, pieces[0][0])):
         for ending, tensor in layer.items():
-            weights[_layer_name(family, index, ending)] = tensor
+            weights[family.block_name(index) + ending] = tensor
     return weights
 
 
-def _recognise(name: str, family: str, origin: str) -> tuple[str, str, str | None]:
+def _recognise(name: str, family: Family, origin: str) -> tuple[str, str, str | None]:
     """Split a name into (what stands before, its known ending), with Hugging Face's name unless it is of a layer."""
     roles = _roles(family)
     standard = name.replace(".gamma", ".weight").replace(".beta", ".bias").replace("dense_act.", "dense.")
     if standard in _BARE_DECODER:
-        return "", standard, _PREDICTIONS[family] + _BARE_DECODER[standard]
+        return "", standard, family.predictions_name + _BARE_DECODER[standard]
     parts = standard.split(".")
     for begin in range(len(parts)):
         ending = ".".join(parts[begin:])
         if ending in roles:
             return ".".join(parts[:begin]), ending, roles[ending]
-    raise UserError(f"{origin}: {name} is no parameter of a {family} model that is known here")
+    raise UserError(f"{origin}: {name} is no parameter of a {family.model_type} model that is known here")
 
 
-def _roles(family: str) -> dict[str, str | None]:
+def _roles(family: Family) -> dict[str, str | None]:
     """Hugging Face's name by a name's ending; None for those of encoder layers."""
-    head = _BERT_HEAD if family == "bert" else _ALBERT_HEAD
-    roles: dict[str, str | None] = {ending: f"{family}.embeddings.{ending}" for ending in (*_EMBEDDINGS, *_NORM)}
-    roles |= {ending + kind: name + kind for ending, name in head.items() for kind in _BOTH}
-    roles |= {ending: _PREDICTIONS[family] + name for ending, name in _DECODER.items()}
-    return roles | dict.fromkeys(_BERT_LAYER if family == "bert" else _ALBERT_LAYER)
+    modules = {**family.other_names, **{head: head for head in _HEADS}}
+    roles: dict[str, str | None] = {
+        ending: f"{family.prefix}{family.embedding_names[0]}{ending}" for ending in (*_EMBEDDINGS, *_NORM)
+    }
+    roles |= {ending + kind: name + kind for ending, name in modules.items() for kind in _BOTH}
+    roles |= {ending: family.predictions_name + name for ending, name in _DECODER.items()}
+    return roles | dict.fromkeys(module + kind for module in family.layer_modules for kind in _BOTH)
 
 
 def _encoder_layers(
     layers: list[dict[str, torch.Tensor]], fields: Mapping[str, Any], origin: str
 ) -> Iterable[dict[str, torch.Tensor]]:
-    """One set of parameters per encoder layer, or, for an ALBERT, per group that its layers share."""
-    wanted, found = fields["num_hidden_layers"], len(layers)
-    if fields["model_type"] == "albert":
-        groups = fields["num_hidden_groups"]
-        if found not in (groups, wanted):
-            raise UserError(f"{origin}: {found} encoder layers are there, the configuration has {wanted}")
-        return layers if found == groups else _groups(layers, groups, origin)
-    if found != wanted:
+    """One set of parameters per encoder layer, or per group that its layers share."""
+    wanted, groups, found = fields["num_hidden_layers"], family_of(fields).num_groups(fields), len(layers)
+    if found not in (groups, wanted):
         raise UserError(f"{origin}: {found} encoder layers are there, the configuration has {wanted}")
-    return layers
+    return layers if found == groups else _groups(layers, fields, origin)
 
 
-def _groups(layers: list[dict[str, torch.Tensor]], groups: int, origin: str) -> list[dict[str, torch.Tensor]]:
-    """The parameters of each group of an ALBERT's layers, all of which must have the same."""
+def _groups(
+    layers: list[dict[str, torch.Tensor]], fields: Mapping[str, Any], origin: str
+) -> list[dict[str, torch.Tensor]]:
+    """The parameters of each group of layers, all of which must have the same."""
+    family = family_of(fields)
     shared: dict[int, tuple[int, dict[str, torch.Tensor]]] = {}
     for index, layer in enumerate(layers):
-        first, expected = shared.setdefault(index * groups // len(layers), (index, layer))
+        first, expected = shared.setdefault(family.group(fields, index), (index, layer))
         differing = [name for name in sorted(expected.keys() | layer.keys()) if not _same(expected, layer, name)]
         if differing:
             raise UserError(
-                f"{origin}: encoder layers {first} and {index} (counted from 0) differ in {differing[0]}, but an "
-                f"ALBERT of {groups} groups shares it; needed are equal layers, or num_hidden_groups as it was trained"
+                f"{origin}: encoder layers {first} and {index} (counted from 0) differ in {differing[0]}, but a "
+                f"model of {family.num_groups(fields)} groups shares it; needed are equal layers, or num_hidden_groups "
+                "as it was trained"
             )
     return [layer for _, layer in shared.values()]
 
 
 def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], name: str) -> bool:
     return name in one and name in other and torch.equal(one[name], other[name])
-
-
-def _layer_name(family: str, index: int, ending: str) -> str:
-    if family == "bert":
-        return f"bert.encoder.layer.{index}.{ending}"
-    return f"albert.encoder.albert_layer_groups.{index}.albert_layers.0.{ending}"
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

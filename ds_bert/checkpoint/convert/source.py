@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 
+from ds_bert.modeling.families import FAMILIES
+
 _BUFFER = re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$")
 _OLD_NORM = {".gamma": ".weight", ".beta": ".bias"}
-_BARE = ("embeddings.", "encoder.", "pooler.")
-_WORDS = "embeddings.word_embeddings.weight"
-# The head of masked words: where its bias lies, and its copies of tied parameters.
-_PREDICTIONS = {"bert": "cls.predictions.", "albert": "predictions."}
 
 
 @dataclass
@@ -36,7 +34,7 @@ class Source:
 
 
 def standard_names(weights: Mapping[str, torch.Tensor], model_type: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Rename what transformers has ever written for a BERT or an ALBERT.
+    """Rename what transformers has ever written for a model of this family.
 
     Norms' gamma and beta, a bare encoder, the prefix of a wrapped model; buffers and second copies of tied parameters
     are left out.
@@ -46,7 +44,8 @@ def standard_names(weights: Mapping[str, torch.Tensor], model_type: str) -> tupl
     """
     named = {_standard_name(name, model_type): tensor for name, tensor in weights.items() if not _BUFFER.search(name)}
     notes = []
-    head, words = _PREDICTIONS[model_type], named.get(f"{model_type}.{_WORDS}")
+    family = FAMILIES[model_type]
+    head, words = family.predictions_name, named.get(family.word_embeddings)
     copy = named.pop(f"{head}decoder.weight", None)
     if copy is not None and words is not None and not torch.equal(copy, words):
         notes.append(
@@ -64,7 +63,8 @@ def _standard_name(name: str, model_type: str) -> str:
     for old, new in _OLD_NORM.items():
         if name.endswith(f"orm{old}"):
             name = name.removesuffix(old) + new
-    return f"{model_type}.{name}" if name.startswith(_BARE) else name
+    family = FAMILIES[model_type]
+    return family.prefix + name if name.startswith(family.bare_names) else name
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> str:

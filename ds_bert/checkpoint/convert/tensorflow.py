@@ -1,4 +1,4 @@
-"""Google's TensorFlow checkpoints of BERT and ALBERT, pre-trained or fine-tuned with Google's own scripts."""
+"""Google's TensorFlow checkpoints, pre-trained or fine-tuned with Google's own scripts."""
 
 import re
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ import torch
 from ds_bert.checkpoint.convert.source import Source
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
+from ds_bert.modeling.families import FAMILIES
 
-_CONFIGS = {"bert_config.json": "bert", "albert_config.json": "albert"}
 _PREFERRED = ("bert_model.ckpt", "model.ckpt-best")
 _VOCABULARIES = ("*.model", "vocab.txt", "*.vocab.txt")
 # Optimizers' variables, which lie beside the model's.
@@ -21,40 +21,14 @@ _NOT_WEIGHTS = re.compile(
 )
 _KINDS = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
 
-_SHARED = [
+_SHARED = (
     (r"bert/embeddings/(\w+_embeddings)", r"{family}.embeddings.\1.weight"),
     (r"bert/embeddings/LayerNorm", r"{family}.embeddings.LayerNorm"),
     (r"output_weights", r"classifier.weight"),
     (r"output_bias", r"classifier.bias"),
     (r"cls/squad/output_weights", r"qa_outputs.weight"),
     (r"cls/squad/output_bias", r"qa_outputs.bias"),
-]
-_BERT = [
-    (r"bert/encoder/layer_(\d+)/(attention/self/(?:query|key|value))", r"bert.encoder.layer.\1.\2"),
-    (r"bert/encoder/layer_(\d+)/(attention/output|intermediate|output)/(\w+)", r"bert.encoder.layer.\1.\2.\3"),
-    (r"bert/pooler/dense", r"bert.pooler.dense"),
-    (r"cls/predictions/transform/(\w+)", r"cls.predictions.transform.\1"),
-    (r"cls/predictions/output_bias", r"cls.predictions.bias"),
-    (r"cls/seq_relationship/output_weights", r"cls.seq_relationship.weight"),
-    (r"cls/seq_relationship/output_bias", r"cls.seq_relationship.bias"),
-]
-_GROUP = r"bert/encoder/transformer/group_(\d+)/inner_group_(\d+)/"
-_BLOCK = r"albert.encoder.albert_layer_groups.\1.albert_layers.\2."
-_ALBERT = [
-    (r"bert/encoder/embedding_hidden_mapping_in", r"albert.encoder.embedding_hidden_mapping_in"),
-    (_GROUP + r"attention_1/self/(query|key|value)", _BLOCK + r"attention.\3"),
-    (_GROUP + r"attention_1/output/dense", _BLOCK + r"attention.dense"),
-    (_GROUP + r"LayerNorm", _BLOCK + r"attention.LayerNorm"),
-    (_GROUP + r"ffn_1/intermediate/dense", _BLOCK + r"ffn"),
-    (_GROUP + r"ffn_1/intermediate/output/dense", _BLOCK + r"ffn_output"),
-    (_GROUP + r"LayerNorm_1", _BLOCK + r"full_layer_layer_norm"),
-    (r"bert/pooler/dense", r"albert.pooler"),
-    (r"cls/predictions/transform/(\w+)", r"predictions.\1"),
-    (r"cls/predictions/output_bias", r"predictions.bias"),
-    (r"cls/seq_relationship/output_weights", r"sop_classifier.classifier.weight"),
-    (r"cls/seq_relationship/output_bias", r"sop_classifier.classifier.bias"),
-]
-_RULES = {"bert": _BERT + _SHARED, "albert": _ALBERT + _SHARED}
+)
 
 
 def read_tensorflow(source: Path) -> Source:
@@ -67,10 +41,10 @@ def read_tensorflow(source: Path) -> Source:
         UserError: TensorFlow is not installed, or there is no configuration, or not one checkpoint of such a model.
     """
     folder = source if source.is_dir() else source.parent
-    config_path, family = _find_config(folder)
-    fields = {"model_type": family, **_read_fields(config_path, family)}
+    config_path, model_type = _find_config(folder)
+    fields = {"model_type": model_type, **_read_fields(config_path, model_type)}
     prefix = _find_checkpoint(source)
-    weights, ignored = weights_from_variables(_read_variables(prefix), family, str(prefix))
+    weights, ignored = weights_from_variables(_read_variables(prefix), model_type, str(prefix))
     fields |= _labels(weights, fields)
     vocabulary = next((path for pattern in _VOCABULARIES for path in sorted(folder.glob(pattern))), None)
     notes = [f"{len(ignored)} variables of an optimizer are left out"] if ignored else []
@@ -78,7 +52,7 @@ def read_tensorflow(source: Path) -> Source:
 
 
 def weights_from_variables(
-    variables: Mapping[str, np.ndarray], family: str, origin: str
+    variables: Mapping[str, np.ndarray], model_type: str, origin: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Rename variables, and turn the kernels of dense layers, (in, out), round to (out, in).
 
@@ -94,39 +68,38 @@ def weights_from_variables(
         if _NOT_WEIGHTS.search(plain):
             ignored.append(name)
             continue
-        translated = _translate(plain, family)
+        translated = _translate(plain, model_type)
         if translated is None:
-            raise UserError(f"{origin}: {name} is no variable of a {family} model that is known here")
+            raise UserError(f"{origin}: {name} is no variable of a {model_type} model that is known here")
         turned = value.T if plain.endswith("/kernel") else value
         weights[translated] = torch.from_numpy(np.array(turned, order="C"))
     return weights, ignored
 
 
-def _translate(variable: str, family: str) -> str | None:
+def _translate(variable: str, model_type: str) -> str | None:
     module, _, last = variable.rpartition("/")
     kind = _KINDS.get(last)
-    for pattern, name in _RULES[family]:
+    for pattern, name in (*FAMILIES[model_type].tensorflow_names, *_SHARED):
         match = re.fullmatch(pattern, module if kind else variable)
         if match:
-            found = match.expand(name.format(family=family)).replace("/", ".")
+            found = match.expand(name.format(family=model_type)).replace("/", ".")
             return f"{found}.{kind}" if kind else found
     return None
 
 
 def _find_config(folder: Path) -> tuple[Path, str]:
-    for name, family in _CONFIGS.items():
-        if (folder / name).is_file():
-            return folder / name, family
-    raise UserError(f"{folder}: has neither {' nor '.join(_CONFIGS)}, which say what the checkpoint is of")
+    files = {family.tensorflow_config: name for name, family in FAMILIES.items() if family.tensorflow_config}
+    for file, model_type in files.items():
+        if (folder / file).is_file():
+            return folder / file, model_type
+    raise UserError(f"{folder}: has neither {' nor '.join(files)}, which say what the checkpoint is of")
 
 
-def _read_fields(path: Path, family: str) -> dict[str, Any]:
+def _read_fields(path: Path, model_type: str) -> dict[str, Any]:
     data = read_json(path)
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds a {type(data).__name__}, a model configuration is a JSON object")
-    if family == "albert" and data.get("hidden_act") == "gelu":
-        data["hidden_act"] = "gelu_new"  # ALBERT's own gelu is the approximation by tanh
-    return data
+    return FAMILIES[model_type].tensorflow_fields(data)
 
 
 def _find_checkpoint(source: Path) -> Path:

@@ -1,5 +1,8 @@
 """Adapters (Houlsby et al. 2019): small bottlenecks inside an encoder layer, trained while the layer stays as it is."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -35,7 +38,8 @@ class AdaptedDropout(nn.Module):
         return hidden_BTH
 
 
-def insert_adapters(block: nn.Module, hidden_size: int, size: int, has_global: bool) -> None:
-    """Put adapters into transformers' ``BertLayer``, after attention and feed-forward, before residual and norm."""
-    for output in (block.attention.output, block.output):  # type: ignore[union-attr]
-        output.dropout = AdaptedDropout(output.dropout, hidden_size, size, has_global)  # type: ignore[union-attr, arg-type]
+def insert_adapters(block: nn.Module, places: Sequence[str], hidden_size: int, size: int, has_global: bool) -> None:
+    """Put adapters after the dropout of each of a block's modules ``places``, before residual and norm."""
+    for output in map(block.get_submodule, places):
+        dropout = cast(nn.Module, output.dropout)
+        output.dropout = AdaptedDropout(dropout, hidden_size, size, has_global)

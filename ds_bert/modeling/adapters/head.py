@@ -26,7 +26,7 @@ class MetaHead(Layer):
     def __init__(self, config: Any) -> None:
         super().__init__()
         family, sizes = family_of(config), config.meta_learning
-        self.prefixes = {"pooler.": f"{family.prefix}pooler.", "head.": HEAD, "generator.": GENERATOR}
+        self.prefixes = {"pooler.": family.prefix + family.pooler_name, "head.": HEAD, "generator.": GENERATOR}
         self.pooler, self.pooling = family.pooler(config), sizes["pooling"]
         self.dropout = nn.Dropout(family.classifier_dropout(config))
         width, hidden, encoding = config.hidden_size, sizes["head_hidden_size"], sizes["encoding_size"]

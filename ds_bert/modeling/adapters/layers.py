@@ -1,6 +1,5 @@
 """A model for meta-learning as a pipeline: the family's layers, each with its learned step size, and LEOPARD's head."""
 
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,12 +10,12 @@ from torch import nn
 
 from ds_bert.modeling.adapters.adapter import insert_adapters
 from ds_bert.modeling.adapters.head import HEAD, MetaHead
-from ds_bert.modeling.families import family_of
+from ds_bert.modeling.families import encoder_part, family_of
+from ds_bert.modeling.families.layers import Embeddings, encoder_layers
 from ds_bert.modeling.layer import Layer, initialize
 
 STEP_SIZE = "meta.step_size."
 LABELS = "labels"
-_LAYER = re.compile(r"\w+\.encoder\.(?:layer|albert_layer_groups)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class MetaModel:
 
 def group_of(name: str) -> str:
     """The layer group of a parameter, which has one step size."""
-    if layer := _LAYER.match(name):
-        return f"layer.{layer[1]}"
+    if part := encoder_part(name):
+        return f"layer.{part[0]}"
     if name.startswith(HEAD):
         return f"head.{name.removeprefix(HEAD).partition('.')[0]}"
     return "pooler" if ".pooler." in name else "embeddings"
@@ -58,19 +57,20 @@ def meta_layers(config: Any) -> list[Callable[[], Layer]]:
     Args:
         config: with ``meta_learning``.
     """
-    family, options = family_of(config), MetaModel(**config.meta_learning)
-    encoder = [partial(_encoder_layer, make, config, options) for make in family.encoder_layers(config)]
+    options = MetaModel(**config.meta_learning)
+    encoder = [partial(_encoder_layer, make, config, options) for make in encoder_layers(config)]
     return [partial(_embeddings, config), *encoder, partial(_head, config)]
 
 
 def _embeddings(config: Any) -> Layer:
-    return _with_step_sizes(family_of(config).embeddings(config))
+    return _with_step_sizes(Embeddings(config))
 
 
 def _encoder_layer(make: Callable[[], Layer], config: Any, options: MetaModel) -> Layer:
     layer: Any = make()
     if options.adapter_hidden_size:
-        insert_adapters(layer.block, config.hidden_size, options.adapter_hidden_size, options.global_adapters)
+        places = family_of(config).adapter_places
+        insert_adapters(layer.block, places, config.hidden_size, options.adapter_hidden_size, options.global_adapters)
     return _with_step_sizes(layer)
 
 

@@ -22,7 +22,7 @@ from ds_bert.modeling.conditional.modules import (
     conditional_norm,
 )
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.families.bert import Embeddings, EncoderLayer
+from ds_bert.modeling.families.layers import Embeddings, encoder_layers
 from ds_bert.modeling.layer import Carry, Layer
 
 TASK_EMBEDDING = "conditional.task_embedding."
@@ -36,17 +36,16 @@ class ConditionalEmbeddings(Layer):
         config: with ``tasks``, as many as there are rows of the task embedding.
     """
 
-    prefixes = {
-        "plain.embeddings.": "bert.embeddings.",
-        "task_embedding.": TASK_EMBEDDING,
-        "transform.": "conditional.transform.",
-        "alignment.": "conditional.alignment.",
-    }
-
     def __init__(self, config: Any) -> None:
         super().__init__()
         hidden = config.hidden_size
         self.plain = Embeddings(config)
+        self.prefixes = {
+            **{f"plain.{local}": name for local, name in self.plain.prefixes.items()},
+            "task_embedding.": TASK_EMBEDDING,
+            "transform.": "conditional.transform.",
+            "alignment.": "conditional.alignment.",
+        }
         self.task_embedding = nn.Embedding(len(config.tasks), hidden)
         self.transform = nn.Linear(hidden, hidden)
         self.alignment = Film(hidden, hidden)
@@ -68,9 +67,9 @@ class ConditionalEncoderLayer(Layer):
 
     def __init__(self, config: Any, index: int) -> None:
         super().__init__()
-        self.prefixes = {"plain.block.": f"bert.encoder.layer.{index}.", "": f"conditional.layer.{index}."}
         hidden, has = config.hidden_size, arrangement(config, index)
-        self.plain = EncoderLayer(config, index)
+        self.plain = encoder_layers(config)[index]()
+        self.prefixes = {"plain.block.": self.plain.prefixes["block."], "": f"conditional.layer.{index}."}
         self.attention = ConditionalAttention(hidden, config.conditional_length)
         self.attention_norm = Film(hidden, hidden) if has.norms else None
         self.output_norm = Film(hidden, hidden) if has.norms else None
@@ -120,7 +119,7 @@ class MultitaskHead(Layer):
     def __init__(self, config: Any) -> None:
         super().__init__()
         family, counts = family_of(config), [max(1, len(task["labels"])) for task in config.tasks]
-        self.prefixes = {"pooler.": f"{family.prefix}pooler.", "decoders.": "conditional.decoders."}
+        self.prefixes = {"pooler.": family.prefix + family.pooler_name, "decoders.": "conditional.decoders."}
         self.pooler = family.pooler(config)
         self.dropout = nn.Dropout(family.classifier_dropout(config))
         self.decoders = nn.Linear(config.hidden_size, sum(counts))

@@ -1,71 +1,48 @@
-"""BERT (Devlin et al. 2019) as pipeline layers around transformers' modules."""
+"""BERT (Devlin et al. 2019)."""
 
-from collections.abc import Callable
-from functools import partial
-
-from torch import nn
-from transformers import BertConfig
-from transformers.models.bert import modeling_bert
-
-from ds_bert.modeling.families.family import EmbeddingsBase, EncoderLayerBase, Family, PretrainingHeadBase
-from ds_bert.modeling.layer import Layer
-
-WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
+from ds_bert.modeling.families.family import Family
 
 
-class Embeddings(EmbeddingsBase):
-    """Token ids to hidden states."""
+class Bert(Family):
+    """BERT, and what its close relatives inherit."""
 
-    prefixes = {"embeddings.": "bert.embeddings."}
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.embeddings = modeling_bert.BertEmbeddings(config)
-
-
-class EncoderLayer(EncoderLayerBase):
-    """One transformer block."""
-
-    def __init__(self, config: BertConfig, index: int) -> None:
-        super().__init__(modeling_bert.BertLayer(config, layer_idx=index), f"bert.encoder.layer.{index}.")
-
-
-def encoder_layers(config: BertConfig) -> list[Callable[[], Layer]]:
-    """Describe the encoder; each layer is built by calling it."""
-    return [partial(EncoderLayer, config, index) for index in range(config.num_hidden_layers)]
-
-
-class PretrainingHead(PretrainingHeadBase):
-    """Masked-word and next-sentence predictions (Devlin et al. 2019, section 3.1)."""
-
-    prefixes = {
-        "pooler.": "bert.pooler.",
-        "transform.": "cls.predictions.transform.",
-        "bias": "cls.predictions.bias",
-        "seq_relationship.": "cls.seq_relationship.",
-        "decoder_weight": WORD_EMBEDDINGS,
+    model_type, class_prefix = "bert", "Bert"
+    defaults = {
+        "vocab_size": 30522,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
     }
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(
-            (config.vocab_size, config.hidden_size),
-            modeling_bert.BertPooler(config),
-            modeling_bert.BertPredictionHeadTransform(config),
-            nn.Linear(config.hidden_size, 2),
-        )
-
-
-def _classifier_dropout(config: BertConfig) -> float:
-    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-
-
-BERT = Family(
-    name="Bert",
-    prefix="bert.",
-    config=BertConfig,
-    embeddings=Embeddings,
-    encoder_layers=encoder_layers,
-    pretraining_head=PretrainingHead,
-    pooler=modeling_bert.BertPooler,
-    classifier_dropout=_classifier_dropout,
-)
+    adapter_places = ("attention.output", "output")
+    can_be_conditional = True
+    layer_modules = (
+        *("attention.self.query", "attention.self.key", "attention.self.value"),
+        *("attention.output.dense", "attention.output.LayerNorm"),
+        *("intermediate.dense", "output.dense", "output.LayerNorm"),
+    )
+    other_names = {
+        "pooler.dense": "bert.pooler.dense",
+        "pooling_layer.dense": "bert.pooler.dense",
+        "transform.dense": "cls.predictions.transform.dense",
+        "transform.LayerNorm": "cls.predictions.transform.LayerNorm",
+        "seq_relationship": "cls.seq_relationship",
+    }
+    tensorflow_config = "bert_config.json"
+    tensorflow_names = (
+        (r"bert/encoder/layer_(\d+)/(attention/self/(?:query|key|value))", r"bert.encoder.layer.\1.\2"),
+        (r"bert/encoder/layer_(\d+)/(attention/output|intermediate|output)/(\w+)", r"bert.encoder.layer.\1.\2.\3"),
+        (r"bert/pooler/dense", r"bert.pooler.dense"),
+        (r"cls/predictions/transform/(\w+)", r"cls.predictions.transform.\1"),
+        (r"cls/predictions/output_bias", r"cls.predictions.bias"),
+        (r"cls/seq_relationship/output_weights", r"cls.seq_relationship.weight"),
+        (r"cls/seq_relationship/output_bias", r"cls.seq_relationship.bias"),
+    )

@@ -1,10 +1,12 @@
-"""LAMB (You et al. 2020) on flat buffers, and AdamW as BERT and ALBERT were trained with: without bias correction."""
+"""LAMB (You et al. 2020) on flat buffers, and AdamW as BERT was trained with: without bias correction."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+from ds_bert.engine.optimizers import Groups
 
 
 class Lamb(torch.optim.Optimizer):
@@ -17,12 +19,12 @@ class Lamb(torch.optim.Optimizer):
     Args:
         groups: torch's, of one flat parameter each; "bucket" is the `Bucket` whose tensors adapt, None where none does.
         lr, betas, eps: as torch's.
-        bias_correction: whether m and v are divided by 1 - beta^t, as in the paper; ALBERT's are not.
+        bias_correction: whether m and v are divided by 1 - beta^t, as in the paper; in Google's code they are not.
     """
 
     def __init__(
         self,
-        groups: Sequence[dict[str, Any]],
+        groups: Groups,
         lr: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
@@ -102,6 +104,11 @@ class Lamb(torch.optim.Optimizer):
                 parameter.addcmul_(parameter.grad, 1 - self.found_inf, value=-group["lr"])
             else:
                 parameter.add_(parameter.grad, alpha=-group["lr"])
+
+
+def lamb(groups: Groups, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Make LAMB; tensors that decay adapt."""
+    return Lamb(groups, **options)
 
 
 def _bias(beta: float, step: torch.Tensor) -> Any:

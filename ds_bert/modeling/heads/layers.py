@@ -1,7 +1,7 @@
 """What fine-tuning puts on an encoder, as the last layer of a pipeline; names are those of transformers' classes.
 
-A head of one's own is written the same way: a `Layer` made from transformers' configuration, given to
-`ds_bert.modeling.model.model_layers` in place of a name.
+A head of one's own is written the same way: a `Layer` made from transformers' configuration. It is given a name by an
+entry in `ds_bert.modeling.heads.HEADS`, or stands in place of a name.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ class SequenceClassificationHead(Layer):
     def __init__(self, config: Any, outputs: int | None = None) -> None:
         super().__init__()
         family = family_of(config)
-        self.prefixes = {"pooler.": f"{family.prefix}pooler.", "classifier.": "classifier."}
+        self.prefixes = {"pooler.": family.prefix + family.pooler_name, "classifier.": "classifier."}
         self.pooler = family.pooler(config)
         self.dropout = nn.Dropout(family.classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, outputs or config.num_labels)
