@@ -14,7 +14,7 @@ def main(told: Told | None = None) -> int:
     from ds_bert.training.model_source import load_source, settle_model
 
     arguments = settle_model(arguments)
-    source = load_source(arguments)  # type: ignore[arg-type]
+    source = load_source(arguments)
     arguments, settings, stage_map = place(arguments, given, source.fields)
     tasks, data = open_tasks(arguments, source)
     return meta_train(arguments, source, stage_map, settings, tasks, data)

@@ -118,7 +118,7 @@ def _train(
                 ("steps", describe_steps(arguments, steps, num_train / sampler.global_batch_size)),
                 ("data", f"{arguments.train_path}: examples: {num_train:,} to train on, {num_held_out:,} held out"),
                 ("aim", describe_aim(arguments)),
-                ("resume", describe_resumption(arguments, going_on_from)),
+                *describe_resumption(arguments, going_on_from),
             ]
             show_overview(grid, lines)
             held_out = Feed(data.held_out, engine, split_batch)

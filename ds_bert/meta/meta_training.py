@@ -8,7 +8,7 @@ from ds_bert.data.tasks.episodes import EpisodeSource
 from ds_bert.engine.process_group import Grid, process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
-from ds_bert.meta.arguments import MetaTrainArguments
+from ds_bert.meta.arguments import LEARNER, MetaTrainArguments
 from ds_bert.meta.engine import MetaEngine
 from ds_bert.meta.feed import TaskFeed, TaskSampler
 from ds_bert.meta.learner import Learner
@@ -22,7 +22,7 @@ from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.agreement import check_agreement
 from ds_bert.training.build import load_weights
-from ds_bert.training.checks import check_numbers, total_steps
+from ds_bert.training.checks import check_at_most, check_numbers, total_steps
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
 from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Training
@@ -40,16 +40,6 @@ from ds_bert.training.placement import choose_stage_map
 from ds_bert.training.precision import fp32_products
 from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings
 
-# What a course of meta-training is a function of, besides what every job's is.
-_FIXED = (
-    "inner_epochs", "num_batches", "train_lr", "inner_max_grad_norm", "average_query_every", "stop_grad",
-    "warp_layers", "min_layer_with_grad", "euclidean", "parameter_efficient", "num_supervised_shards",
-    "pretrain_task_weight", "data_sqrt_sampling", "train_batch_size", "meta_batchsz",
-)  # fmt: skip
-_LOWEST = {"inner_epochs": 1, "num_batches": 2, "average_query_every": 0, "min_layer_with_grad": 0,
-           "num_supervised_shards": 0, "meta_batchsz": 2, "tasks_in_flight": 1, "adapter_hidden_size": 1,
-           "head_hidden_size": 1, "encoding_size": 1, "save_steps": 0}  # fmt: skip
-
 
 def place(
     arguments: MetaTrainArguments, given: set[str], model: dict[str, Any]
@@ -62,16 +52,11 @@ def place(
     stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, head="sequence-classification")
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
     check_numbers(arguments)
-    for name, lowest in _LOWEST.items():
-        if getattr(arguments, name) < lowest:
-            raise UserError(f"--{name} is {getattr(arguments, name)}, needed is at least {lowest}")
     _check_learner(arguments, model, stage_map)
     return arguments, settings, stage_map
 
 
 def _check_learner(arguments: MetaTrainArguments, model: dict[str, Any], stage_map: StageMap) -> None:
-    if not 0 < arguments.train_lr <= 1:
-        raise UserError(f"--train_lr is {arguments.train_lr}, needed is more than 0 and at most 1")
     if arguments.train_batch_size <= arguments.meta_batchsz:
         raise UserError(
             f"--train_batch_size is {arguments.train_batch_size} examples of a task, --meta_batchsz "
@@ -98,9 +83,7 @@ def _check_learner(arguments: MetaTrainArguments, model: dict[str, Any], stage_m
         raise UserError("--bf16 and --fp16: inner steps of 1e-5 would be rounded away; meta-training computes in fp32")
     if arguments.schedule != "1f1b":
         raise UserError(f"--schedule is {arguments.schedule}: tasks take turns by 1f1b, the only one supported here")
-    layers = model["num_hidden_layers"]
-    if arguments.min_layer_with_grad > layers:
-        raise UserError(f"--min_layer_with_grad is {arguments.min_layer_with_grad}, the model has {layers} layers")
+    check_at_most(arguments, "min_layer_with_grad", model["num_hidden_layers"], "the encoder layers of the model")
     if arguments.global_adapters and not arguments.parameter_efficient:
         raise UserError("--global_adapters is for --parameter_efficient; give both or neither")
 
@@ -140,7 +123,7 @@ def meta_train(
     options = MetaModel(
         adapters, arguments.global_adapters, arguments.head_hidden_size, arguments.encoding_size, arguments.pooling
     )
-    how = {name: getattr(arguments, name) for name in _FIXED}
+    how = {name: getattr(arguments, name) for name in LEARNER}
     config, learner = meta_config(source.fields, options, how), learner_of(arguments)
     if source.weights:
         check_meta_weights(source.weights, config, FRESH)
@@ -171,7 +154,7 @@ def meta_train(
                         "data",
                         f"{len(tasks):,} tasks of an epoch, {arguments.meta_batchsz} examples to adapt to of each",
                     ),
-                    ("resume", describe_resumption(arguments, going_on_from)),
+                    *describe_resumption(arguments, going_on_from),
                 ]
                 show_overview(grid, lines)
                 log = RunLog(arguments.run_dir, grid.rank == 0, engine.steps_done, steps, not arguments.disable_tqdm)

@@ -111,7 +111,7 @@ class FinetuneRun:
         splits = {**task.evaluation, **task.prediction}
         sizes += [f"{len(split.examples):,} of {name}" for name, split in splits.items()]
         lines.append(("data", f"{task.name}, examples: {', '.join(sizes)}"))
-        lines.append(("resume", describe_resumption(arguments, self.resumed_from)))
+        lines += describe_resumption(arguments, self.resumed_from, trains=steps > 0)
         show_overview(self.grid, lines, task.all_notes)
 
     def _go_on(self, found: Path | None) -> Path | None:
