@@ -13,7 +13,8 @@ from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.task import Outputs, Split, Task
 from ds_bert.training.finetune_arguments import FinetuneArguments
-from ds_bert.training.finetuning import fine_tune, place
+from ds_bert.training.finetuning import fine_tune
+from ds_bert.training.job import make_plan
 from ds_bert.training.model_source import load_source
 from ds_bert.training.parser import parse_arguments
 
@@ -29,7 +30,7 @@ def main() -> int:
     """Train and measure; return the exit status."""
     arguments, given = parse_arguments(TaggingArguments)
     source, head = load_source(arguments), "token-classification"
-    arguments, settings, stage_map = place(arguments, given, source.fields, head)
+    plan = make_plan(arguments, given, source.fields, head)
     folder, splits = Path(arguments.data_dir), ("train", "validation")
     paths = [next(iter(sorted(folder.glob(f"{split}.*"))), folder / f"{split}.jsonl") for split in splits]
     files = [read_sentences(path) for path in paths]
@@ -51,7 +52,7 @@ def main() -> int:
     config = {"num_labels": len(tags), "id2label": dict(enumerate(tags)), "label2id": ids}
     dev, notes = {"dev": Split(gold.features, accuracy, write)}, train.features.notes + gold.features.notes
     task = Task("tagging", head, config, ClassificationObjective(len(tags)), train.features, dev, notes=notes)
-    return fine_tune(task, arguments, source, stage_map, settings)
+    return fine_tune(task, plan, source)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ def main(told: Told | None = None) -> int:
     arguments, given = begin(GlueArguments, told)
 
     from ds_bert.tasks.glue import glue_task
-    from ds_bert.training.finetuning import data_options, fine_tune, path_of, place
+    from ds_bert.training.finetuning import data_options, fine_tune, path_of
+    from ds_bert.training.job import make_plan
     from ds_bert.training.model_source import load_source, settle_model
 
     arguments = settle_model(arguments)
     source = load_source(arguments)
-    arguments, settings, stage_map = place(arguments, given, source.fields, "sequence-classification")
+    plan = make_plan(arguments, given, source.fields, "sequence-classification")
+    arguments = plan.arguments
     task = glue_task(
         arguments.task_name,
         path_of(arguments.data_dir),
@@ -32,7 +34,7 @@ def main(told: Told | None = None) -> int:
         regression=arguments.regression,
         **data_options(arguments),
     )
-    return fine_tune(task, arguments, source, stage_map, settings)
+    return fine_tune(task, plan, source)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,16 @@ def main(told: Told | None = None) -> int:
     """Run the job as told, see `ds_bert.training.parser.parse_arguments`; return its exit status."""
     arguments, given = begin(MetaTrainArguments, told)
 
-    from ds_bert.meta.meta_training import meta_train, place
+    from ds_bert.meta.job import MetaTrainJob, plan_meta_training
     from ds_bert.meta.sources import open_tasks
+    from ds_bert.training.job import run_job
     from ds_bert.training.model_source import load_source, settle_model
 
     arguments = settle_model(arguments)
     source = load_source(arguments)
-    arguments, settings, stage_map = place(arguments, given, source.fields)
-    tasks, data = open_tasks(arguments, source)
-    return meta_train(arguments, source, stage_map, settings, tasks, data)
+    plan = plan_meta_training(arguments, given, source.fields)
+    tasks, data = open_tasks(plan.arguments, source)
+    return run_job(MetaTrainJob(plan, source, tasks, data))
 
 
 if __name__ == "__main__":

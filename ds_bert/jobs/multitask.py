@@ -1,5 +1,7 @@
 """Train one model on many tasks, plainly or conditioned on each example's task (CA-MTL), as a pipeline."""
 
+from dataclasses import replace
+
 from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.multitask.arguments import MultitaskArguments, settle
 from ds_bert.training.start import Told, begin
@@ -11,25 +13,27 @@ def main(told: Told | None = None) -> int:
     arguments = settle(arguments, given)
 
     from ds_bert.multitask.checks import check_training
+    from ds_bert.multitask.job import MultitaskJob
     from ds_bert.multitask.model import conditional_fields, for_tasks, freeze, labels_of_decoders, names_of_tasks
-    from ds_bert.multitask.run import MultitaskRun
     from ds_bert.multitask.task_list import read_tasks
     from ds_bert.multitask.tasks import build_tasks, combine
-    from ds_bert.training.finetuning import data_options, fine_tune, path_of, place
+    from ds_bert.training.finetuning import data_options, fine_tune, path_of
+    from ds_bert.training.job import make_plan
     from ds_bert.training.model_source import load_source, settle_model
 
     arguments = settle_model(arguments)
     source = load_source(arguments, may_be_conditional=True)
     entries = read_tasks(arguments.tasks, names_of_tasks(source.fields))
-    arguments, settings, stage_map = place(arguments, given, source.fields, "sequence-classification")
-    settings = freeze(settings, arguments.freeze_encoder_layers, source.fields)
+    plan = make_plan(arguments, given, source.fields, "sequence-classification")
+    arguments = plan.arguments
+    plan = replace(plan, settings=freeze(plan.settings, arguments.freeze_encoder_layers, source.fields))
     model = conditional_fields(arguments, given, source.fields)
     decoders = labels_of_decoders(source, arguments.drop_classifier)
     tasks = build_tasks(entries, path_of(arguments.data_dir), source.tokenizer, data_options(arguments), decoders)
     task = combine(tasks, model, arguments.percent_of_max_data_size)
     check_training(task, entries, arguments.task_sampling)
     source = for_tasks(source, task, arguments.drop_classifier)
-    return fine_tune(task, arguments, source, stage_map, settings, MultitaskRun)
+    return fine_tune(task, plan, source, MultitaskJob)
 
 
 if __name__ == "__main__":

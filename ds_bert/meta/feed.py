@@ -15,9 +15,20 @@ from ds_bert.training.feed import split_features
 
 @dataclass(frozen=True)
 class TaskSampler:
-    """Counts tasks: step t takes the numbers from t · ``global_batch_size`` on."""
+    """Counts tasks: step t takes the numbers from t · ``global_batch_size`` on.
+
+    Args:
+        global_batch_size: tasks of a step.
+        num_tasks: of an epoch.
+    """
 
     global_batch_size: int
+    num_tasks: int
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """The optimizer steps that it takes to see as many tasks as an epoch has."""
+        return self.num_tasks / self.global_batch_size
 
 
 class TaskFeed:

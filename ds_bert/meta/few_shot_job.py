@@ -10,7 +10,7 @@ import torch
 from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
-from ds_bert.engine.process_group import Grid, process_group
+from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically, write_json
 from ds_bert.meta import report
@@ -25,6 +25,7 @@ from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.checks import check_at_most, traced_steps
+from ds_bert.training.job import all_ranks
 from ds_bert.training.overview import (
     describe_devices,
     describe_model,
@@ -33,7 +34,7 @@ from ds_bert.training.overview import (
 )
 from ds_bert.training.placement import choose_stage_map
 from ds_bert.training.resumption import check_same_arguments
-from ds_bert.training.run import claim_output_dir, failing_by_name
+from ds_bert.training.run import claim_output_dir
 from ds_bert.training.trace import keep_trace
 
 METHODS = ("meta", "fine-tuning", "head-only", "prototypes")
@@ -124,12 +125,6 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
     output_dir = Path(arguments.output_dir or "")
     claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     done = _known(output_dir / RESULTS, arguments) if arguments.resume else {}
-    with process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout) as grid:
-        _few_shot(arguments, model, tasks, grid, done)
-    return 0
-
-
-def _few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, grid: Grid, done: dict[str, Any]) -> None:
     course = Course(
         arguments.epochs,
         arguments.train_batch_size,
@@ -139,8 +134,7 @@ def _few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, gr
         arguments.per_device_eval_batch_size,
         arguments.seed,
     )
-    limit, folder = arguments.heartbeat_timeout, arguments.output_dir
-    with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
+    with all_ranks(arguments, stage_map) as (grid, heartbeat):
         learner = FewShot(
             model.stage(grid, arguments.seed),
             carry_declaration(model.config, torch.float32),
@@ -152,6 +146,7 @@ def _few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, gr
         heartbeat.steps_done = lambda: learner.steps_done
         _show_overview(learner, arguments, model, tasks, done)
         _learn_all(learner, arguments, model, tasks, done)
+    return 0
 
 
 def _show_overview(

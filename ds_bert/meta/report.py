@@ -45,12 +45,10 @@ def table(name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -
 
 def draw(path: Path, name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:
     """Draw accuracy over k, with deviations, as a PNG."""
-    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot, whose state may be a notebook's
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     sizes: Sequence[int] = sorted({k for row in summary.values() for k in row})
     for method, row in summary.items():
         known = [k for k in sizes if k in row]
@@ -60,4 +58,3 @@ def draw(path: Path, name: str, summary: Mapping[str, Mapping[int, Mapping[str, 
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

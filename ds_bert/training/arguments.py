@@ -106,6 +106,11 @@ class JobArguments:
         [], "Python files that add families, heads, schedules or optimizers of your own.", LAUNCH, FREE, kind=Kind.DATA
     )
 
+    @property
+    def report_dir(self) -> Path | None:
+        """Where speeds, traces, profiles and what explains a failure go."""
+        return Path(self.output_dir) if self.output_dir else None
+
 
 @dataclass
 class TrainingArguments(JobArguments):
@@ -330,7 +335,7 @@ class TrainingArguments(JobArguments):
 
     @property
     def report_dir(self) -> Path | None:
-        """Where speeds, traces and profiles go: the run's folder; for a throughput run one beside it, of its own."""
+        """As of every job: the run's folder; for a throughput run one beside it, of its own."""
         if self.output_dir and self.measures_speed:
             return Path(os.path.abspath(self.output_dir) + ".throughput")
         return self.run_dir

@@ -78,17 +78,15 @@ def terminal_charts(entries: Entries, measures: Measures) -> list[str]:
 
 def draw_course(path: Path, entries: Entries, measures: Measures) -> None:
     """Draw a PNG with the losses of a log over its steps and, below them, the measures of its evaluations."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot, whose state may be a notebook's
     from matplotlib.ticker import MaxNLocator
 
     losses, scores = _curves(entries, measures)
     panels = [(losses, f"loss ({measures.loss_unit})"), *([(scores, f"held out ({measures.unit})")] if scores else [])]
     width = 8 + 2.5 * max(_columns_beside(curves) for curves, _ in panels)
     size = width, 4.5 if len(panels) == 1 else 8
-    figure, rows = pyplot.subplots(len(panels), sharex=True, squeeze=False, figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    rows = figure.subplots(len(panels), sharex=True, squeeze=False)
     for axes, (curves, unit) in zip(rows[:, 0], panels, strict=True):
         _draw_panel(axes, entries, curves, measures.best)
         axes.set_ylabel(unit)
@@ -96,7 +94,6 @@ def draw_course(path: Path, entries: Entries, measures: Measures) -> None:
     rows[-1, 0].set_xlabel("optimizer step")
     rows[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def _draw_panel(axes: Any, entries: Entries, curves: dict[str, str], best: tuple[str, int, float] | None) -> None:

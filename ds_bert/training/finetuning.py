@@ -1,58 +1,41 @@
 """The fine-tuning job: train on a task's examples, keep the best checkpoint, measure, write predictions."""
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ds_bert.checkpoint.folders import SEED, claim_output_dir
+import numpy as np
+
+from ds_bert.checkpoint.folders import checkpoint_folder
+from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, read_state
 from ds_bert.data.feature_cache import cache_folder
 from ds_bert.data.features import Features, refuse_pairs
-from ds_bert.engine.process_group import Grid, launcher_world, process_group
-from ds_bert.engine.settings import EngineSettings
+from ds_bert.data.sampler import LengthGroupedSampler
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
 from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.model import build_config
-from ds_bert.stage_map import StageMap
-from ds_bert.tasks.task import Task
-from ds_bert.training.best import LOSS
-from ds_bert.training.checks import check_numbers
-from ds_bert.training.deepspeed_config import apply_deepspeed_config
+from ds_bert.tasks.task import Examples, Outputs, Split, Task
+from ds_bert.training.best import LOSS, Best
+from ds_bert.training.build import build_engine
+from ds_bert.training.charts import Measures
+from ds_bert.training.checks import total_steps
+from ds_bert.training.feed import Feed
 from ds_bert.training.finetune_arguments import FinetuneArguments
-from ds_bert.training.finetune_run import RESULTS, FinetuneRun
+from ds_bert.training.job import Job, Plan, Run, all_ranks
+from ds_bert.training.loop import Course
+from ds_bert.training.meter import Work
 from ds_bert.training.model_source import Source
-from ds_bert.training.out_of_memory import explaining_out_of_memory
-from ds_bert.training.parameter_groups import with_layerwise_decay
-from ds_bert.training.placement import check_schedule, choose_stage_map
-from ds_bert.training.precision import fp32_products
-from ds_bert.training.run import claim_run, failing_by_name
+from ds_bert.training.run import keep_settings, share
+from ds_bert.training.seeds import RESULTS, claim_seeds, for_each_seed, report_seeds
 from ds_bert.training.weights import check_weights
 
-Arguments = TypeVar("Arguments", bound=FinetuneArguments)
-
-
-def place(
-    arguments: Arguments, given: set[str], model: Mapping[str, Any], head: str | Callable[[Any], Any]
-) -> tuple[Arguments, EngineSettings, StageMap]:
-    """Choose the stage map, unite the arguments with DeepSpeed's JSON, and check them.
-
-    Args:
-        arguments, given: as parsed.
-        model: the model's configuration.
-        head: of the task.
-
-    Raises:
-        UserError: the map is wrong, arguments contradict each other, or a schedule cannot run them.
-    """
-    if arguments.measures_speed and not arguments.do_train:
-        raise UserError("--num_minibatches measures how fast training is; give --do_train, or leave it out")
-    stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, head=head)
-    arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
-    check_numbers(arguments)
-    check_schedule(arguments, stage_map)
-    return arguments, settings, stage_map
+A = TypeVar("A", bound=FinetuneArguments)
 
 
 def data_options(arguments: FinetuneArguments) -> dict[str, Any]:
@@ -76,22 +59,200 @@ def path_of(name: str | None) -> Path | None:
     return Path(name) if name else None
 
 
-def fine_tune(
-    task: Task,
-    arguments: FinetuneArguments,
-    source: Source,
-    stage_map: StageMap,
-    settings: EngineSettings,
-    kind: type[FinetuneRun] = FinetuneRun,
-) -> int:
+class FinetuneJob(Job[A]):
+    """One fine-tuning with one seed.
+
+    Args:
+        plan: how it is carried out.
+        task: what to train, measure and predict.
+        source: model to start from.
+        config: its configuration with the task's head.
+        fresh: names that keep their fresh weights.
+
+    Raises:
+        UserError: the output folder is occupied, or a run with other labels is to be gone on with.
+    """
+
+    def __init__(self, plan: Plan[A], task: Task, source: Source, config: Any, fresh: tuple[str, ...] = ()) -> None:
+        self.task, self.source, self.config = task, source, config
+        run = Run(source.fields, task.fingerprint or None, source.weights, fresh, task.all_notes)
+        super().__init__(plan, run)
+        if self.found:
+            _check_labels(self.found, config, task.head)
+        self.resumed: dict[str, Any] = {}  # the run's state in the checkpoint that it goes on from
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the run is kept; not to be asked for where it is not."""
+        assert self.arguments.run_dir
+        return self.arguments.run_dir
+
+    def build_engine(self, grid: Grid) -> Engine:
+        """Build this process's stage."""
+        settings = replace(self.plan.settings, seed=self.arguments.seed)
+        count = self.arguments.gradient_accumulation_steps
+        return build_engine(self.config, self.task.head, self.task.objective, grid, settings, count)
+
+    def resume(self) -> Path | None:
+        """Load and return the newest checkpoint, if there is one, or, where nothing is to be trained, the best one."""
+        newest = super().resume()
+        if newest is None:
+            return None
+        self.resumed = read_state(newest)
+        step = (self.resumed.get("best") or {}).get("step")
+        if self.arguments.do_train or step is None:
+            return newest
+        best = checkpoint_folder(self.output_dir, step)
+        if not share(self.engine, best != newest and best.is_dir()):
+            return newest
+        load_checkpoint(best, self.engine)
+        return best
+
+    def do(self) -> tuple[int, dict[str, float]]:
+        """Train, measure, predict; return the exit status and the measures."""
+        measured: dict[str, float] | None = None
+        if self.arguments.do_train:
+            status, measured = self._train_for_the_best()
+            if status:
+                return status, {}
+        else:
+            self.show(None)
+            keep_settings(self.engine, self.arguments, self.grid.stage_map)
+        measures = (measured or self.measure(self._folder("evaluation"))) if self.arguments.do_eval else {}
+        self._write(RESULTS, measures)
+        if self.grid.rank == 0 and measures:
+            print("\n".join(f"{name:<32} {value:.4f}" for name, value in measures.items()), flush=True)
+        if self.arguments.do_predict:
+            for name, split in self.task.prediction.items():
+                self._write(f"{name}_results.json", self.outputs_of(split, self._folder("predictions")))
+        return 0, measures
+
+    def _train_for_the_best(self) -> tuple[int, dict[str, float] | None]:
+        """Train; go back to the best checkpoint; return the exit status, and that checkpoint's measures if known."""
+        status, outcome = self.train()
+        best, last = self._best, self.engine.steps_done == self._steps
+        if best is None or best.step is None or (last and best.step == self._steps):
+            return status, outcome.evaluation
+        if not status:
+            load_checkpoint(checkpoint_folder(self.output_dir, best.step), self.engine)
+        return status, None
+
+    def make_course(self) -> Course:
+        """Train on the task's examples; measure all evaluation splits, and at the end write their files."""
+        examples = self.task.train
+        assert examples is not None
+        sampler = self.make_sampler(examples)
+        self._steps = steps = total_steps(self.arguments, sampler.steps_per_epoch)
+
+        def measure() -> dict[str, float]:
+            return self.measure(self._folder("evaluation") if self.engine.steps_done == steps else None)
+
+        evaluate = measure if self.arguments.do_eval else None
+        return Course(self.feed(examples), sampler, steps, evaluate, self.state_of_course)
+
+    def feed(self, examples: Examples) -> Feed:
+        """What makes micro-batches of examples."""
+        return Feed(examples, self.engine)
+
+    def make_sampler(self, examples: Examples) -> Any:
+        """What says which examples make up step t."""
+        arguments = self.arguments
+        return LengthGroupedSampler(examples.lengths, self.plan.global_batch, arguments.seed, arguments.length_window)
+
+    def state_of_course(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the course at this step, as JSON."""
+        return {}
+
+    def best(self) -> Best | None:
+        """What chooses the best checkpoint, where the run is measured and kept."""
+        arguments = self.arguments
+        metric = arguments.metric_for_best_model or self.task.best_metric
+        is_chosen = arguments.do_eval and arguments.run_dir
+        self._best = Best(metric, arguments.early_stopping_patience, self.resumed.get("best")) if is_chosen else None
+        return self._best
+
+    def measures(self, best: Best | None) -> Measures:
+        """What charts show of evaluations."""
+        return Measures(self.task.measures, self.task.unit, self.task.loss_unit, best.found if best else None)
+
+    def overview(self) -> list[tuple[str, str]]:
+        """How many examples there are."""
+        task, splits = self.task, {**self.task.evaluation, **self.task.prediction}
+        counts = [f"{len(task.train):,} to train on"] if task.train is not None and self.arguments.do_train else []
+        counts += [f"{len(split.examples):,} of {name}" for name, split in splits.items()]
+        return [("data", f"{task.name}, examples: {', '.join(counts)}")]
+
+    def work(self) -> Work:
+        """What it takes to train on an example, on average over all: each of its sequences as long as it is."""
+        examples = self.task.train
+        assert examples is not None
+        lengths = examples.sequence_lengths if isinstance(examples, Features) else examples.lengths
+        distinct, counts = np.unique(lengths, return_counts=True)
+        flops = [training_flops(self.config, length, head=self.task.head) for length in distinct.tolist()]
+        return Work(float(lengths.sum()) / len(examples), float(np.dot(flops, counts)) / len(examples))
+
+    def writer(self) -> Callable[[Path], None]:
+        """Return what writes the model's configuration and tokenizer into a checkpoint."""
+        return describe_model(self.config, self.source.tokenizer)
+
+    def _folder(self, name: str) -> Path | None:
+        """A folder of the run's; None where nothing is kept."""
+        return self.output_dir / name if self.arguments.run_dir else None
+
+    def _write(self, name: str, measures: dict[str, float]) -> None:
+        if self.grid.rank == 0 and measures and self.arguments.run_dir:
+            write_json(self.output_dir / name, measures)
+
+    def measure(self, folder: Path | None = None) -> dict[str, float]:
+        """Measure all evaluation splits, the first one's measures by their plain names; write their files."""
+        measures: dict[str, float] = {}
+        for place, (name, split) in enumerate(self.task.evaluation.items()):
+            found = self.outputs_of(split, folder)
+            measures |= {f"{name}_{key}" if place else key: value for key, value in found.items()}
+        return measures
+
+    def outputs_of(self, split: Split, folder: Path | None) -> dict[str, float]:
+        """Compute a split's outputs; return its measures, the loss last, on all processes; write its files.
+
+        Raises:
+            UserError: on all processes, where measuring or writing raised it.
+        """
+        size = self.arguments.per_device_eval_batch_size
+        outputs, loss = self.feed(split.examples).predict(split.examples.lengths, size)
+        measures: dict[str, float] = {}
+        refusal: UserError | None = None
+        if self.grid.rank == 0:
+            try:
+                measures = dict(_interpret(split, outputs, folder))
+                if loss is not None:
+                    measures.setdefault(LOSS, loss)
+            except UserError as error:
+                refusal = error
+        measures, refusal = share(self.engine, (measures, refusal))
+        if refusal:
+            raise refusal
+        return measures
+
+
+def _interpret(split: Split, outputs: Sequence[Outputs], folder: Path | None) -> dict[str, float]:
+    """Write a split's files, if there is a folder for them; return its measures."""
+    said = split.decode(outputs) if split.decode else outputs
+    measures = split.measure(said) if split.measure else {}
+    if folder and split.write:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in split.write(said, folder):
+            print(f"wrote:  {path}", flush=True)
+    return measures
+
+
+def fine_tune(task: Task, plan: Plan[A], source: Source, kind: type[FinetuneJob] = FinetuneJob) -> int:
     """Do what the arguments say, once for every seed.
 
     Args:
         task: what to train, measure and predict.
-        arguments, settings: from `place`.
+        plan: from `make_plan`.
         source: model to start from.
-        stage_map: which layers run where.
-        kind: what one run is.
+        kind: of the job.
 
     Returns:
         The exit status: 0, or 128 + the signal that ended it early.
@@ -99,53 +260,31 @@ def fine_tune(
     Raises:
         UserError: something is wrong with what the user handed in, found before any process waits for another.
     """
+    arguments = plan.arguments
     _check_task(task, arguments, source.fields["type_vocab_size"])
     config = source.config_for(task.config, task.head)
     fresh: tuple[str, ...] = ()
     if source.weights:
         fresh = check_weights(source.weights, config, task.head, arguments.drop_classifier)
-    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, config)
-    runs = _runs(arguments)
-    _claim_seeds(arguments)
-    checkpoints = [claim_run(run, stage_map, source.fields, task.fingerprint or None) for run in runs]
-    for found in filter(None, checkpoints):
-        _check_labels(found, config, task.head)
-    joining = process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
-    with joining as grid, fp32_products(grid, settings):
-
-        def begin(run: FinetuneArguments) -> FinetuneRun:
-            return kind(task, run, source, config, fresh, grid, settings)
-
-        return _do_runs(begin, arguments, runs, checkpoints, grid)
-
-
-def _do_runs(
-    begin: Callable[[FinetuneArguments], FinetuneRun],
-    arguments: FinetuneArguments,
-    runs: Sequence[FinetuneArguments],
-    checkpoints: Sequence[Path | None],
-    grid: Grid,
-) -> int:
-    """Do the runs one after the other; report what all seeds gave together."""
-    limit, folder = arguments.heartbeat_timeout, arguments.report_dir
+    runs = for_each_seed(arguments)
+    claim_seeds(arguments)
+    waiting = deque(kind(replace(plan, arguments=run), task, source, config, fresh) for run in runs)
     results = []
-    with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
-        for run, checkpoint in zip(runs, checkpoints, strict=True):
-            training = begin(run)
-            heartbeat.steps_done = training.steps_done
-            with explaining_out_of_memory(training.engine, run):
-                status, measures = training.do(checkpoint)
+    with all_ranks(arguments, plan.stage_map, plan.settings) as (grid, heartbeat):
+        while waiting:
+            status, measures = waiting.popleft().carry_out(grid, heartbeat)  # nobody keeps it: the next needs memory
+            heartbeat.steps_done = lambda: 0
             if status:
                 return status
             results.append(measures)
-            heartbeat.steps_done = lambda: 0
-            del training  # its memory is for the next one
     if len(runs) > 1 and grid.rank == 0 and arguments.run_dir:
-        _report_seeds(arguments.run_dir, [run.seed for run in runs], results)
+        report_seeds(arguments.run_dir, [run.seed for run in runs], results)
     return 0
 
 
 def _check_task(task: Task, arguments: FinetuneArguments, type_vocab_size: int) -> None:
+    if arguments.measures_speed and not arguments.do_train:
+        raise UserError("--num_minibatches measures how fast training is; give --do_train, or leave it out")
     for flag, found in (
         ("do_train", task.train is not None and len(task.train) > 0),
         ("do_eval", bool(task.evaluation)),
@@ -178,46 +317,3 @@ def _labels_of(config: Any) -> str:
     tasks = getattr(config, "tasks", None)
     heads = [task["labels"] for task in tasks] if tasks else [dict(sorted(config.id2label.items())).values()]
     return "; ".join(", ".join(names) for names in heads)
-
-
-def _runs(arguments: FinetuneArguments) -> list[FinetuneArguments]:
-    """One run per seed, each with its own folder; one as it is without a list of seeds."""
-    if not arguments.seeds:
-        return [arguments]
-    if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise UserError(f"--seeds {' '.join(map(str, arguments.seeds))}: a seed stands there twice")
-    runs = [replace(arguments, seed=seed, seeds=[]) for seed in arguments.seeds]
-    folder = arguments.report_dir
-    return [replace(run, output_dir=str(folder / f"{SEED}{run.seed}")) for run in runs] if folder else runs
-
-
-def _claim_seeds(arguments: FinetuneArguments) -> None:
-    """Make sure that ``output_dir`` is that of runs with several seeds, or free.
-
-    Raises:
-        UserError: it holds something else, and ``overwrite_output_dir`` does not say to move it aside.
-    """
-    folder = arguments.run_dir
-    if not (arguments.seeds and folder) or (arguments.overwrite_output_dir and launcher_world()[0]):
-        return
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in found if name != RESULTS and not name.startswith(SEED)]
-    if not others:
-        return
-    if arguments.resume or not arguments.overwrite_output_dir:
-        raise UserError(
-            f"{folder}: --output_dir holds {others[0]}, which no run with --seeds wrote; name another folder, or start "
-            "anew with --overwrite_output_dir (which moves it aside)"
-        )
-    claim_output_dir(folder, resume=False, overwrite=True)
-
-
-def _report_seeds(output_dir: Path, seeds: Sequence[int], results: Sequence[Mapping[str, float]]) -> None:
-    """Write and print mean and standard deviation over the seeds."""
-    summary = {}
-    for name in results[0]:
-        values = [result[name] for result in results]
-        deviation = statistics.stdev(values)
-        summary[name] = {"mean": statistics.mean(values), "deviation": deviation, "values": values}
-        print(f"{name:<32} {summary[name]['mean']:.4f} ± {deviation:.4f} over seeds {', '.join(map(str, seeds))}")
-    write_json(output_dir / RESULTS, {"seeds": list(seeds), **summary})

@@ -14,7 +14,6 @@ from ds_bert.engine.optimizer import StepResult
 from ds_bert.errors import JobFailure, UserError
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.best import BEST, Best
-from ds_bert.training.feed import Feed
 from ds_bert.training.learning_rate import learning_rate
 from ds_bert.training.log import RunLog
 from ds_bert.training.meter import Meter
@@ -48,49 +47,53 @@ class Diverged(JobFailure):
     """Too many steps without a finite loss and gradient; raised on all processes alike."""
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a training goes through.
+
+    Args:
+        feed: training examples.
+        sampler: says which examples make up step t.
+        steps: at which training ends.
+        evaluate: returns measures on held-out data, or raises `UserError`, on all processes alike; None where there are
+            none.
+        state: returns what a checkpoint keeps of the course at this step, as JSON.
+    """
+
+    feed: Any
+    sampler: Any
+    steps: int
+    evaluate: Callable[[], dict[str, float]] | None = None
+    state: Callable[[], dict[str, Any]] = dict
+
+
 class Training:
-    """Trains an engine on a feed, step by step, with evaluation and checkpoints in between.
+    """Trains an engine, step by step, with evaluation and checkpoints in between.
 
     Args:
         engine: with its weights and step set.
         arguments: after `apply_deepspeed_config`.
-        feed: training examples.
-        sampler: says which examples make up step t.
-        total_steps: at which training ends.
-        evaluate: returns measures on held-out data, or raises `UserError`, on all processes alike; None where there are
-            none.
-        describe: writes the model's configuration and tokenizer into a checkpoint.
-        state: what else a checkpoint keeps of the run.
+        course: what to train on.
         log: what rank 0 shows.
         meter: what all processes measure of themselves.
-        best: chooses the best checkpoint by what ``evaluate`` returns; None where only the last one counts.
-        state_now: returns what else a checkpoint keeps of the run, and what changes from step to step.
+        saver: writes checkpoints; None where nothing is kept.
+        best: chooses the best checkpoint by what evaluation returns; None where only the last one counts.
     """
 
     def __init__(
         self,
         engine: Engine,
         arguments: TrainingArguments,
-        feed: Feed,
-        sampler: Any,
-        total_steps: int,
-        evaluate: Callable[[], dict[str, float]] | None,
-        describe: Callable[[Path], None],
-        state: dict[str, Any],
+        course: Course,
         log: RunLog,
         meter: Meter,
+        saver: CheckpointSaver | None = None,
         best: Best | None = None,
-        state_now: Callable[[], dict[str, Any]] = dict,
     ) -> None:
-        self.engine, self.arguments, self.feed, self.sampler = engine, arguments, feed, sampler
-        self.total_steps, self.evaluate = total_steps, evaluate
-        self.log, self.meter, self.best, self.state_now = log, meter, best, state_now
+        self.engine, self.arguments, self.course = engine, arguments, course
+        self.log, self.meter, self.saver, self.best = log, meter, saver, best
         self.stopped_early = best is not None and best.is_hopeless
-        self.saver = None
-        if arguments.run_dir:
-            keep, later = arguments.save_total_limit, arguments.save_async
-            self.saver = CheckpointSaver(arguments.run_dir, engine, describe, state, keep, later)
-        self.warmup_steps = arguments.warmup_steps or round(arguments.warmup_ratio * total_steps)
+        self.warmup_steps = arguments.warmup_steps or round(arguments.warmup_ratio * course.steps)
         self.first_step = engine.steps_done
         self.unsound: list[int] = []  # global batches whose loss or gradient was not finite
         self._unshown: list[dict[str, float]] = []  # measures of the steps since those that the log has
@@ -105,7 +108,7 @@ class Training:
         """
         stop = StopSignal()
         try:
-            while self.engine.steps_done < self.total_steps and not (self.outcome.signal or self.stopped_early):
+            while self.engine.steps_done < self.course.steps and not (self.outcome.signal or self.stopped_early):
                 self._step(stop)
                 self._evaluate_and_save()
             self._finish_saving()
@@ -126,14 +129,14 @@ class Training:
         step, begin, busy = engine.steps_done, time.perf_counter(), engine.timeline.busy_seconds
         self.profiler.reach(step + 1)
         rate = learning_rate(
-            step, self.total_steps, self.warmup_steps, arguments.learning_rate, arguments.lr_scheduler_type
+            step, self.course.steps, self.warmup_steps, arguments.learning_rate, arguments.lr_scheduler_type
         )
-        batches = self.feed.step(
-            self.sampler, step, arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+        batches = self.course.feed.step(
+            self.course.sampler, step, arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
         )
         results = engine.train_batch(batches, rate, votes=[*stop.votes(), *self.meter.votes(batches)])
         seconds = time.perf_counter() - begin
-        samples = self.sampler.global_batch_size
+        samples = self.course.sampler.global_batch_size
         self.meter.took(samples, seconds)
         if step == self.first_step + 1:
             outcome.seconds, outcome.samples, outcome.busy_seconds = 0.0, 0, 0.0  # the first step was to warm up
@@ -155,7 +158,7 @@ class Training:
             for sentence in self.meter.note(step, figures):
                 self.log.note(step, sentence)
             self.log.progress(measures["loss"], samples_per_second)
-            is_shown = step % self.arguments.logging_steps == 0 or step in (1, self.total_steps)
+            is_shown = step % self.arguments.logging_steps == 0 or step in (1, self.course.steps)
             if not self._is_sound(result, measures["loss"]):
                 continue
             self._unshown.append({key: value for key, value in measures.items() if not key.endswith("accuracy")})
@@ -206,7 +209,7 @@ class Training:
 
     def _dues(self) -> tuple[bool, bool]:
         """Whether to evaluate now, and whether to save."""
-        evaluates = bool(self.evaluate) and self._is_due(self.arguments.eval_steps) and not self.outcome.signal
+        evaluates = bool(self.course.evaluate) and self._is_due(self.arguments.eval_steps) and not self.outcome.signal
         return evaluates, self._is_due(self.arguments.save_steps)
 
     def _finish_saving(self) -> None:
@@ -219,13 +222,13 @@ class Training:
         kept = self.best.step if self.best else None
         known = self.best.known() if self.best else None
         notes = {BEST: known} if noting_best and kept is not None else {}
-        self.outcome.checkpoint = self.saver.save({"best": known, **self.state_now()}, kept, notes)
+        self.outcome.checkpoint = self.saver.save({"best": known, **self.course.state()}, kept, notes)
 
     def _evaluate(self) -> bool:
         """Measure; return whether this is the best checkpoint so far."""
-        assert self.evaluate is not None
+        assert self.course.evaluate is not None
         step = self.engine.steps_done
-        self.outcome.evaluation = measures = self.evaluate()
+        self.outcome.evaluation = measures = self.course.evaluate()
         self.log.record(step, measures, "eval")
         shown = ", ".join(f"{key} {value:.4f}" for key, value in measures.items())
         self.log.say(f"step {step}: held-out {shown}")
@@ -238,10 +241,10 @@ class Training:
     def _is_due(self, every: int) -> bool:
         """Whether something done every so many steps, and at the end, is to be done now; -1 means every epoch."""
         step = self.engine.steps_done
-        if step == self.total_steps or self.outcome.signal:
+        if step == self.course.steps or self.outcome.signal:
             return True
         if every < 0:
-            per_epoch = self.sampler.steps_per_epoch
+            per_epoch = self.course.sampler.steps_per_epoch
             return round(step / per_epoch) > 0 and round(round(step / per_epoch) * per_epoch) == step
         return every > 0 and step % every == 0
 

@@ -1,25 +1,34 @@
-"""What the pre-training job checks and opens before any process group exists."""
+"""The pre-training job: masked words and next sentences, or the order of sentences."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ds_bert.checkpoint.pretrained import PretrainedWeights
+from ds_bert.checkpoint.training_state import describe_model
 from ds_bert.data.features import refuse_pairs
 from ds_bert.data.pretraining import PretrainingDataset
+from ds_bert.data.sampler import GlobalBatchSampler
 from ds_bert.data.vocabulary import check_fits, load_tokenizer
-from ds_bert.engine.process_group import launcher_world
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.process_group import Grid, launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
+from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from ds_bert.training.arguments import PretrainArguments
-from ds_bert.training.checks import check_at_most
+from ds_bert.training.build import build_engine
+from ds_bert.training.checks import check_at_most, total_steps
+from ds_bert.training.feed import Feed
+from ds_bert.training.job import Job, Plan, Run
+from ds_bert.training.loop import Course
 from ds_bert.training.meter import Work
 from ds_bert.training.model_source import refuse_conditional
+from ds_bert.training.run import share
 from ds_bert.training.weights import check_weights
 
 
@@ -87,21 +96,6 @@ def choose_objective(
     return replace(arguments, **{key: value for key, value in family_of(model).pretraining.items() if key not in said})
 
 
-def describe_aim(arguments: PretrainArguments) -> str:
-    """Say what is predicted."""
-    unit = f"n-grams of 1 to {arguments.ngram_mask} words" if arguments.ngram_mask > 1 else ""
-    unit = unit or ("whole words" if arguments.whole_word_mask else "tokens")
-    masked = f"{arguments.mlm_probability:.0%} of tokens, at most {arguments.max_predictions_per_seq} of a sequence"
-    return f"masked {unit} ({masked}), and {'sentence order' if arguments.sentence_order else 'next sentences'}"
-
-
-def work_of_example(arguments: PretrainArguments, model: Mapping[str, Any]) -> Work:
-    """What it takes to train on one example; as many of its tokens are masked as `mlm_probability` has it."""
-    length = arguments.max_seq_length
-    masked = min(arguments.max_predictions_per_seq, max(1, round(arguments.mlm_probability * length)))
-    return Work(length, training_flops(model, length, masked))
-
-
 def open_data(arguments: PretrainArguments, model: dict[str, Any], stage_map: StageMap) -> PretrainingData:
     """Open the data sets on the ranks of the first and last stage.
 
@@ -139,3 +133,66 @@ def _open(arguments: PretrainArguments, path: str, model: dict[str, Any], evalua
             "anew with that one, or leave the flag out"
         )
     return data
+
+
+class PretrainJob(Job[PretrainArguments]):
+    """Pre-training from prepared data.
+
+    Args:
+        plan: how it is carried out.
+        model: from `load_model`.
+
+    Raises:
+        UserError: weights or data are missing or damaged, or do not fit the model; or the output folder is occupied.
+    """
+
+    def __init__(self, plan: Plan[PretrainArguments], model: dict[str, Any]) -> None:
+        weights = open_weights(plan.arguments, model)
+        self.data = open_data(plan.arguments, model, plan.stage_map)
+        self.config = build_config(model)
+        super().__init__(plan, Run(model, self.data.fingerprint, weights))
+
+    def build_engine(self, grid: Grid) -> Engine:
+        """Build this process's stage."""
+        arguments = self.arguments
+        objective = PretrainingObjective("sop" if arguments.sentence_order else "nsp")
+        count = arguments.gradient_accumulation_steps
+        return build_engine(self.config, "pretraining", objective, grid, self.plan.settings, count)
+
+    def make_course(self) -> Course:
+        """Train on the data set in a random order; measure the held-out examples."""
+        arguments, data = self.arguments, self.data
+        sizes = [len(part) if part else 0 for part in (data.train, data.held_out)]
+        self.num_train, self.num_held_out = share(self.engine, sizes)
+        sampler = GlobalBatchSampler(self.num_train, self.plan.global_batch, arguments.seed)
+        held_out = Feed(data.held_out, self.engine, split_batch)
+
+        def measure() -> dict[str, float]:
+            return held_out.measure(self.num_held_out, arguments.per_device_eval_batch_size)
+
+        feed = Feed(data.train, self.engine, split_batch)
+        steps = total_steps(arguments, sampler.steps_per_epoch)
+        return Course(feed, sampler, steps, measure if self.num_held_out else None)
+
+    def work(self) -> Work:
+        """What an example is; as many of its tokens are masked as `mlm_probability` has it."""
+        arguments, length = self.arguments, self.arguments.max_seq_length
+        masked = min(arguments.max_predictions_per_seq, max(1, round(arguments.mlm_probability * length)))
+        return Work(length, training_flops(self.run.model, length, masked))
+
+    def writer(self) -> Callable[[Path], None]:
+        """Return what writes the model's configuration and tokenizer into a checkpoint."""
+        return describe_model(self.config, self.data.train.tokenizer if self.data.train else None)
+
+    def overview(self) -> list[tuple[str, str]]:
+        """How many examples there are, and what is predicted."""
+        arguments = self.arguments
+        unit = f"n-grams of 1 to {arguments.ngram_mask} words" if arguments.ngram_mask > 1 else ""
+        unit = unit or ("whole words" if arguments.whole_word_mask else "tokens")
+        masked = f"{arguments.mlm_probability:.0%} of tokens, at most {arguments.max_predictions_per_seq} of a sequence"
+        sentences = "sentence order" if arguments.sentence_order else "next sentences"
+        counts = f"{self.num_train:,} to train on, {self.num_held_out:,} held out"
+        return [
+            ("data", f"{arguments.train_path}: examples: {counts}"),
+            ("aim", f"masked {unit} ({masked}), and {sentences}"),
+        ]

@@ -116,16 +116,15 @@ def draw_schedule(
     path: Path, ranks: Sequence[Sequence[Span]], stages: Sequence[int], first_step: int, last_step: int
 ) -> None:
     """Draw a PNG with a row per rank and a box per forward and backward of some training steps, counted from 1."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import patches, pyplot
+    from matplotlib import patches
+    from matplotlib.figure import Figure  # not pyplot, whose state may be a notebook's
 
     steps = range(first_step, last_step + 1)
     shown = [[span for span in spans if span.step in steps and span.kind in COLOURS] for spans in ranks]
     begin = min(span.begin for spans in shown for span in spans)
     digit = (max(span.end for spans in shown for span in spans) - begin) * 1e3 * _DIGIT
-    figure, axes = pyplot.subplots(figsize=(12, 1.2 + 0.7 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(12, 1.2 + 0.7 * len(shown)), layout="constrained")
+    axes = figure.subplots()
     for row, spans in enumerate(shown):
         for span in spans:
             left, width = (span.begin - begin) * 1e3, (span.end - span.begin) * 1e3
@@ -139,7 +138,6 @@ def draw_schedule(
     handles = [patches.Patch(color=colour, label=kind) for kind, colour in COLOURS.items()]
     axes.legend(handles=handles, ncols=len(handles), loc="upper center", bbox_to_anchor=(0.5, 1.25), frameon=False)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def training_steps(ranks: Sequence[Sequence[Span]]) -> range:

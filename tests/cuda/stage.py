@@ -16,8 +16,8 @@ from ds_bert.engine.state import Share
 from ds_bert.modeling.conditional.layers import MultitaskHead
 from ds_bert.modeling.layer import Layer
 from ds_bert.modeling.model import model_layers
+from ds_bert.multitask.job import split_tasks
 from ds_bert.multitask.objective import objective_of
-from ds_bert.multitask.run import split_tasks
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch

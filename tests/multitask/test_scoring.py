@@ -15,7 +15,7 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.conditional.layers import MultitaskHead
 from ds_bert.modeling.layer import initialize
 from ds_bert.modeling.model import carry_declaration, model_layers
-from ds_bert.multitask.run import split_tasks
+from ds_bert.multitask.job import split_tasks
 from ds_bert.multitask.scoring import Chooser
 from ds_bert.multitask.tasks import MultitaskTask, combine
 from ds_bert.multitask.uncertainty import FORMS

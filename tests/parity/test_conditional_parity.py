@@ -16,9 +16,9 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.conditional.layers import MultitaskHead
 from ds_bert.modeling.layer import initialize
 from ds_bert.modeling.model import carry_declaration, model_layers
+from ds_bert.multitask.job import split_tasks
 from ds_bert.multitask.model import Frozen
 from ds_bert.multitask.objective import objective_of
-from ds_bert.multitask.run import split_tasks
 from ds_bert.stage_map import StageMap
 from tests.support.conditional import batch_loss
 from tests.support.models import chain, toy_model

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 import torch.distributed as dist
 
@@ -76,6 +77,7 @@ def run_session(folder: Path, runs: Sequence[Run], manner: str = "main", timeout
 def _session(folder: str, runs: Sequence[Run], manner: str) -> list[int | str]:
     for name in LAUNCHERS:
         os.environ.pop(name, None)
+    matplotlib.use("svg")  # another than a job would choose
     ends: list[int | str] = []
     problems: list[BaseException] = []
 
@@ -125,6 +127,7 @@ def _interrupted(interruption: type[BaseException] | signal.Signals | None) -> A
 def _state() -> dict[str, Any]:
     """What a job must leave as it found it."""
     return {
+        "backend of charts": matplotlib.get_backend(),
         "engines": sum(issubclass(type(thing), StageModule) for thing in gc.get_objects()),
         "environment": {name: os.environ.get(name) for name in LAUNCHERS},
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],

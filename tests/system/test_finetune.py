@@ -314,7 +314,7 @@ def test_the_lowest_loss_can_choose_the_checkpoint(folder: Path, tmp_path: Path)
 def test_a_death_while_another_rank_still_builds_is_noticed(folder: Path, tmp_path: Path) -> None:
     arguments = words(folder, tmp_path / "out", "--do_train", num_stages=2)
     printed = printed_after_a_death(
-        "pipelines/finetune_glue.py", tmp_path / "printed", arguments, "ds_bert.training.finetune_run.build_engine"
+        "pipelines/finetune_glue.py", tmp_path / "printed", arguments, "ds_bert.training.finetuning.build_engine"
     )
     said = "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
     assert printed == said

@@ -182,7 +182,7 @@ def test_a_mistake_is_one_sentence(flag: str, folder: Path, tmp_path: Path) -> N
 def test_a_death_while_another_rank_still_builds_is_noticed(folder: Path, tmp_path: Path) -> None:
     arguments = words(folder, tmp_path / "out", num_stages=2)
     printed = printed_after_a_death(
-        "pipelines/meta_train.py", tmp_path / "printed", arguments, "ds_bert.meta.meta_training.build_stage"
+        "pipelines/meta_train.py", tmp_path / "printed", arguments, "ds_bert.meta.job.build_stage"
     )
     said = "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
     assert printed == said

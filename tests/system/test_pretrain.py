@@ -343,7 +343,7 @@ def test_an_output_folder_that_one_rank_does_not_see(tmp_path: Path, base: list[
 def test_a_death_while_another_rank_still_builds_is_noticed(base: list[Any], tmp_path: Path) -> None:
     arguments = [*base, "--num_stages", 2, *ONE_REPLICA, "--output_dir", tmp_path / "out"]
     printed = printed_after_a_death(
-        "pipelines/pretrain.py", tmp_path / "printed", arguments, "ds_bert.training.build.build_engine"
+        "pipelines/pretrain.py", tmp_path / "printed", arguments, "ds_bert.training.pretraining.build_engine"
     )
     said = "error: rank 1 (stage 1, replica 0): after step 0: rank 0 (stage 0, replica 0), after step 0, died\n"
     assert printed == said

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ds_bert.multitask.charts import draw_scores
@@ -67,7 +68,7 @@ def panels(figure: Figure) -> list[tuple[str, dict[str, list[tuple[float, float]
 
 def assert_legible(figure: Figure) -> None:
     """No text covers another, nor leaves the picture; a legend beside a panel leaves it free."""
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     for axes in figure.axes:
         legend, (left, right), (low, high) = axes.get_legend(), sorted(axes.get_xlim()), sorted(axes.get_ylim())
         texts = [label for label in axes.get_xticklabels() if left <= label.get_position()[0] <= right]

@@ -1,6 +1,7 @@
 """What the training loop reports, and where it must not go on."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.best import Best
 from ds_bert.training.log import RunLog, read_log
-from ds_bert.training.loop import Diverged, Training
+from ds_bert.training.loop import Course, Diverged, Training
 from ds_bert.training.stop import StopSignal
 from tests.support.meters import fake_engine, meter_of
 
@@ -50,7 +51,7 @@ def _training(folder: Path | None = None, best: Best | None = None, **changes: A
     arguments = TrainingArguments(**changes)
     nothing = cast(Any, None)
     engine = cast(Any, _Engine())
-    return Training(engine, arguments, nothing, nothing, 10, None, nothing, {}, log, meter_of(engine), best)
+    return Training(engine, arguments, Course(nothing, nothing, 10), log, meter_of(engine), best=best)
 
 
 def _result(loss: float, norm: float, skipped: bool = False, step: int = 3, scale_fell: bool = False) -> StepResult:
@@ -106,9 +107,9 @@ def test_a_run_that_nothing_made_better_does_not_train_on() -> None:
 
 def test_an_evaluation_that_is_refused_costs_no_training() -> None:
     training, events = _training(best=Best("accuracy", 0)), []
-    training.evaluate = lambda: {"f1": 0.5}
+    training.course = replace(training.course, evaluate=lambda: {"f1": 0.5})
     training.saver = cast(Any, _Saver(events))
-    training.engine.steps_done = training.total_steps
+    training.engine.steps_done = training.course.steps
     with pytest.raises(UserError, match="f1"):
         training._evaluate_and_save()
     assert events == ["saved without notes", "finished"]
@@ -121,7 +122,7 @@ def test_a_vote_that_draining_brings_ends_the_run_with_a_checkpoint(monkeypatch:
     late = _result(2.0, 1.0, step=4)
     late.sums[6 + 1] = 1.0
     monkeypatch.setattr(training.engine, "drain", lambda: [late])
-    training.evaluate = lambda: events.append("evaluated") or {"loss": 1.0}
+    training.course = replace(training.course, evaluate=lambda: events.append("evaluated") or {"loss": 1.0})
     training.saver = cast(Any, _Saver(events))
     training._evaluate_and_save()
     assert training.outcome.signal == signal.SIGTERM and events == ["saved without notes"]

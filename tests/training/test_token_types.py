@@ -14,6 +14,7 @@ from ds_bert.tasks.task import Split, Task
 from ds_bert.training.arguments import PretrainArguments
 from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.finetuning import fine_tune
+from ds_bert.training.job import Plan
 from ds_bert.training.model_source import Source
 from ds_bert.training.pretraining import load_model
 from tests.support.checkpoints import toy_fields
@@ -44,7 +45,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     def claim(*_: Any) -> None:
         raise Reached
 
-    monkeypatch.setattr("ds_bert.training.finetuning.claim_run", claim)
+    monkeypatch.setattr("ds_bert.training.job.claim_run", claim)
 
     def attempt(types: int, **splits: Features) -> str:
         measured = {"validation": Split(splits["validation"])} if "validation" in splits else {}
@@ -52,7 +53,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         task = Task("reviews", "sequence-classification", {}, None, splits.get("train"), measured, predicted)
         source = Source({**toy_fields("bert"), "type_vocab_size": types}, None, None)  # type: ignore[arg-type]
         try:
-            fine_tune(task, FinetuneArguments(), source, None, None)  # type: ignore[arg-type]
+            fine_tune(task, Plan(FinetuneArguments(), None, None), source)  # type: ignore[arg-type]
         except Reached:
             return ""
         except UserError as error:

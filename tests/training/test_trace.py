@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ds_bert.cli import main
@@ -70,7 +71,7 @@ def test_numbers_stand_in_their_boxes(tmp_path: Path, count: int, figures: list[
     ends = np.cumsum(1.05 ** (np.arange(count) % 60))
     boxes = [Span("forward", 1, n, end - 1.05 ** (n % 60), end) for n, end in enumerate(ends.tolist())]
     draw_schedule(tmp_path / "schedule.png", [boxes], [0], 1, 1)
-    figures[0].canvas.draw()
+    FigureCanvasAgg(figures[0]).draw()
     (axes,) = figures[0].axes
     texts = {int(text.get_text()): text.get_window_extent() for text in axes.texts}
     bars = [bar.get_window_extent() for bar in axes.patches]

@@ -85,7 +85,7 @@ def refused_in_file(kind: type, folder: Path, **values: Any) -> str:
 def test_the_jobs_are_those_in_pipelines() -> None:
     assert set(JOBS) == {f"pipelines/{path.name}" for path in (ROOT / "pipelines").glob("*.py")}
     for script, place in JOBS.items():
-        assert re.search(rf"\b{place.partition(':')[2]}\b", (ROOT / script).read_text())
+        assert re.search(rf"\b{place.partition(':')[2]}\b", (ROOT / "ds_bert" / "jobs" / Path(script).name).read_text())
 
 
 @pytest.mark.parametrize("job", KINDS)

@@ -1,7 +1,6 @@
 """One rank of a grid whose other processes are made up: what it sends goes nowhere, and what it gets has no values."""
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch.distributed as dist
 import torch.distributed._tools.fake_collectives  # noqa: F401  # collectives of FakeTensors
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from ds_bert.engine import process_group
 from tests.support.fake_cuda.program import PROGRAM
 from tests.support.fake_cuda.torch_cuda import current_stream
 
@@ -18,13 +18,8 @@ _backends: dict[int, str] = {}
 
 def become(rank: int, world_size: int) -> None:
     """Set the environment that a launcher gives one of its processes, on machines of one GPU each."""
-    server = socket.create_server(("127.0.0.1", 0))  # ranks other than 0 look whether the store is served
-    _kept.append(server)
-    values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "MASTER_PORT": server.getsockname()[1]}
+    values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "MASTER_PORT": 1}
     os.environ.update({name: str(value) for name, value in values.items()} | {"MASTER_ADDR": "127.0.0.1"})
-
-
-_kept: list[Any] = []
 
 
 def peers_say(answer: Callable[[int, Any], Any]) -> None:
@@ -33,6 +28,7 @@ def peers_say(answer: Callable[[int, Any], Any]) -> None:
     _say = answer
 
 
+_kept: list[Any] = []  # groups, so that none takes another's address
 _COLLECTIVES = {"all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_single"}
 _COLLECTIVES |= {"reduce_scatter", "reduce_scatter_tensor", "reduce_scatter_single"}  # some torch's newer, some older
 _groups: dict[int, tuple[str, tuple[int, ...]]] = {}
@@ -149,5 +145,5 @@ def install() -> None:
     for change in changes:
         setattr(dist, change.__name__, change)
     dist.new_group = make_group  # type: ignore[assignment]
-    dist.rendezvous = lambda url, rank=0, world_size=1, **_: iter([(_store(world_size), rank, world_size)])  # type: ignore
+    process_group.meet = lambda rank, world_size, *_: _store(world_size)  # type: ignore[assignment]
     dist.broadcast_object_list = lambda *_, **__: None  # type: ignore[assignment]

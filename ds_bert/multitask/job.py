@@ -23,7 +23,8 @@ from ds_bert.multitask.tasks import DIAGNOSTIC, MultitaskTask
 from ds_bert.tasks.task import Examples
 from ds_bert.training.best import LOSS
 from ds_bert.training.feed import Feed, Tensors, split_features
-from ds_bert.training.finetune_run import FinetuneRun
+from ds_bert.training.finetuning import FinetuneJob
+from ds_bert.training.loop import Outcome
 
 CHART, SEEN = "scores.png", "data_seen.json"
 
@@ -34,16 +35,15 @@ def split_tasks(batch: Mapping[str, np.ndarray]) -> tuple[Tensors, Tensors]:
     return {**inputs, "task_ids": labels["task_ids"]}, labels
 
 
-class MultitaskRun(FinetuneRun):
+class MultitaskJob(FinetuneJob[MultitaskArguments]):
     """One training of one model on many tasks."""
 
     task: MultitaskTask
-    arguments: MultitaskArguments
     sampler: TaskSampler
 
-    def do(self, checkpoint: Path | None) -> tuple[int, dict[str, float]]:
+    def do(self) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; draw the tasks' scores."""
-        status, measures = super().do(checkpoint)
+        status, measures = super().do()
         if self.grid.rank == 0 and measures and self.arguments.run_dir:
             names = [member.name for member in self.task.members]
             path = self.output_dir / CHART
@@ -58,7 +58,7 @@ class MultitaskRun(FinetuneRun):
     def make_sampler(self, examples: Examples) -> TaskSampler:
         """What says which examples make up step t."""
         arguments, kind = self.arguments, self.arguments.task_sampling
-        common = examples.lengths, self.task.sizes, self.global_batch, arguments.seed
+        common = examples.lengths, self.task.sizes, self.plan.global_batch, arguments.seed
         if kind == "uncertainty":
             size = arguments.per_device_train_batch_size
             choose = Chooser(self.task, self.feed(examples), arguments.uncertainty_form, size)
@@ -71,15 +71,16 @@ class MultitaskRun(FinetuneRun):
             self.sampler.load(self.resumed)
         return self.sampler
 
-    def state_now(self) -> dict[str, Any]:
+    def state_of_course(self) -> dict[str, Any]:
         """Which examples were seen."""
         return self.sampler.state()
 
-    def _train(self) -> tuple[int, dict[str, float] | None]:
-        outcome = super()._train()
+    def train(self) -> tuple[int, Outcome]:
+        """Train; say which share of the examples was seen."""
+        ended = super().train()
         if self.grid.rank == 0:
             self._report_seen()
-        return outcome
+        return ended
 
     def _report_seen(self) -> None:
         """Write and print which share of each task's examples was trained on at least once."""
@@ -89,7 +90,7 @@ class MultitaskRun(FinetuneRun):
         if self.arguments.run_dir:
             write_json(self.output_dir / SEEN, seen)
 
-    def _measure(self, folder: Path | None = None) -> dict[str, float]:
+    def measure(self, folder: Path | None = None) -> dict[str, float]:
         """Measure every task.
 
         Returns:
@@ -103,7 +104,7 @@ class MultitaskRun(FinetuneRun):
         losses: dict[str, list[float]] = {f"{name}_{LOSS}": [] for name in of_task}
         for member in self.task.members:
             for name in member.evaluation:
-                found = self._outputs_of(self.task.evaluation[f"{member.name}/{name}"], folder)
+                found = self.outputs_of(self.task.evaluation[f"{member.name}/{name}"], folder)
                 which = "" if len(member.evaluation) == 1 else f"_{name.removeprefix('validation_')}"
                 details |= {f"{member.name}{which}_{key}": value for key, value in found.items()}
                 if name != DIAGNOSTIC:

@@ -1,0 +1,243 @@
+"""What every training job does, in this order: meet, build the engine, go on where a run stopped, train, conclude.
+
+A job's script prepares it: it reads what the user handed in, and finds what is wrong with it before any process waits
+for another. What follows is here, once for all jobs; each hands it what is its own (`Job`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ds_bert.checkpoint.pretrained import PretrainedWeights
+from ds_bert.checkpoint.saving import CheckpointSaver
+from ds_bert.checkpoint.training_state import go_on
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.heartbeat import Heartbeat
+from ds_bert.engine.process_group import Grid, process_group
+from ds_bert.engine.settings import EngineSettings
+from ds_bert.modeling.model import build_config
+from ds_bert.stage_map import StageMap
+from ds_bert.training.agreement import check_agreement
+from ds_bert.training.arguments import JobArguments, TrainingArguments
+from ds_bert.training.best import Best
+from ds_bert.training.build import load_weights
+from ds_bert.training.charts import Measures
+from ds_bert.training.checks import check_numbers, total_steps
+from ds_bert.training.deepspeed_config import apply_deepspeed_config
+from ds_bert.training.log import RunLog
+from ds_bert.training.loop import Course, Outcome, Training
+from ds_bert.training.meter import Meter, Work
+from ds_bert.training.out_of_memory import explaining_out_of_memory
+from ds_bert.training.overview import (
+    describe_batch,
+    describe_engine,
+    describe_resumption,
+    describe_steps,
+    show_overview,
+)
+from ds_bert.training.parameter_groups import with_layerwise_decay
+from ds_bert.training.placement import check_schedule, choose_stage_map
+from ds_bert.training.precision import fp32_products
+from ds_bert.training.run import claim_run, conclude, failing_by_name, keep_settings
+
+A = TypeVar("A", bound=TrainingArguments)
+
+
+@dataclass(frozen=True)
+class Plan(Generic[A]):
+    """How a job is to be carried out, agreed with the stage map and DeepSpeed's JSON, and checked.
+
+    Args:
+        arguments: of the job; "auto" and what the JSON says filled in.
+        stage_map: which layers run where.
+        settings: of the engine.
+    """
+
+    arguments: A
+    stage_map: StageMap
+    settings: EngineSettings
+
+    @property
+    def global_batch(self) -> int:
+        """Examples of an optimizer step."""
+        arguments = self.arguments
+        size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+        return size * micro_batches * self.stage_map.num_replicas
+
+
+def make_plan(
+    arguments: A, given: set[str], model: Mapping[str, Any], head: str | Callable[[Any], Any], predictions: int = 0
+) -> Plan[A]:
+    """Choose the stage map, unite the arguments with DeepSpeed's JSON, and check them.
+
+    Args:
+        arguments, given: as parsed.
+        model: fields of the model's configuration.
+        head: the last layer, see `ds_bert.modeling.costs.layer_costs`.
+        predictions: tokens of a sequence that are predicted, for an even cut.
+
+    Raises:
+        UserError: the map is wrong, arguments contradict each other, or a schedule cannot run them.
+    """
+    stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, predictions, head)
+    arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
+    check_numbers(arguments)
+    check_schedule(arguments, stage_map)
+    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, build_config(model))
+    return Plan(arguments, stage_map, settings)
+
+
+@contextmanager
+def all_ranks(
+    arguments: JobArguments, stage_map: StageMap, settings: EngineSettings | None = None
+) -> Iterator[tuple[Grid, Heartbeat]]:
+    """Let the processes meet, and each know when another fails, for as long as a job runs.
+
+    Args:
+        arguments: say how long to wait, and for what.
+        stage_map: which layers run where.
+        settings: of the engine; None: none that matters to CUDA.
+    """
+    joining = process_group(stage_map, arguments.ddp_timeout, arguments.transport, arguments.start_timeout)
+    with joining as grid, fp32_products(grid, settings or EngineSettings()):
+        limit, folder = arguments.heartbeat_timeout, arguments.report_dir
+        with failing_by_name(grid, heartbeat_timeout=limit, output_dir=folder) as heartbeat:
+            yield grid, heartbeat
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a job is known by when it is resumed, and what it starts from.
+
+    Args:
+        model: fields of the model's configuration.
+        data: fingerprint of the training data; None on a process that reads none.
+        weights: to start from; None: fresh ones.
+        fresh: names that keep fresh weights all the same.
+        notes: what people should know before the first step.
+    """
+
+    model: Mapping[str, Any]
+    data: str | None
+    weights: PretrainedWeights | None = None
+    fresh: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Job(ABC, Generic[A]):
+    """One training, from an engine to its results.
+
+    The output folder is claimed, and the checkpoint to go on from found, when this is made: before processes meet.
+
+    Args:
+        plan: how it is carried out.
+        run: what it is known by, and starts from.
+
+    Raises:
+        UserError: the output folder holds something else.
+    """
+
+    unit = "examples"
+
+    def __init__(self, plan: Plan[A], run: Run) -> None:
+        self.plan, self.arguments, self.run = plan, plan.arguments, run
+        self.found = claim_run(plan.arguments, plan.stage_map, run.model, run.data)
+        self.resumed_from: Path | None = None
+
+    @abstractmethod
+    def build_engine(self, grid: Grid) -> Engine:
+        """Build this process's stage."""
+
+    @abstractmethod
+    def make_course(self) -> Course:
+        """Say what is trained on, and measured in between; all processes call this, when the weights are there."""
+
+    @abstractmethod
+    def work(self) -> Work:
+        """What an example is, on average."""
+
+    @abstractmethod
+    def writer(self) -> Callable[[Path], None]:
+        """Return what writes the model's configuration and tokenizer into a checkpoint."""
+
+    def overview(self) -> list[tuple[str, str]]:
+        """What of this job people should know before the first step: labels, and lines."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """What its checkpoints keep of this job, besides what all keep."""
+        return {}
+
+    def best(self) -> Best | None:
+        """What chooses the best checkpoint; None where only the last one counts."""
+        return None
+
+    def measures(self, best: Best | None) -> Measures | None:
+        """What charts show of evaluations; None: all but the losses, as shares."""
+        return None
+
+    def carry_out(self, grid: Grid, heartbeat: Heartbeat) -> tuple[int, dict[str, float]]:
+        """Do the job on processes that have met; return the exit status and the last measures."""
+        self.grid = grid
+        self.engine = self.build_engine(grid)
+        heartbeat.steps_done = lambda: self.engine.steps_done
+        with explaining_out_of_memory(self.engine, self.arguments):
+            if self.run.weights:
+                load_weights(self.engine, self.run.weights, self.run.fresh)
+            check_agreement(self.engine, self.arguments, grid.stage_map, self.run.data)
+            self.resumed_from = self.resume()
+            return self.do()
+
+    def resume(self) -> Path | None:
+        """Load the run's newest checkpoint and return it; None where there is none."""
+        return go_on(self.engine, self.arguments.run_dir, self.found)
+
+    def do(self) -> tuple[int, dict[str, float]]:
+        """Train; return the exit status and the last measures."""
+        status, outcome = self.train()
+        return status, outcome.evaluation or {}
+
+    def train(self) -> tuple[int, Outcome]:
+        """Train; return the exit status, 0 or 128 + the signal that ended it, and how it ended."""
+        arguments, engine, stage_map = self.arguments, self.engine, self.grid.stage_map
+        course, best = self.make_course(), self.best()
+        self.show(course)
+        keep_settings(engine, arguments, stage_map)
+        is_main = self.grid.rank == 0
+        log = RunLog(arguments.run_dir, is_main, engine.steps_done, course.steps, not arguments.disable_tqdm)
+        meter = Meter(engine, self.work(), arguments.peak_tflops)
+        outcome = Training(engine, arguments, course, log, meter, self._saver(), best).run()
+        return conclude(engine, arguments, stage_map, outcome, log, meter, self.measures(best)), outcome
+
+    def steps_of(self, per_epoch: float) -> int:
+        """Optimizer steps of the whole training, of which an epoch has ``per_epoch``."""
+        return total_steps(self.arguments, per_epoch)
+
+    def show(self, course: Course | None) -> None:
+        """Print what this job is about to do; None where nothing is trained."""
+        weights, arguments = self.run.weights, self.arguments
+        origin = f"weights of {weights.folder}" if weights else "fresh weights"
+        lines = describe_engine(self.engine, self.run.model, origin)
+        if course:
+            lines.append(("batch", describe_batch(arguments, self.grid.num_replicas, self.unit)))
+            lines.append(("steps", describe_steps(arguments, course.steps, course.sampler.steps_per_epoch)))
+        lines += [*self.overview(), *describe_resumption(arguments, self.resumed_from, trains=course is not None)]
+        show_overview(self.grid, lines, self.run.notes)
+
+    def _saver(self) -> CheckpointSaver | None:
+        arguments = self.arguments
+        if not arguments.run_dir:
+            return None
+        known = {"arguments": asdict(arguments), "global_batch": self.plan.global_batch, "model": self.run.model}
+        state = known | {"data": self.run.data} | self.state()
+        keep, later = arguments.save_total_limit, arguments.save_async
+        return CheckpointSaver(arguments.run_dir, self.engine, self.writer(), state, keep, later)
+
+
+def run_job(job: Job[Any]) -> int:
+    """Do a job, from the meeting of the processes to its end; return the exit status."""
+    with all_ranks(job.arguments, job.plan.stage_map, job.plan.settings) as (grid, heartbeat):
+        return job.carry_out(grid, heartbeat)[0]
