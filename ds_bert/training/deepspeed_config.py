@@ -14,6 +14,7 @@ from ds_bert.training.declaration import flags_of
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
+_TYPE = "optimizer.type"
 _BETAS = "optimizer.params.betas"
 # What the file has beside what it shares with the flags, each of which names its place there.
 _ONLY_HERE = {
@@ -53,9 +54,10 @@ def apply_deepspeed_config(
         config = dict(_leaves(data))
     shared = {flag.deepspeed: name for name, flag in flags_of(type(arguments)).items() if flag.deepspeed}
     _refuse_unsupported(config, {*shared, *_ONLY_HERE}, source)
-    config = _in_words_of_flags(config, source)
+    config |= _betas(config, source)
     for key, name in shared.items():
-        arguments = _unite(arguments, given, key, name, config.get(key, "auto"), source)
+        if key in config and config[key] != "auto":
+            arguments = _unite(arguments, given, key, name, config, source)
     _refuse_options_of_others(arguments.optim, config, source)
     _check_global_batch(arguments, config, num_replicas, source)
     return arguments, _settings(arguments, config.get("zero_optimization.stage", 0), source)
@@ -70,17 +72,14 @@ def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def _in_words_of_flags(config: dict[str, Any], source: str) -> dict[str, Any]:
-    """Give the optimizer the name that `--optim` knows it by, and each of the betas a place of its own."""
-    config = dict(config)
-    if "optimizer.type" in config:
-        config["optimizer.type"] = _optimizer_type(config, source)
+def _betas(config: dict[str, Any], source: str) -> dict[str, Any]:
+    """Give each of the betas a place of its own."""
     betas = config.get(_BETAS, "auto")
-    if betas != "auto":
-        if not isinstance(betas, list) or len(betas) != 2:
-            raise UserError(f'{source}: {_BETAS} is {betas!r}, needed is a list of two numbers or "auto"')
-        config |= {f"{_BETAS}[{place}]": beta for place, beta in enumerate(betas)}
-    return config
+    if betas == "auto":
+        return {}
+    if not isinstance(betas, list) or len(betas) != 2:
+        raise UserError(f'{source}: {_BETAS} is {betas!r}, needed is a list of two numbers or "auto"')
+    return {f"{_BETAS}[{place}]": beta for place, beta in enumerate(betas)}
 
 
 def _refuse_unsupported(config: dict[str, Any], known: set[str], source: str) -> None:
@@ -102,7 +101,7 @@ def _refuse_unsupported(config: dict[str, Any], known: set[str], source: str) ->
 
 
 def _optimizer_type(config: dict[str, Any], source: str) -> str:
-    kind = str(config["optimizer.type"]).lower()
+    kind = str(config[_TYPE]).lower()
     if kind == "adam" and config.get("optimizer.params.adam_w_mode", True):
         return "adamw"  # as DeepSpeed reads it
     names = {entry.deepspeed_name: name for name, entry in OPTIMIZERS.items()}
@@ -114,17 +113,19 @@ def _optimizer_type(config: dict[str, Any], source: str) -> str:
     return found
 
 
-def _unite(arguments: Arguments, given: set[str], key: str, name: str, value: Any, source: str) -> Arguments:
-    if value == "auto":
-        return arguments
-    current = getattr(arguments, name)
+def _unite(
+    arguments: Arguments, given: set[str], key: str, name: str, config: dict[str, Any], source: str
+) -> Arguments:
+    """Let the argument ``name`` have the value that the file has at ``key``."""
+    written, current = config[key], getattr(arguments, name)
+    value = _optimizer_type(config, source) if key == _TYPE else written
     kind = type(current)
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise UserError(f'{source}: {key} is {value!r}, needed is a value of type {kind.__name__} or "auto"')
+        raise UserError(f'{source}: {key} is {written!r}, needed is a value of type {kind.__name__} or "auto"')
     if name in given and value != current:
-        raise UserError(f'{source}: {key} is {value!r}, but --{name} is {current!r}; make them equal or write "auto"')
+        raise UserError(f'{source}: {key} is {written!r}, but --{name} is {current!r}; make them equal or write "auto"')
     if needed := flags_of(type(arguments))[name].refusal(value):
-        raise UserError(f'{source}: {key} is {value!r}, {needed} or "auto"')
+        raise UserError(f'{source}: {key} is {written!r}, {needed} or "auto"')
     return replace(arguments, **{name: kind(value)})
 
 
