@@ -5,6 +5,7 @@ import copy
 import os
 import shutil
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -33,6 +34,13 @@ _WIDEST = 100  # columns that are still easy to read
 _METAVARS = {string_to_bool: "true|false", int: "N", float: "X", str: "TEXT"}  # by what reads a word
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """argparse's; it breaks lines between words only, so that flags and names can be copied."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
+
+
 class _Parser(FlagParser, HfArgumentParser):
     """A parser of the arguments of the dataclass ``kind``; transformers' makes the flags of its fields.
 
@@ -48,7 +56,7 @@ class _Parser(FlagParser, HfArgumentParser):
             usage="%(prog)s [RUN.JSON] [--FLAG VALUE ...]",
             description=f"{kind.__doc__} {_HELP}",
             allow_abbrev=False,
-            formatter_class=partial(argparse.HelpFormatter, max_help_position=6, width=width),
+            formatter_class=partial(_HelpFormatter, max_help_position=6, width=width),
         )
         self.add_argument(
             "json_file", nargs="?", metavar="RUN.JSON", help="JSON file with any of the flags below, which override it."
