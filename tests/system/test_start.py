@@ -13,7 +13,7 @@ from transformers import AutoConfig, BertForPreTraining, BertForSequenceClassifi
 from tests.support.jobs import REPOSITORY, run_job
 from tests.support.many_tasks import write_tasks
 
-LABELS = ("model", "device", "cut", "order", "batch", "steps", "data", "aim", "resume", "note")
+LABELS = ("model", "device", "cut", "order", "batch", "steps", "data", "aim", "resume", "changed", "note")
 
 
 def begin(tmp_path: Path, job: str, world_size: int = 1, status: int = 0, **flags: Any) -> dict[str, list[str]]:
@@ -77,6 +77,7 @@ def test_going_on_and_measuring(tmp_path: Path, texts: dict[str, Any]) -> None:
     begin(tmp_path / "first", "finetune_glue", **texts, max_steps=2, save_steps=1)
     block = begin(tmp_path / "again", "finetune_glue", **texts, max_steps=4, resume=True)
     assert block["resume"] == [f"going on from {tmp_path / 'out' / 'checkpoint-2'}"]
+    assert block["changed"] == ["--max_steps 2 → 4, from step 2 on"]
     del texts["do_train"]
     block = begin(tmp_path / "measured", "finetune_glue", **texts, do_eval=True, resume=True,
                   validation_file=texts["train_file"])  # fmt: skip
