@@ -10,14 +10,16 @@ from pathlib import Path
 
 from ds_bert.checkpoint.tensors import EXTRA, INDEX, MOMENTS, WEIGHTS, part_name
 from ds_bert.files import read_json, write_json
+from ds_bert.modeling.heads import HEADS
 
-# A parameter whose name has one of these parts is one that Hugging Face has no class for.
-EXTRA_MODULES = frozenset({"beam_head", "conditional", "adapter", "meta"})
+# A parameter whose name has one of these parts, or one of a head's, is one that Hugging Face has no class for.
+_EXTRA_MODULES = frozenset({"conditional", "adapter", "meta"})
 
 
 def is_extra(name: str) -> bool:
     """Whether Hugging Face has no class for a parameter of this name."""
-    return not EXTRA_MODULES.isdisjoint(name.split("."))
+    of_heads = (module for head in HEADS.values() for module in head.extra_modules)
+    return not _EXTRA_MODULES.union(of_heads).isdisjoint(name.split("."))
 
 
 def files_by_name(layers_of_processes: Iterable[Mapping[str, int]]) -> dict[str, tuple[str, str]]:

@@ -144,19 +144,17 @@ def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str
     Raises:
         UserError: an unknown flag or key, or a value that is not of its type or out of its bounds.
     """
-    parser = None
+    parser = _Parser(kind)
     if isinstance(told, Mapping):
         given = {name: _as_in_json(value) for name, value in told.items()}
     else:
-        parser = _Parser(kind)
         given = vars(parser.parse_args(list(sys.argv[1:] if told is None else told)))
+        import_extensions(given.get("extensions", []))
     json_file = given.pop("json_file", None)
     if isinstance(told, Mapping):
         given = _check_values(kind, given, "")
-    import_extensions(given.get("extensions", []))
     values = (_read_values(kind, Path(json_file)) if json_file else {}) | given
-    if parser:
-        parser.check_choices(given)
+    parser.check_choices(given)
     check_bounds(kind, values)
     if values.get("stage_map") or values.get("num_stages", 1) > 1:
         set_pipeline_defaults()  # here, as what jobs import next asks for GPUs

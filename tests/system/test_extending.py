@@ -136,9 +136,15 @@ def test_a_schedule(examples: Path, tmp_path: Path, prepared: Path, model: Path)
     words = ["--config_name", model, "--train_path", prepared, "--max_steps", 4, "--max_seq_length", 32]
     words += ["--num_stages", 2, "--gradient_accumulation_steps", 5, "--logging_steps", 1, "--disable_tqdm"]
     run(tmp_path / "1f1b", "pipelines/pretrain.py", words, 2)
-    mine = [*words, "--extensions", examples / "eager.py", "--schedule", "eager"]
-    run(tmp_path / "eager", "pipelines/pretrain.py", mine, 2)
+    mine = {"extensions": [str(examples / "eager.py")], "schedule": "eager"}
+    (tmp_path / "mine.json").write_text(json.dumps(mine))
+    (tmp_path / "part.json").write_text(json.dumps({"schedule": "eager"}))
+    run(tmp_path / "eager", "pipelines/pretrain.py", [tmp_path / "mine.json", *words], 2)
     assert losses(tmp_path / "eager") == losses(tmp_path / "1f1b") and len(losses(tmp_path / "eager")) == 4
+    refused = run(tmp_path / "no", "pipelines/pretrain.py", [tmp_path / "part.json", *words[:-3]], 1, status=2)
+    assert "part.json: schedule is 'eager', needed is one of 1f1b, gpipe, 2bw" in refused
+    refused = run(tmp_path / "not", "pipelines/pretrain.py", [*words, "--schedule", "eager"], 1, status=2)
+    assert "invalid choice: 'eager', needed is one of 1f1b, gpipe, 2bw" in refused
 
 
 SENTENCES = ["the film was good", "a film was bad", "the film was a", "was the film great"]

@@ -28,6 +28,7 @@ class Head:
         class_ending: what follows the family's name in transformers' class of a whole model; None where there is none.
         labels: what transformers sizes its class by: the labels of a task, always two scores, or nothing.
         own_names: what the names of its weights begin with that mean something else under another head.
+        extra_modules: parts of names that no class of transformers has.
     """
 
     layer: MakeHead | str | None = None
@@ -35,6 +36,7 @@ class Head:
     class_ending: str | None = None
     labels: Literal["of a task", "two", "none"] = "none"
     own_names: tuple[str, ...] = ()
+    extra_modules: tuple[str, ...] = ()
 
     def make(self, config: Any) -> "Layer":
         """Build the layer."""
@@ -67,7 +69,9 @@ HEADS: dict[str, Head] = {
         f"{_LAYERS}:QuestionAnsweringHead", costs.question_answering, "ForQuestionAnswering", "two", ("qa_outputs.",)
     ),
     "beam-question-answering": Head(
-        "ds_bert.modeling.heads.beam:BeamQuestionAnsweringHead", costs.beam_question_answering
+        "ds_bert.modeling.heads.beam:BeamQuestionAnsweringHead",
+        costs.beam_question_answering,
+        extra_modules=("beam_head",),
     ),
     "token-classification": Head(
         f"{_LAYERS}:TokenClassificationHead",
