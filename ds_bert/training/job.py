@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.saving import CheckpointSaver
@@ -21,7 +21,7 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.training.agreement import check_agreement
-from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.arguments import JobArguments, TrainingArguments
 from ds_bert.training.best import Best
 from ds_bert.training.build import load_weights
 from ds_bert.training.charts import Measures
@@ -82,8 +82,7 @@ def make_plan(
     Raises:
         UserError: the map is wrong, arguments contradict each other, or model or schedule cannot do what they say.
     """
-    length = arguments.max_seq_length  # type: ignore[attr-defined]  # all jobs have it
-    stage_map = choose_stage_map(arguments, given, model, length, predictions, head)
+    stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, predictions, head)
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
     check_numbers(arguments)
     check_schedule(arguments, stage_map)
@@ -91,21 +90,9 @@ def make_plan(
     return Plan(arguments, stage_map, settings)
 
 
-class _Launched(Protocol):
-    """The arguments that say how processes meet."""
-
-    ddp_timeout: int
-    start_timeout: int
-    heartbeat_timeout: int
-    transport: str
-
-    @property
-    def report_dir(self) -> Path | None: ...
-
-
 @contextmanager
 def all_ranks(
-    arguments: _Launched, stage_map: StageMap, settings: EngineSettings | None = None
+    arguments: JobArguments, stage_map: StageMap, settings: EngineSettings | None = None
 ) -> Iterator[tuple[Grid, Heartbeat]]:
     """Let the processes meet, and each know when another fails, for as long as a job runs.
 
@@ -240,7 +227,7 @@ class Job(ABC, Generic[A]):
         if course:
             lines.append(("batch", describe_batch(arguments, self.grid.num_replicas, self.unit)))
             lines.append(("steps", describe_steps(arguments, course.steps, course.sampler.steps_per_epoch)))
-        lines += [*self.overview(), ("resume", describe_resumption(arguments, self.resumed_from))]
+        lines += [*self.overview(), *describe_resumption(arguments, self.resumed_from, trains=course is not None)]
         fresh = [self.run.fresh_note] if self.run.fresh_note and not self.resumed_from else []
         show_overview(self.grid, lines, [*fresh, *self.run.notes])
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, BertForPreTraining, BertForSequenceClassifi
 from tests.support.jobs import REPOSITORY, run_job
 from tests.support.many_tasks import write_tasks
 
-LABELS = ("model", "device", "cut", "order", "batch", "steps", "data", "aim", "resume", "note")
+LABELS = ("model", "device", "cut", "order", "batch", "steps", "data", "aim", "resume", "changed", "note")
 
 
 def begin(tmp_path: Path, job: str, world_size: int = 1, status: int = 0, **flags: Any) -> dict[str, list[str]]:
@@ -80,6 +80,7 @@ def test_going_on_and_measuring(tmp_path: Path, texts: dict[str, Any]) -> None:
     assert block["resume"] == [f"going on from {tmp_path / 'out' / 'checkpoint-2'}"]
     assert block["model"][0].endswith(f"weights of {tmp_path / 'out' / 'checkpoint-2'}")
     assert not any("fresh weights" in note for note in block["note"])
+    assert block["changed"] == ["--max_steps 2 → 4, from step 2 on"]
     del texts["do_train"]
     block = begin(tmp_path / "measured", "finetune_glue", **texts, do_eval=True, resume=True,
                   validation_file=texts["train_file"])  # fmt: skip
