@@ -10,6 +10,7 @@ import torch
 from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
+from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically, write_json
@@ -134,7 +135,8 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         arguments.per_device_eval_batch_size,
         arguments.seed,
     )
-    with all_ranks(arguments, stage_map) as (grid, heartbeat):
+
+    def learn(grid: Grid, heartbeat: Heartbeat) -> None:
         learner = FewShot(
             model.stage(grid, arguments.seed),
             carry_declaration(model.config, torch.float32),
@@ -146,6 +148,9 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         heartbeat.steps_done = lambda: learner.steps_done
         _show_overview(learner, arguments, model, tasks, done)
         _learn_all(learner, arguments, model, tasks, done)
+
+    with all_ranks(arguments, stage_map) as (grid, heartbeat):
+        learn(grid, heartbeat)
     return 0
 
 

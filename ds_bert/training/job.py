@@ -182,16 +182,24 @@ class Job(ABC, Generic[A]):
         return None
 
     def carry_out(self, grid: Grid, heartbeat: Heartbeat) -> tuple[int, dict[str, float]]:
-        """Do the job on processes that have met; return the exit status and the last measures."""
+        """Do the job on processes that have met; return the exit status and the last measures.
+
+        However it ends, the engine and its memory are let go of: after it, this process may do another job.
+        """
         self.grid = grid
         self.engine = self.build_engine(grid)
         heartbeat.steps_done = lambda: self.engine.steps_done
-        with explaining_out_of_memory(self.engine, self.arguments):
-            if self.run.weights:
-                load_weights(self.engine, self.run.weights, self.run.fresh)
-            check_agreement(self.engine, self.arguments, grid.stage_map, self.run.data)
-            self.resumed_from = self.resume()
-            return self.do()
+        try:
+            with explaining_out_of_memory(self.engine, self.arguments):
+                if self.run.weights:
+                    load_weights(self.engine, self.run.weights, self.run.fresh)
+                check_agreement(self.engine, self.arguments, grid.stage_map, self.run.data)
+                self.resumed_from = self.resume()
+                return self.do()
+        finally:
+            steps = self.engine.steps_done
+            heartbeat.steps_done = lambda: steps
+            del self.engine
 
     def resume(self) -> Path | None:
         """Load the run's newest checkpoint and return it; None where there is none."""
