@@ -19,6 +19,7 @@ from ds_bert.errors import UserError
 class Subject(Enum):
     """What a flag is about: the headings of `--help`, in their order."""
 
+    OWN = "this job's own"
     MODEL = "model"
     DATA = "data"
     BATCH = "batch and length"
@@ -41,7 +42,7 @@ class Resume(Enum):
     FREE = "may change it: of no matter to the numbers"
 
 
-MODEL, DATA, BATCH, OPTIMIZER, ADAPTATION, PLACEMENT, PRECISION, OUTPUT, EVALUATION, REPORT, LAUNCH = Subject
+_, MODEL, DATA, BATCH, OPTIMIZER, ADAPTATION, PLACEMENT, PRECISION, OUTPUT, EVALUATION, REPORT, LAUNCH = Subject
 SAME, TOLD, CONTENT, FREE = Resume  # short, as every declaration has one of each
 
 
@@ -196,8 +197,17 @@ def _field(flag: Flag) -> Any:
 
 
 def flag_of(declared: Field) -> Flag:
-    """The flag that a field declares."""
-    return declared.metadata["flag"]
+    """The flag that a field declares.
+
+    A plain field, as a job of a user's own may have, is taken with care: all ranks must agree on its value, and another
+    one at resuming is said.
+    """
+    if "flag" in declared.metadata:
+        return declared.metadata["flag"]
+    default = None if declared.default is MISSING else declared.default
+    if declared.default_factory is not MISSING:
+        default = declared.default_factory()
+    return Flag(default, declared.metadata.get("help", ""), Subject.OWN, TOLD)
 
 
 def flags_of(kind: type) -> dict[str, Flag]:

@@ -4,14 +4,15 @@ import json
 import math
 import re
 import typing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ds_bert.errors import UserError
-from ds_bert.training.declaration import Bounds, Flag, Kind, Subject, argument, at_least, flags_of, redeclare
+from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.declaration import TOLD, Bounds, Flag, Kind, Subject, argument, at_least, flags_of, redeclare
 from ds_bert.training.parser import parse_arguments
 from ds_bert.training.unknown import jobs
 
@@ -39,6 +40,7 @@ def inner_type(kind: type, name: str) -> type:
 @each_job
 def test_every_flag_has_all_facts(job: str) -> None:
     kind = JOBS[job]
+    assert all("flag" in declared.metadata for declared in fields(kind))
     for name, flag in flags_of(kind).items():
         assert re.fullmatch(r"[A-Z0-9\"].*[^.]\.", flag.help) and "default" not in flag.help, (name, flag.help)
         type_ = inner_type(kind, name)
@@ -53,18 +55,33 @@ def test_every_flag_has_all_facts(job: str) -> None:
     assert len(set(shared)) == len(shared)
 
 
-def test_a_field_that_is_no_flag_is_found_out() -> None:
-    @dataclass
-    class Forgetful:
-        """Arguments, one of them without facts."""
-
-        name: str | None = argument(None, "A name.", Subject.MODEL, typing.cast(Any, None))
-        size: int = 3
-
-    with pytest.raises(KeyError):
-        flags_of(Forgetful)
+def test_no_flag_can_be_declared_without_its_subject_and_what_resuming_makes_of_it() -> None:
     with pytest.raises(TypeError):
         argument(3, "A size.")  # type: ignore[call-arg]
+
+
+def test_a_plain_field_of_a_users_own_job(capsys: pytest.CaptureFixture) -> None:
+    @dataclass
+    class OwnArguments(TrainingArguments):
+        """A job's."""
+
+        size: int = 3
+        names: list[str] = field(default_factory=list, metadata={"help": "Who takes part."})
+
+    flags = flags_of(OwnArguments)
+    assert [(flags[name].default, flags[name].resume) for name in ("size", "names")] == [(3, TOLD), ([], TOLD)]
+    assert flags["size"].ranks_agree and flags["seed"] == flags_of(TrainingArguments)["seed"]
+    arguments, given = parse_arguments(OwnArguments, ["--size", "4", "--names", "a", "b"])
+    assert (arguments.size, arguments.names, given) == (4, ["a", "b"], {"size", "names"})
+    with pytest.raises(SystemExit):
+        parse_arguments(OwnArguments, ["--help"])
+    section = capsys.readouterr().out.split("this job's own:\n")[1].split("\n\n")[0]
+    assert section.splitlines() == [
+        "  --size N",
+        "      (default: 3)",
+        "  --names TEXT [TEXT ...]",
+        "      Who takes part. (default: none)",
+    ]
 
 
 def test_jobs_are_of_one_mind_about_a_flag() -> None:
@@ -174,7 +191,7 @@ def test_help_shows_defaults_and_bounds_by_subject(
     with pytest.raises(SystemExit):
         parse_arguments(kind, ["--help"])
     printed = capsys.readouterr().out
-    names = [field.name for field in fields(kind)]
+    names = [declared.name for declared in fields(kind)]
     longest = max(len(line) for line in printed.splitlines() if not line.startswith(("usage", "  --")))
     assert longest <= min(columns, 100) or " " not in max(printed.splitlines(), key=len).strip()
     parts = re.split(r"^(\S.*):$", printed, flags=re.MULTILINE)
