@@ -70,13 +70,13 @@ def best_known_to(newest: Path, say: Say = say_nothing) -> Path:
     state = read_json(newest / STATE)
     known = (state.get("best") if isinstance(state, dict) else None) or {}
     if known.get("step") is None:
-        say(f"{newest} is taken, the newest of its run")
+        say(f"starting from {newest}, the newest checkpoint of its run")
         return newest
     best = folders.checkpoint_folder(newest.parent, known["step"])
     if best != newest and (problems := faults(best, tensors=False)):
-        say(f"{newest} is taken, the newest of its run; the best is not whole: {problems[0]}")
+        say(f"starting from {newest}, the newest checkpoint of its run; the best is not whole: {problems[0]}")
         return newest
-    say(f"{best} is taken, the best of its run ({known['metric']} {known['value']:.4f})")
+    say(f"starting from {best}, the best checkpoint of its run ({known['metric']} {known['value']:.4f})")
     return best
 
 

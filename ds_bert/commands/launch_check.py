@@ -5,7 +5,6 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,10 @@ from ds_bert.modeling.costs import default_predictions, layer_costs
 from ds_bert.stage_map import StageMap, load_stage_map, require_ascending
 from ds_bert.stage_map_faults import MODULES
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.declaration import Kind, flags_of
+from ds_bert.training.unknown import jobs
 
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "ds_bert")
-DATA = (
-    "train_path", "eval_path", "train_file", "validation_file", "predict_file", "test_file", "data_dir",
-    "task_train_files", "supervised_train_files", "task_dir", "support_file", "extensions",
-)  # fmt: skip
-# Paths, or names of what is shipped, on the hub or built in.
-NAMED = (
-    "model_name_or_path", "checkpoint", "config_name", "tokenizer_name", "deepspeed_config", "stage_map", "tasks",
-)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,12 +58,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _read_run(path: str | None) -> dict[str, Any]:
     """Return the arguments that a run's JSON file gives, over the jobs' defaults."""
-    values: dict[str, Any] = {field.name: field.default for field in fields(TrainingArguments)}
+    values: dict[str, Any] = {name: flag.default for name, flag in flags_of(TrainingArguments).items()}
     given = read_json(Path(path)) if path else {}
     if not isinstance(given, dict):
         raise UserError(f"{path}: holds a {type(given).__name__}, needed is an object of arguments and values")
     import_extensions(given.get("extensions") or [])
-    values |= {"max_seq_length": 128, "extensions": []} | given
+    values |= given
     for name in ("max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
         if type(values[name]) is not int or values[name] < 1:
             raise UserError(f"{path}: {name} is {values[name]!r}, needed is a whole number from 1 on")
@@ -146,8 +139,10 @@ def _look(arguments: argparse.Namespace, hostfile: Hostfile, values: dict[str, A
     Raises:
         UserError: naming every fault.
     """
-    files = {path: name for name in (*DATA, *NAMED) for path in _paths(values.get(name))}
-    needed = {path for name in DATA for path in _paths(values.get(name))}
+    kinds = {name: flag.kind for job in jobs() for name, flag in flags_of(job).items()}
+    data, others = ([name for name, found in kinds.items() if found is kind] for kind in (Kind.DATA, Kind.NAMED))
+    files = {path: name for name in (*data, *others) for path in _paths(values.get(name))}
+    needed = {path for name in data for path in _paths(values.get(name))}
     with _mark(values.get("output_dir")) as mark:
         files |= {mark: "output_dir"} if mark else {}
         answers = ask_nodes(hostfile.names, PACKAGES, list(files), arguments.connect_timeout, arguments.ssh_port)

@@ -15,7 +15,7 @@ def main(told: Told | None = None) -> int:
     from ds_bert.training.model_source import load_source, settle_model
 
     arguments = settle_model(arguments)
-    source = load_source(arguments)  # type: ignore[arg-type]
+    source = load_source(arguments)
     plan = plan_meta_training(arguments, given, source.fields)
     tasks, data = open_tasks(plan.arguments, source)
     return run_job(MetaTrainJob(plan, source, tasks, data))

@@ -10,6 +10,7 @@ import torch
 from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
+from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically, write_json
@@ -24,7 +25,7 @@ from ds_bert.modeling.adapters.layers import MetaModel
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
-from ds_bert.training.checks import traced_steps
+from ds_bert.training.checks import check_at_most, traced_steps
 from ds_bert.training.job import all_ranks
 from ds_bert.training.overview import (
     describe_devices,
@@ -33,20 +34,13 @@ from ds_bert.training.overview import (
     show_overview,
 )
 from ds_bert.training.placement import choose_stage_map
+from ds_bert.training.resumption import check_same_arguments
 from ds_bert.training.run import claim_output_dir
 from ds_bert.training.trace import keep_trace
 
 METHODS = ("meta", "fine-tuning", "head-only", "prototypes")
 RESULTS = "results.json"
 _DRAWN = 10  # steps that the trace's picture shows
-_LOWEST = {"epochs": 1, "train_batch_size": 1, "per_device_eval_batch_size": 1, "loss_threshold": 0, "max_steps": 0,
-           "splits": 1, "tasks_in_flight": 1, "max_test_samples": 0, "step_size_scale": 0, "learning_rate": 0,
-           "max_grad_norm": 0, "warmup_ratio": 0, "num_labels": 0, "start_timeout": 1,
-           "ddp_timeout": 1, "heartbeat_timeout": 1}  # fmt: skip
-# What results follow from: those of other values are not continued.
-_FIXED = ("checkpoint", "support_file", "test_file", "task_dir", "max_test_samples", "max_seq_length", "epochs",
-          "train_batch_size", "loss_threshold", "max_steps", "step_size_scale", "learning_rate", "head_learning_rate",
-          "warmup_ratio", "max_grad_norm", "seed", "pooling")  # fmt: skip
 
 
 class Model:
@@ -72,7 +66,7 @@ class Model:
         options = MetaModel(**self.fields.get("meta_learning", {"pooling": arguments.pooling}))
         self.config = meta_config(self.fields, options, self.learner or {})
         self.weights = PretrainedWeights(self.folder, self.fields["model_type"])
-        check_meta_weights(self.weights, self.config, () if self.learner else FRESH)
+        self.lacking = check_meta_weights(self.weights, self.config, () if self.learner else FRESH)
 
     def stage(self, grid: Grid, seed: int) -> Any:
         """This process's layers, with their weights."""
@@ -105,22 +99,16 @@ def place(arguments: FewShotArguments, given: set[str], model: dict[str, Any]) -
     Raises:
         UserError: a number or a method is none that can be used, or the map is wrong.
     """
-    for name, lowest in _LOWEST.items():
-        if getattr(arguments, name) < lowest:
-            raise UserError(f"--{name} is {getattr(arguments, name)}, needed is at least {lowest}")
     unknown = [method for method in arguments.methods if method not in METHODS]
     if unknown or not arguments.methods:
         raise UserError(f"--methods {' '.join(arguments.methods)}: needed is some of {', '.join(METHODS)}")
-    if not 8 <= arguments.max_seq_length <= model["max_position_embeddings"]:
-        raise UserError(
-            f"--max_seq_length is {arguments.max_seq_length}, needed is 8 to {model['max_position_embeddings']}, the "
-            "positions that the model has"
-        )
+    positions = model["max_position_embeddings"]
+    check_at_most(arguments, "max_seq_length", positions, "the positions that the model has")
     if not arguments.output_dir:
         raise UserError("--output_dir is missing")
     traced_steps(arguments)
     length = arguments.max_seq_length
-    return choose_stage_map(arguments, given, model, length, head="sequence-classification")  # type: ignore[arg-type]
+    return choose_stage_map(arguments, given, model, length, head="sequence-classification")
 
 
 def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, stage_map: StageMap) -> int:
@@ -147,7 +135,8 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         arguments.per_device_eval_batch_size,
         arguments.seed,
     )
-    with all_ranks(arguments, stage_map) as (grid, heartbeat):
+
+    def learn(grid: Grid, heartbeat: Heartbeat) -> None:
         learner = FewShot(
             model.stage(grid, arguments.seed),
             carry_declaration(model.config, torch.float32),
@@ -159,6 +148,9 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         heartbeat.steps_done = lambda: learner.steps_done
         _show_overview(learner, arguments, model, tasks, done)
         _learn_all(learner, arguments, model, tasks, done)
+
+    with all_ranks(arguments, stage_map) as (grid, heartbeat):
+        learn(grid, heartbeat)
     return 0
 
 
@@ -176,7 +168,7 @@ def _show_overview(
         ("data", f"{tasks.name}: {len(tasks.episodes)} training sets, each by {', '.join(arguments.methods)}"),
         ("resume", (f"going on from {found}" if found else "none found, beginning anew") if arguments.resume else ""),
     ]
-    show_overview(grid, lines, [f"left out: {reason}" for reason in tasks.left_out])
+    show_overview(grid, lines, [*filter(None, [model.lacking]), *(f"left out: {each}" for each in tasks.left_out)])
 
 
 def _learn_all(
@@ -228,10 +220,7 @@ def _known(path: Path, arguments: FewShotArguments) -> dict[str, Any]:
     if not path.is_file():
         return {}
     data = read_json(path)
-    for name in _FIXED:
-        before = data["arguments"].get(name)
-        if before != getattr(arguments, name):
-            raise UserError(f"{path}: was found with --{name} {before}, now {getattr(arguments, name)}")
+    check_same_arguments(path, data["arguments"], arguments)
     return data["results"]
 
 

@@ -9,7 +9,7 @@ from ds_bert.checkpoint.training_state import describe_model
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
-from ds_bert.meta.arguments import MetaTrainArguments
+from ds_bert.meta.arguments import LEARNER, MetaTrainArguments
 from ds_bert.meta.engine import MetaEngine
 from ds_bert.meta.feed import TaskFeed, TaskSampler
 from ds_bert.meta.learner import Learner
@@ -22,21 +22,11 @@ from ds_bert.meta.training_tasks import processes_of_run
 from ds_bert.modeling.adapters.layers import MetaModel
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
-from ds_bert.training.checks import total_steps
+from ds_bert.training.checks import check_at_most, total_steps
 from ds_bert.training.job import Job, Plan, Run, make_plan
 from ds_bert.training.loop import Course
 from ds_bert.training.meter import Work
 from ds_bert.training.model_source import Source
-
-# What a course of meta-training is a function of, besides what every job's is.
-_FIXED = (
-    "inner_epochs", "num_batches", "train_lr", "inner_max_grad_norm", "average_query_every", "stop_grad",
-    "warp_layers", "min_layer_with_grad", "euclidean", "parameter_efficient", "num_supervised_shards",
-    "pretrain_task_weight", "data_sqrt_sampling", "train_batch_size", "meta_batchsz",
-)  # fmt: skip
-_LOWEST = {"inner_epochs": 1, "num_batches": 2, "average_query_every": 0, "min_layer_with_grad": 0,
-           "num_supervised_shards": 0, "meta_batchsz": 2, "tasks_in_flight": 1, "adapter_hidden_size": 1,
-           "head_hidden_size": 1, "encoding_size": 1, "save_steps": 0}  # fmt: skip
 
 
 def plan_meta_training(
@@ -50,16 +40,11 @@ def plan_meta_training(
     if arguments.schedule != "1f1b":
         raise UserError(f"--schedule is {arguments.schedule}: tasks take turns by 1f1b, the only one supported here")
     plan = make_plan(arguments, given, model, "sequence-classification")
-    for name, lowest in _LOWEST.items():
-        if getattr(plan.arguments, name) < lowest:
-            raise UserError(f"--{name} is {getattr(plan.arguments, name)}, needed is at least {lowest}")
     _check_learner(plan.arguments, model, plan.stage_map)
     return plan
 
 
 def _check_learner(arguments: MetaTrainArguments, model: dict[str, Any], stage_map: StageMap) -> None:
-    if not 0 < arguments.train_lr <= 1:
-        raise UserError(f"--train_lr is {arguments.train_lr}, needed is more than 0 and at most 1")
     if arguments.train_batch_size <= arguments.meta_batchsz:
         raise UserError(
             f"--train_batch_size is {arguments.train_batch_size} examples of a task, --meta_batchsz "
@@ -84,9 +69,7 @@ def _check_learner(arguments: MetaTrainArguments, model: dict[str, Any], stage_m
         raise UserError("--stop_grad false cannot be combined with --gradient_checkpointing")
     if arguments.bf16 or arguments.fp16:
         raise UserError("--bf16 and --fp16: inner steps of 1e-5 would be rounded away; meta-training computes in fp32")
-    layers = model["num_hidden_layers"]
-    if arguments.min_layer_with_grad > layers:
-        raise UserError(f"--min_layer_with_grad is {arguments.min_layer_with_grad}, the model has {layers} layers")
+    check_at_most(arguments, "min_layer_with_grad", model["num_hidden_layers"], "the encoder layers of the model")
     if arguments.global_adapters and not arguments.parameter_efficient:
         raise UserError("--global_adapters is for --parameter_efficient; give both or neither")
 
@@ -126,13 +109,12 @@ class MetaTrainJob(Job[MetaTrainArguments]):
         adapters = arguments.adapter_hidden_size if arguments.parameter_efficient else 0
         head = arguments.head_hidden_size, arguments.encoding_size, arguments.pooling
         options = MetaModel(adapters, arguments.global_adapters, *head)
-        how = {name: getattr(arguments, name) for name in _FIXED}
+        how = {name: getattr(arguments, name) for name in LEARNER}
         self.source, self.tasks, self.learner = source, tasks, learner_of(arguments)
         self.config = meta_config(source.fields, options, how)
-        if source.weights:
-            check_meta_weights(source.weights, self.config, FRESH)
+        lacking = check_meta_weights(source.weights, self.config, FRESH) if source.weights else ""
         model = {**source.fields, **options.fields(), "meta_learner": how}
-        super().__init__(plan, Run(model, data, source.weights))
+        super().__init__(plan, Run(model, data, source.weights, fresh_note=lacking))
 
     def build_engine(self, grid: Grid) -> Engine:
         """Build this process's stage."""

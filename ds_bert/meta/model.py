@@ -1,13 +1,12 @@
 """The model of a meta-learning job: what it starts from, and this process's stage of it."""
 
-import sys
 from typing import Any
 
 import torch
 
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.engine.module import StageModule
-from ds_bert.engine.process_group import Grid, launcher_world
+from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.modeling.adapters.head import MetaHead
 from ds_bert.modeling.adapters.layers import MetaModel, initialize_meta, meta_layers
@@ -48,8 +47,8 @@ def build_stage(config: Any, grid: Grid, seed: int, recompute: bool, step_size: 
     return module
 
 
-def check_meta_weights(weights: PretrainedWeights, config: Any, optional: tuple[str, ...]) -> None:
-    """Compare the weights to start from with the model.
+def check_meta_weights(weights: PretrainedWeights, config: Any, optional: tuple[str, ...]) -> str:
+    """Compare the weights to start from with the model; return a sentence on what they lack, "" for nothing.
 
     Args:
         weights: to start from.
@@ -71,8 +70,7 @@ def check_meta_weights(weights: PretrainedWeights, config: Any, optional: tuple[
     for name, shape in shapes.items():
         if name in weights and weights.shape(name) != shape:
             raise UserError(f"{weights.folder}: {name} has shape {weights.shape(name)}, but this model's is {shape}")
-    if missing and launcher_world()[0] == 0:
-        print(f"{weights.folder}: {len(missing)} tensors start fresh, {missing[0]} among them", file=sys.stderr)
+    return f"{weights.folder}: {len(missing)} tensors start fresh, {missing[0]} among them" if missing else ""
 
 
 FRESH = ("meta.", ".adapter.", ".pooler.")

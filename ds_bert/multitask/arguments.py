@@ -1,13 +1,14 @@
 """The arguments of multi-task training, and what follows from them together."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ds_bert.errors import UserError
 from ds_bert.modeling.conditional.arrangement import KINDS
 from ds_bert.multitask.sampling import KINDS as SAMPLINGS
 from ds_bert.multitask.uncertainty import FORMS
 from ds_bert.schedules import SCHEDULES
-from ds_bert.training.arguments import argument
+from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.declaration import BATCH, CONTENT, DATA, MODEL, OPTIMIZER, SAME, Bounds, Kind, argument, redeclare
 from ds_bert.training.finetune_arguments import FinetuneArguments
 
 PUBLISHED = {"CA-MTL-base": ("base", "bert-base-uncased"), "CA-MTL-large": ("large", "bert-large-uncased")}
@@ -17,37 +18,56 @@ PUBLISHED = {"CA-MTL-base": ("base", "bert-base-uncased"), "CA-MTL-large": ("lar
 class MultitaskArguments(FinetuneArguments):
     """Train one model on many tasks, plainly or conditioned on each example's task (CA-MTL)."""
 
-    tasks: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Names (GLUE's, SNLI, SciTail), or a file: one name a line, or JSON that declares tasks of one's "
-            "own. Default: GLUE's nine, or those of the checkpoint."
-        },
+    tasks: list[str] = argument(
+        [],
+        "Names (GLUE's, SNLI, SciTail), or a file: one name a line, or JSON that declares tasks of one's own.",
+        DATA,
+        CONTENT,
+        kind=Kind.NAMED,
+        unset="GLUE's nine, or those of the checkpoint",
     )
-    data_dir: str | None = argument(None, "Folder with a folder of the official files for each task; none: the hub.")
+    data_dir: str | None = argument(
+        None,
+        "Folder with a folder of the official files for each task.",
+        DATA,
+        CONTENT,
+        kind=Kind.DATA,
+        unset="the hub",
+    )
     conditional: str = argument(
         "none",
-        "CA-MTL's modules in the arrangement base or large; none: a plain encoder. Default: the checkpoint's.",
-        choices=list(KINDS),
+        "CA-MTL's modules in the arrangement base or large; none: a plain encoder. Not given: as in the checkpoint.",
+        MODEL,
+        SAME,
+        tuple(KINDS),
     )
     freeze_encoder_layers: str | None = argument(
-        None, "0-N: leave encoder layers 0 to N and the embeddings as they are, but for their conditional modules."
+        None,
+        "0-N: leave encoder layers 0 to N and the embeddings as they are, but for their conditional modules.",
+        OPTIMIZER,
+        SAME,
     )
     task_sampling: str = argument(
         "sequential",
         "Examples of a step: of one task after the other, in proportion to the tasks' sizes, uniformly over tasks, or "
         "those that the model is most uncertain of.",
-        choices=list(SAMPLINGS),
+        BATCH,
+        SAME,
+        tuple(SAMPLINGS),
     )
-    use_mt_uncertainty: bool = argument(False, "Short for --task_sampling uncertainty.")
-    uniform_mt_sampling: bool = argument(False, "Short for --task_sampling uniform.")
+    use_mt_uncertainty: bool = argument(False, "Short for --task_sampling uncertainty.", BATCH, CONTENT)
+    uniform_mt_sampling: bool = argument(False, "Short for --task_sampling uniform.", BATCH, CONTENT)
     uncertainty_form: str = argument(
-        "paper", "What uncertainty is: the paper's formula, or that of its code.", choices=list(FORMS)
+        "paper", "What uncertainty is: the paper's formula, or that of its code.", BATCH, SAME, tuple(FORMS)
     )
     percent_of_max_data_size: float = argument(
-        1.0, "Use so many examples of a task at the most, as a share (0 to 1) of the largest task's."
+        1.0,
+        "Use so many examples of a task at the most, as a share of the largest task's.",
+        DATA,
+        CONTENT,
+        Bounds(above=0, at_most=1),
     )
-    warmup_ratio: float = argument(0.1, "Share of all steps over which the rate rises; used where warmup_steps is 0.")
+    warmup_ratio: float = redeclare(TrainingArguments, "warmup_ratio", 0.1)
 
 
 def settle(arguments: MultitaskArguments, given: set[str]) -> MultitaskArguments:
@@ -66,9 +86,6 @@ def settle(arguments: MultitaskArguments, given: set[str]) -> MultitaskArguments
             f"the examples of a step are to be sampled in two ways, {' and '.join(wanted)}; needed is one of "
             "--use_mt_uncertainty, --uniform_mt_sampling and --task_sampling"
         )
-    if not 0 < arguments.percent_of_max_data_size <= 1:
-        found = arguments.percent_of_max_data_size
-        raise UserError(f"--percent_of_max_data_size is {found}, needed is more than 0 and at most 1")
     if "uncertainty" in wanted and SCHEDULES[arguments.schedule].never_drains:
         raise UserError(
             f"--use_mt_uncertainty cannot be combined with --schedule {arguments.schedule}: candidates are scored "

@@ -1,7 +1,6 @@
 """Processes of one job, each started with words and files of its own, must have been told the same."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ from ds_bert.engine.engine import Engine
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap, to_json
 from ds_bert.training.arguments import TrainingArguments
-
-_MAY_DIFFER = ("local_rank", "disable_tqdm", "overwrite_cache", "stage_map", "deepspeed_config", "tasks")
-_PLACES = ("_path", "_file", "_files", "_dir", "config_name", "tokenizer_name")  # may lie elsewhere on another node
+from ds_bert.training.declaration import flags_of
 
 
 def check_agreement(engine: Engine, arguments: TrainingArguments, stage_map: StageMap, data: str | None) -> None:
@@ -28,11 +25,11 @@ def check_agreement(engine: Engine, arguments: TrainingArguments, stage_map: Sta
     Raises:
         UserError: on all processes, naming what differs, and two ranks.
     """
-    told = {f"--{name}": value for name, value in asdict(arguments).items() if _matters(name)}
-    settings, place = engine.settings, engine.place
+    flags, place = flags_of(type(arguments)), engine.place
+    told: dict[str, Any] = {f"--{name}": getattr(arguments, name) for name, flag in flags.items() if flag.ranks_agree}
     told |= {
         "the stage map": to_json(stage_map),
-        "the DeepSpeed configuration": (settings.zero_stage, settings.optimizer_options, settings.loss_scaling),
+        "zero_optimization.stage of the DeepSpeed configuration": engine.settings.zero_stage,
         "the training data's fingerprint": data or None,
         "the checkpoint to start from": _checkpoint_of(arguments),
     }
@@ -52,7 +49,3 @@ def _checkpoint_of(arguments: TrainingArguments) -> str | None:
     """Name the checkpoint that this rank has chosen of a run, which may have gone on before others looked."""
     name = Path(getattr(arguments, "model_name_or_path", None) or "").name
     return name if folders.is_checkpoint_name(name) else None
-
-
-def _matters(name: str) -> bool:
-    return name not in _MAY_DIFFER and not name.endswith(_PLACES)

@@ -78,15 +78,17 @@ class FinetuneJob(Job[A]):
         task: what to train, measure and predict.
         source: model to start from.
         config: its configuration with the task's head.
-        fresh: names that keep their fresh weights.
+        fresh: from `check_weights`: names that keep their fresh weights, and what the stored ones lack.
 
     Raises:
         UserError: the output folder is occupied, or a run with other labels is to be gone on with.
     """
 
-    def __init__(self, plan: Plan[A], task: Task, source: Source, config: Any, fresh: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, plan: Plan[A], task: Task, source: Source, config: Any, fresh: tuple[tuple[str, ...], str]
+    ) -> None:
         self.task, self.source, self.config = task, source, config
-        run = Run(source.fields, task.fingerprint or None, source.weights, fresh, task.all_notes)
+        run = Run(source.fields, task.fingerprint or None, source.weights, *fresh, task.all_notes)
         super().__init__(plan, run)
         if self.found:
             _check_labels(self.found, config, task.head)
@@ -274,7 +276,7 @@ def fine_tune(task: Task, plan: Plan[A], source: Source, kind: type[FinetuneJob]
     arguments = plan.arguments
     _check_task(task, arguments, source.fields["type_vocab_size"])
     config = source.config_for(task.config, task.head)
-    fresh: tuple[str, ...] = ()
+    fresh: tuple[tuple[str, ...], str] = (), ""
     if source.weights:
         fresh = check_weights(source.weights, config, task.head, arguments.drop_classifier)
     runs = for_each_seed(arguments)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.saving import CheckpointSaver
@@ -21,7 +21,7 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.training.agreement import check_agreement
-from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.arguments import JobArguments, TrainingArguments
 from ds_bert.training.best import Best
 from ds_bert.training.build import load_weights
 from ds_bert.training.charts import Measures
@@ -80,32 +80,19 @@ def make_plan(
         predictions: tokens of a sequence that are predicted, for an even cut.
 
     Raises:
-        UserError: the map is wrong, arguments contradict each other, or a schedule cannot run them.
+        UserError: the map is wrong, arguments contradict each other, or model or schedule cannot do what they say.
     """
-    length = arguments.max_seq_length  # type: ignore[attr-defined]  # all jobs have it
-    stage_map = choose_stage_map(arguments, given, model, length, predictions, head)
+    stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, predictions, head)
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
     check_numbers(arguments)
     check_schedule(arguments, stage_map)
-    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, build_config(model))
+    settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, build_config(model, head))
     return Plan(arguments, stage_map, settings)
-
-
-class _Launched(Protocol):
-    """The arguments that say how processes meet."""
-
-    ddp_timeout: int
-    start_timeout: int
-    heartbeat_timeout: int
-    transport: str
-
-    @property
-    def report_dir(self) -> Path | None: ...
 
 
 @contextmanager
 def all_ranks(
-    arguments: _Launched, stage_map: StageMap, settings: EngineSettings | None = None
+    arguments: JobArguments, stage_map: StageMap, settings: EngineSettings | None = None
 ) -> Iterator[tuple[Grid, Heartbeat]]:
     """Let the processes meet, and each know when another fails, for as long as a job runs.
 
@@ -130,6 +117,7 @@ class Run:
         data: fingerprint of the training data; None on a process that reads none.
         weights: to start from; None: fresh ones.
         fresh: names that keep fresh weights all the same.
+        fresh_note: on what of the model the weights lack.
         notes: what people should know before the first step.
     """
 
@@ -137,6 +125,7 @@ class Run:
     data: str | None
     weights: PretrainedWeights | None = None
     fresh: tuple[str, ...] = ()
+    fresh_note: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -193,16 +182,24 @@ class Job(ABC, Generic[A]):
         return None
 
     def carry_out(self, grid: Grid, heartbeat: Heartbeat) -> tuple[int, dict[str, float]]:
-        """Do the job on processes that have met; return the exit status and the last measures."""
+        """Do the job on processes that have met; return the exit status and the last measures.
+
+        However it ends, the engine and its memory are let go of: after it, this process may do another job.
+        """
         self.grid = grid
         self.engine = self.build_engine(grid)
         heartbeat.steps_done = lambda: self.engine.steps_done
-        with explaining_out_of_memory(self.engine, self.arguments):
-            if self.run.weights:
-                load_weights(self.engine, self.run.weights, self.run.fresh)
-            check_agreement(self.engine, self.arguments, grid.stage_map, self.run.data)
-            self.resumed_from = self.resume()
-            return self.do()
+        try:
+            with explaining_out_of_memory(self.engine, self.arguments):
+                if self.run.weights:
+                    load_weights(self.engine, self.run.weights, self.run.fresh)
+                check_agreement(self.engine, self.arguments, grid.stage_map, self.run.data)
+                self.resumed_from = self.resume()
+                return self.do()
+        finally:
+            steps = self.engine.steps_done
+            heartbeat.steps_done = lambda: steps
+            del self.engine
 
     def resume(self) -> Path | None:
         """Load the run's newest checkpoint and return it; None where there is none."""
@@ -233,12 +230,14 @@ class Job(ABC, Generic[A]):
         """Print what this job is about to do; None where nothing is trained."""
         weights, arguments = self.run.weights, self.arguments
         origin = f"weights of {weights.folder}" if weights else "fresh weights"
+        origin = f"weights of {self.resumed_from}" if self.resumed_from else origin
         lines = describe_engine(self.engine, self.run.model, origin)
         if course:
             lines.append(("batch", describe_batch(arguments, self.grid.num_replicas, self.unit)))
             lines.append(("steps", describe_steps(arguments, course.steps, course.sampler.steps_per_epoch)))
-        lines += [*self.overview(), ("resume", describe_resumption(arguments, self.resumed_from))]
-        show_overview(self.grid, lines, self.run.notes)
+        lines += [*self.overview(), *describe_resumption(arguments, self.resumed_from, trains=course is not None)]
+        fresh = [self.run.fresh_note] if self.run.fresh_note and not self.resumed_from else []
+        show_overview(self.grid, lines, [*fresh, *self.run.notes])
 
     def _saver(self) -> CheckpointSaver | None:
         arguments = self.arguments

@@ -17,7 +17,8 @@ from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import build_config
-from ds_bert.training.finetune_arguments import FinetuneArguments
+from ds_bert.training.arguments import PretrainedModelArguments
+from ds_bert.training.checks import check_at_most
 
 Settled = TypeVar("Settled", bound=Any)
 
@@ -81,7 +82,7 @@ def settle_model(arguments: Settled, name: str = "model_name_or_path") -> Settle
     return arguments if found == Path(folder) else replace(arguments, **{name: str(found)})
 
 
-def load_source(arguments: FinetuneArguments, may_be_conditional: bool = False) -> Source:
+def load_source(arguments: PretrainedModelArguments, may_be_conditional: bool = False) -> Source:
     """Read configuration, tokenizer and the names of weights.
 
     Args:
@@ -102,9 +103,7 @@ def load_source(arguments: FinetuneArguments, may_be_conditional: bool = False) 
     fields = load_model_config(folder or names[0])
     if not may_be_conditional:
         refuse_conditional(fields, names[0])
-    length, positions = arguments.max_seq_length, fields["max_position_embeddings"]
-    if not 8 <= length <= positions:
-        raise UserError(f"--max_seq_length is {length}, needed is 8 to {positions}, the positions that {names[0]} has")
+    check_at_most(arguments, "max_seq_length", fields["max_position_embeddings"], f"the positions that {names[0]} has")
     _override(arguments, fields)
     tokenizer_name = arguments.tokenizer_name or folder
     if tokenizer_name is None:
@@ -151,12 +150,10 @@ def _check_same_vocabulary(name: str, tokenizer: Tokenizer, folder: Path) -> Non
         )
 
 
-def _override(arguments: FinetuneArguments, fields: dict[str, Any]) -> None:
+def _override(arguments: PretrainedModelArguments, fields: dict[str, Any]) -> None:
     """Put dropout that was given into the model's configuration."""
     values = {name: getattr(arguments, name) for name in _OVERRIDES}
     values[family_of(fields).classifier_dropout_key] = arguments.classifier_dropout
     for name, value in values.items():
         if value is not None:
-            if not 0 <= value < 1:
-                raise UserError(f"--{name} is {value}, needed is a probability from 0 to below 1")
             fields[name] = value

@@ -12,6 +12,7 @@ from ds_bert.checkpoint.saving import gather
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.resumption import changes_since
 
 
 def show_overview(grid: Grid, lines: Sequence[tuple[str, str]], notes: Collection[str] = ()) -> None:
@@ -24,7 +25,7 @@ def show_overview(grid: Grid, lines: Sequence[tuple[str, str]], notes: Collectio
     """
     if grid.rank == 0:
         rows = [(label, text) for label, text in lines if text] + [("note", note) for note in dict.fromkeys(notes)]
-        print("\n".join(f"{label + ':':<8}{text}" for label, text in rows), flush=True)
+        print("\n".join(f"{label + ': ':<8}{text}" for label, text in rows), flush=True)
 
 
 def describe_engine(engine: Engine, model: Mapping[str, Any], origin: str) -> list[tuple[str, str]]:
@@ -112,8 +113,19 @@ def describe_steps(arguments: TrainingArguments, steps: int, steps_per_epoch: fl
     return f"{steps:,}{epochs}; learning rate {arguments.learning_rate:g}, {arguments.lr_scheduler_type}{rise}"
 
 
-def describe_resumption(arguments: TrainingArguments, checkpoint: Path | None) -> str:
-    """Say what a run goes on from; "" where it was not told to."""
+def describe_resumption(
+    arguments: TrainingArguments, checkpoint: Path | None, trains: bool = True
+) -> list[tuple[str, str]]:
+    """Say what a run goes on from, and what of its trajectory has changed since; nothing where it was not told to.
+
+    Args:
+        arguments: of the job.
+        checkpoint: that it goes on from; None where there was none.
+        trains: whether it trains at all.
+    """
     if not arguments.resume or not arguments.run_dir:
-        return ""
-    return f"going on from {checkpoint}" if checkpoint else f"none found in {arguments.run_dir}, beginning anew"
+        return []
+    if checkpoint is None:
+        return [("resume", f"none found in {arguments.run_dir}, beginning anew")]
+    changed = [("changed", sentence) for sentence in changes_since(checkpoint, arguments)] if trains else []
+    return [("resume", f"going on from {checkpoint}"), *changed]

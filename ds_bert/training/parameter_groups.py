@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from transformers import PretrainedConfig
 
 from ds_bert.engine.settings import EngineSettings, ParameterGroup, by_dimensions
-from ds_bert.errors import UserError
 from ds_bert.modeling.families import encoder_part, family_of, is_embedding
 
 
@@ -37,14 +36,10 @@ def with_layerwise_decay(settings: EngineSettings, decay: float, config: Pretrai
 
     Args:
         settings: of the engine.
-        decay: `--layerwise_lr_decay`; 1 changes nothing.
+        decay: `--layerwise_lr_decay`, more than 0 and at most 1, which changes nothing.
         config: the model.
 
-    Raises:
-        UserError: the decay is not above 0 and at most 1.
     """
-    if not 0.0 < decay <= 1.0:
-        raise UserError(f"--layerwise_lr_decay is {decay}, needed is more than 0 and at most 1")
     if decay == 1.0:
         return settings
     num_layers = family_of(config).num_groups(vars(config))

@@ -1,40 +1,86 @@
 """Arguments from flags, or from a JSON file with flags after it overriding; values are checked against their types."""
 
 import argparse
+import copy
 import os
+import shutil
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import Field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from ds_bert.engine.cuda_environment import set_pipeline_defaults
 from ds_bert.errors import UserError
 from ds_bert.extensions import import_extensions
 from ds_bert.files import read_json
 from ds_bert.flags import FlagParser, refusal, wrong_choice
+from ds_bert.training.declaration import Bounds, Flag, Kind, Subject, check_bounds, flags_of
 from ds_bert.training.start import Told
 from ds_bert.training.unknown import explain, explain_value
 
 T = TypeVar("T")
 
 
+_HELP = "A flag of true|false is switched on by itself or with true, and off with false."
+_WIDEST = 100  # columns that are still easy to read
+_METAVARS = {string_to_bool: "true|false", int: "N", float: "X", str: "TEXT"}  # by what reads a word
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """argparse's; it breaks lines between words only, so that flags and names can be copied."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
+
+
 class _Parser(FlagParser, HfArgumentParser):
-    """A parser of the arguments of the dataclass ``kind``; transformers' makes the flags of its fields."""
+    """A parser of the arguments of the dataclass ``kind``; transformers' makes the flags of its fields.
+
+    `--help` lists them under their subjects, each with its default and its bounds.
+    """
 
     def __init__(self, kind: type) -> None:
-        super().__init__(kind, description=kind.__doc__, allow_abbrev=False)  # type: ignore[arg-type]  # HfArgumentParser's
-        self.kind = kind
-        self.add_argument("json_file", nargs="?", help="JSON file with any of the arguments below; flags override it.")
+        self.kind, self.flags = kind, flags_of(kind)
+        self.groups: dict[Subject, Any] = {}
+        width = min(_WIDEST, shutil.get_terminal_size().columns) - 2
+        super().__init__(
+            kind,  # type: ignore[arg-type]  # HfArgumentParser's
+            usage="%(prog)s [RUN.JSON] [--FLAG VALUE ...]",
+            description=f"{kind.__doc__} {_HELP}",
+            allow_abbrev=False,
+            formatter_class=partial(_HelpFormatter, max_help_position=6, width=width),
+        )
+        self.add_argument(
+            "json_file", nargs="?", metavar="RUN.JSON", help="JSON file with any of the flags below, which override it."
+        )
         for action in self._actions:
+            if action.dest == "help":
+                continue
+            action.default = argparse.SUPPRESS
+            action.option_strings = action.option_strings[:1]  # with hyphens they are read, but need not be shown
             if isinstance(action, argparse._StoreFalseAction):  # has the help of what it switches off
                 action.help = f"The same as --{action.dest} false."
-            if action.dest != "help":
-                action.default = argparse.SUPPRESS
+            elif action.dest in self.flags:
+                action.metavar = _metavar_of(self.flags[action.dest], action)
+
+    def _add_dataclass_arguments(self, kind: Any) -> None:
+        self.groups = {subject: self.add_argument_group(subject.value) for subject in Subject}
+        super()._add_dataclass_arguments(kind)
+
+    def _parse_dataclass_field(self, parser: Any, declared: Field) -> None:
+        """Make a flag of a field, with what its declaration knows in place of the field's metadata."""
+        flag, shown = self.flags[declared.name], copy.copy(declared)
+        choices = {} if flag.choices is None else {"choices": flag.choices}
+        shown.metadata = {"help": _help_of(flag).replace("%", "%%"), **choices}  # type: ignore[assignment]
+        super()._parse_dataclass_field(self.groups[flag.subject], shown)
 
     def check_choices(self, given: dict[str, Any]) -> None:
         """Refuse a value that is none of a flag's choices."""
@@ -62,6 +108,28 @@ class _Parser(FlagParser, HfArgumentParser):
             raise argparse.ArgumentError(action, f"{error.message}{'; ' + hint if hint else ''}") from None
 
 
+def _metavar_of(flag: Flag, action: argparse.Action) -> str | None:
+    """What `--help` writes in the place of a flag's value; None lets it list the choices."""
+    if flag.choices is not None:
+        return None
+    return "PATH" if flag.kind.is_path else _METAVARS[action.type]  # type: ignore[index]
+
+
+def _help_of(flag: Flag) -> str:
+    """A flag's help with its default, and with its bounds if it has some."""
+    bounds = [str(flag.allowed)] if isinstance(flag.allowed, Bounds) else []
+    steps = ["a step or a range of steps, as 10-12"] if flag.kind is Kind.STEPS else []
+    return f"{flag.help} ({'; '.join([f'default: {_spell_default(flag)}', *bounds, *steps])})"
+
+
+def _spell_default(flag: Flag) -> str:
+    if flag.default is None or flag.default == []:
+        return flag.unset
+    if isinstance(flag.default, list):
+        return " ".join(map(str, flag.default))
+    return str(flag.default).lower() if isinstance(flag.default, bool) else str(flag.default)
+
+
 def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str]]:
     """Read arguments of the dataclass ``kind``.
 
@@ -74,7 +142,7 @@ def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str
         The arguments, and the names of those that the user gave.
 
     Raises:
-        UserError: an unknown flag or key, or a value that is not of its type.
+        UserError: an unknown flag or key, or a value that is not of its type or out of its bounds.
     """
     parser = _Parser(kind)
     if isinstance(told, Mapping):
@@ -87,6 +155,7 @@ def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str
         given = _check_values(kind, given, "")
     values = (_read_values(kind, Path(json_file)) if json_file else {}) | given
     parser.check_choices(given)
+    check_bounds(kind, values)
     if values.get("stage_map") or values.get("num_stages", 1) > 1:
         set_pipeline_defaults()  # here, as what jobs import next asks for GPUs
     return kind(**values), set(values)
@@ -109,7 +178,7 @@ def _read_values(kind: type, path: Path) -> dict[str, Any]:
 def _check_values(kind: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Compare values with their arguments' types; ``where`` they stand begins what is said of them."""
     hints = typing.get_type_hints(kind)
-    known = {field.name: field for field in fields(kind)}
+    known = flags_of(kind)
     if unknown := [key for key in data if key not in known]:
         raise UserError(f"{where}{refusal((repr(key), explain(key, kind, '{!r}'.format)) for key in unknown)}")
     values = {}
@@ -117,9 +186,9 @@ def _check_values(kind: type, data: Mapping[str, Any], where: str) -> dict[str, 
         values[key] = _checked(value, hints[key], f"{where}{key}", key)
     import_extensions(values.get("extensions", []))
     for key, value in values.items():
-        choices = known[key].metadata.get("choices")
-        if choices and value not in choices:
-            needed = wrong_choice(choices, explain_value(key, value, choices))
+        choices = known[key].choices
+        if choices is not None and value not in choices:
+            needed = wrong_choice(list(choices), explain_value(key, value, choices))
             raise UserError(f"{where}{key} is {value!r}, {needed}")
     return values
 

@@ -10,11 +10,11 @@ from ds_bert.launcher import command_for, were_started
 from ds_bert.modeling.costs import layer_costs
 from ds_bert.schedules import SCHEDULES
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending
-from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.arguments import JobArguments, TrainingArguments
 
 
 def choose_stage_map(
-    arguments: TrainingArguments,
+    arguments: JobArguments,
     given: set[str],
     model: Mapping[str, Any],
     length: int,
@@ -44,8 +44,6 @@ def choose_stage_map(
             )
         return stage_map
     stages = arguments.num_stages
-    if stages < 1:
-        raise UserError(f"--num_stages is {stages}, needed is at least 1")
     if world_size % stages:
         fitting = max(1, world_size // stages) * stages
         raise UserError(

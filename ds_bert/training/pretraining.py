@@ -22,7 +22,7 @@ from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from ds_bert.training.arguments import PretrainArguments
 from ds_bert.training.build import build_engine
-from ds_bert.training.checks import total_steps
+from ds_bert.training.checks import check_at_most, total_steps
 from ds_bert.training.feed import Feed
 from ds_bert.training.job import Job, Plan, Run
 from ds_bert.training.loop import Course
@@ -61,35 +61,22 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
     model = load_model_config(names[0])
     refuse_conditional(model, names[0])
     refuse_pairs("pre-training", model["type_vocab_size"])
-    length = arguments.max_seq_length
-    if not 8 <= length <= model["max_position_embeddings"]:
-        raise UserError(
-            f"--max_seq_length is {length}, needed is 8 to {model['max_position_embeddings']}, the positions that "
-            f"{names[0]} has"
-        )
-    if not 1 <= arguments.max_predictions_per_seq <= length:
-        raise UserError(
-            f"--max_predictions_per_seq is {arguments.max_predictions_per_seq}, needed is 1 to {length}, the tokens of "
-            "a sequence (--max_seq_length)"
-        )
-    if not 0 < arguments.mlm_probability < 1:
-        raise UserError(f"--mlm_probability is {arguments.mlm_probability}, needed is a share between 0 and 1")
-    if arguments.ngram_mask < 0:
-        raise UserError(f"--ngram_mask is {arguments.ngram_mask}, needed is a number of words, or 0 for none")
+    check_at_most(arguments, "max_seq_length", model["max_position_embeddings"], f"the positions that {names[0]} has")
+    tokens = "the tokens of a sequence (--max_seq_length)"
+    check_at_most(arguments, "max_predictions_per_seq", arguments.max_seq_length, tokens)
     return model
 
 
-def open_weights(arguments: PretrainArguments, model: dict[str, Any]) -> PretrainedWeights | None:
-    """Open the weights to start from; None for a model from scratch.
+def open_weights(arguments: PretrainArguments, model: dict[str, Any]) -> tuple[PretrainedWeights | None, str]:
+    """Open the weights to start from, None for a model from scratch; and a sentence on what they lack.
 
     Raises:
         UserError: they are missing, damaged or another model's.
     """
     if not arguments.model_name_or_path:
-        return None
+        return None, ""
     weights = PretrainedWeights(Path(arguments.model_name_or_path), model["model_type"])
-    check_weights(weights, build_config(model), "pretraining")
-    return weights
+    return weights, check_weights(weights, build_config(model), "pretraining")[1]
 
 
 def choose_objective(
@@ -159,10 +146,10 @@ class PretrainJob(Job[PretrainArguments]):
     """
 
     def __init__(self, plan: Plan[PretrainArguments], model: dict[str, Any]) -> None:
-        weights = open_weights(plan.arguments, model)
+        weights, lacking = open_weights(plan.arguments, model)
         self.data = open_data(plan.arguments, model, plan.stage_map)
         self.config = build_config(model)
-        super().__init__(plan, Run(model, self.data.fingerprint, weights))
+        super().__init__(plan, Run(model, self.data.fingerprint, weights, fresh_note=lacking))
 
     def build_engine(self, grid: Grid) -> Engine:
         """Build this process's stage."""

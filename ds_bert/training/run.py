@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from ds_bert.checkpoint import folders
-from ds_bert.checkpoint.training_state import read_state
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.heartbeat import SILENCE, Heartbeat
 from ds_bert.engine.process_group import Grid, launcher_world
@@ -19,34 +18,14 @@ from ds_bert.files import write_atomically, write_json
 from ds_bert.stage_map import StageMap, to_json
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.charts import Measures, draw_course, terminal_charts
-from ds_bert.training.global_batch import how_to_keep
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter
+from ds_bert.training.resumption import check_same_run
 from ds_bert.training.summary import summarize, summary_lines
 from ds_bert.training.trace import keep_trace
 
 T = TypeVar("T")
-
-# What a trajectory is a function of: a resumed run must be told the same.
-FIXED = (
-    "seed",
-    "max_seq_length",
-    "mlm_probability",
-    "max_predictions_per_seq",
-    "whole_word_mask",
-    "ngram_mask",
-    "sentence_order",
-    "length_window",
-    "conditional",
-    "freeze_encoder_layers",
-    "task_sampling",
-    "uncertainty_form",
-    "optim",
-    "adam_bias_correction",
-    "layerwise_lr_decay",
-    "tf32",
-)
 
 
 def claim_run(
@@ -71,7 +50,7 @@ def claim_run(
     claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     checkpoint = folders.newest_checkpoint(output_dir) if arguments.resume else None
     if checkpoint:
-        _check_same_run(checkpoint, arguments, stage_map, model, data)
+        check_same_run(checkpoint, arguments, stage_map, model, data)
     return checkpoint
 
 
@@ -95,34 +74,6 @@ def keep_settings(engine: Engine, arguments: TrainingArguments, stage_map: Stage
     if engine.place.rank == 0 and arguments.run_dir:
         write_json(arguments.run_dir / "arguments.json", asdict(arguments))
         write_atomically(arguments.run_dir / "stage_map.json", to_json(stage_map))
-
-
-def _check_same_run(
-    checkpoint: Path, arguments: TrainingArguments, stage_map: StageMap, model: Mapping[str, Any], data: str | None
-) -> None:
-    state, now = read_state(checkpoint, ("arguments", "global_batch", "model", "data")), asdict(arguments)
-    if data not in (None, state["data"]):
-        raise UserError(
-            f"{checkpoint}: was written on other training data than those given now; go on with the data it began "
-            "with, or start from its weights with --model_name_or_path in another --output_dir"
-        )
-    for name in sorted(state["model"].keys() | model.keys()):
-        if state["model"].get(name) != model.get(name):
-            found, wanted = model.get(name), state["model"].get(name)
-            raise UserError(f"{checkpoint}: was written by a model with {name} {wanted!r}, now it is {found!r}")
-    defaults = {field.name: field.default for field in fields(arguments)}  # of what an older checkpoint does not know
-    for name in FIXED:
-        before = state["arguments"].get(name, defaults.get(name))
-        if name in now and before != now[name]:
-            raise UserError(f"{checkpoint}: was written with --{name} {before}, now {now[name]}")
-    size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
-    global_batch = size * micro_batches * stage_map.num_replicas
-    if state["global_batch"] != global_batch:
-        raise UserError(
-            f"{checkpoint}: was written with global batches of {state['global_batch']}, now {size} examples x "
-            f"{micro_batches} micro-batches x {stage_map.num_replicas} replicas = {global_batch}; needed is the same: "
-            f"{how_to_keep(state['global_batch'], arguments, stage_map)}"
-        )
 
 
 def share(engine: Engine, value: T) -> T:
@@ -158,6 +109,7 @@ def failing_by_name(
         raise
     finally:
         heartbeat.stop()
+        heartbeat.steps_done = lambda: 0  # the engine that it asked may go
 
 
 def conclude(

@@ -100,12 +100,15 @@ def _spelt(sentence: str, spell: Callable[[str], str]) -> str:
     )
 
 
-def _arguments_of_jobs(but: type) -> list[tuple[str, list[str]]]:
-    """(script, names of its arguments) of all other jobs."""
-    found = []
+def jobs() -> dict[type, str]:
+    """The script of each job by the dataclass of its arguments."""
+    found = {}
     for script, place in JOBS.items():
         module, _, name = place.partition(":")
-        kind = getattr(importlib.import_module(module), name)
-        if kind is not but:
-            found.append((script, [field.name for field in fields(kind)]))
+        found[getattr(importlib.import_module(module), name)] = script
     return found
+
+
+def _arguments_of_jobs(but: type) -> list[tuple[str, list[str]]]:
+    """(script, names of its arguments) of all other jobs."""
+    return [(script, [field.name for field in fields(kind)]) for kind, script in jobs().items() if kind is not but]

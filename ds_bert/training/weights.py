@@ -1,13 +1,11 @@
 """Weights to start from: do they fit the model, and what does it lack."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ds_bert.checkpoint.pretrained import PretrainedWeights
-from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.modeling.model import model_layers
 
@@ -16,8 +14,8 @@ _MOST_SHOWN = 10  # names in a message
 
 def check_weights(
     weights: PretrainedWeights, config: Any, head: str | Callable[[Any], Any], drop_head: bool = False
-) -> tuple[str, ...]:
-    """Compare the weights' shapes with the model's; say which it lacks.
+) -> tuple[tuple[str, ...], str]:
+    """Compare the weights' shapes with the model's.
 
     Args:
         weights: to start from.
@@ -26,7 +24,8 @@ def check_weights(
         drop_head: whether the head is to start with fresh weights in any case.
 
     Returns:
-        Names that must start with fresh weights though there are stored ones: the head's, with ``drop_head``.
+        Names that must start with fresh weights though there are stored ones, which are the head's with ``drop_head``;
+        and a sentence on those that are missing, "" if none is.
 
     Raises:
         UserError: a shape does not fit, or there is nothing of this model.
@@ -48,7 +47,6 @@ def check_weights(
             raise UserError(
                 f"{weights.folder}: {name} has shape {weights.shape(name)}, but this model's is {shape}{advice}"
             )
-    if missing and launcher_world()[0] == 0:
-        shown = ", ".join(missing[:_MOST_SHOWN]) + (f", …, {len(missing)} in all" if len(missing) > _MOST_SHOWN else "")
-        print(f"{weights.folder}: has no {shown}; these start with fresh weights", file=sys.stderr)
-    return of_head if drop_head else ()
+    shown = ", ".join(missing[:_MOST_SHOWN]) + (f", …, {len(missing)} in all" if len(missing) > _MOST_SHOWN else "")
+    note = f"{weights.folder}: has no {shown}; these start with fresh weights" if missing else ""
+    return of_head if drop_head else (), note

@@ -91,7 +91,7 @@ def test_the_best_or_else_the_newest_whole_one(tmp_path: Path, best: int | None,
     assert model_in(tmp_path, said.append) == tmp_path / f"checkpoint-{expected}"
     assert checkpoint_in(tmp_path) == local_folder(str(tmp_path)) == tmp_path / f"checkpoint-{expected}"
     why = "its run (f1 0.5000)" if known == expected else "its run"
-    assert said[-1].startswith(f"{tmp_path / f'checkpoint-{expected}'} is taken, the ") and why in said[-1]
+    assert said[-1].startswith(f"starting from {tmp_path / f'checkpoint-{expected}'}, the ") and why in said[-1]
     assert ("not whole" in said[-1]) == (known is not None and known == damaged)
 
 
@@ -138,7 +138,7 @@ def test_commands_take_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[st
     words = ["import", "--from", "huggingface", str(out), "--output_dir", str(tmp_path / "imported")]
     assert main(words) == 0
     assert [step_in_transformers(tmp_path / name) for name in ("exported", "imported")] == [2, 2]
-    assert "checkpoint-2 is taken, the best of its run (f1 0.5000)" in capsys.readouterr().err
+    assert "checkpoint-2, the best checkpoint of its run (f1 0.5000)" in capsys.readouterr().err
 
 
 class Killed(BaseException):

@@ -30,7 +30,6 @@ def test_short_forms() -> None:
         ({"use_mt_uncertainty": True, "uniform_mt_sampling": True}, "sampled in two ways"),
         ({"use_mt_uncertainty": True, "task_sampling": "sequential"}, "sampled in two ways"),
         ({"task_sampling": "uncertainty", "schedule": "2bw"}, "2bw"),
-        ({"percent_of_max_data_size": 0.0}, "--percent_of_max_data_size is 0.0"),
         ({"model_name_or_path": "CA-MTL-base", "conditional": "large"}, "means --conditional base"),
     ],
 )

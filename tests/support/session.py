@@ -35,7 +35,8 @@ class Run:
         name: of its folder.
         job: one of `jobs.JOBS`.
         arguments: without ``output_dir``.
-        interruption: what its third step raises in place of a step, or the signal that comes before it, if anything.
+        interruption: what its third step raises in place of a step (in few-shot learning, the first method after its
+            end), or the signal that comes before it, if anything.
         ends: the exit status, or the name of the exception that it ends with.
     """
 
@@ -108,9 +109,10 @@ def _end(run: Run, folder: Path) -> int | str:
 
 @contextlib.contextmanager
 def _interrupted(interruption: type[BaseException] | signal.Signals | None) -> Any:
+    from ds_bert.meta.few_shot import FewShot
     from ds_bert.training.loop import Training
 
-    step = Training._step
+    step, learn = Training._step, FewShot.learn
 
     def interrupted(self: Training, stop: Any) -> None:
         if interruption and self.engine.steps_done == 2:
@@ -119,9 +121,15 @@ def _interrupted(interruption: type[BaseException] | signal.Signals | None) -> A
             os.kill(os.getpid(), interruption)
         step(self, stop)
 
-    Training._step = interrupted  # type: ignore[method-assign]
+    def learn_and_be_interrupted(self: FewShot, *arguments: Any) -> Any:
+        learned = learn(self, *arguments)
+        if isinstance(interruption, type):
+            raise interruption("after a method")
+        return learned
+
+    Training._step, FewShot.learn = interrupted, learn_and_be_interrupted  # type: ignore[method-assign]
     yield
-    Training._step = step  # type: ignore[method-assign]
+    Training._step, FewShot.learn = step, learn  # type: ignore[method-assign]
 
 
 def _state() -> dict[str, Any]:

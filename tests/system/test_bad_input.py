@@ -235,7 +235,7 @@ def test_a_map_and_another_number_of_stages(job: Job) -> None:
         ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, "", ("offload_optimizer",)),
         ({"scheduler": {"type": "WarmupLR"}}, "", ("scheduler", "--warmup_steps")),
         ({"pipeline": {"stages": 2}}, "", ("pipeline.stages", "not supported")),
-        ({"optimizer": {"params": {"lr": -1.0}}}, "", ("--learning_rate is -1.0",)),
+        ({"optimizer": {"params": {"lr": -1.0}}}, "", ("optimizer.params.lr is -1.0", "at least 0")),
         ([], "", ("list", "object")),
     ],
 )

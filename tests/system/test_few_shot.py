@@ -114,6 +114,8 @@ def test_it_learns_stops_at_the_threshold_and_goes_on_where_it_was(folder: Path,
     few_shot(folder, tmp_path, "--methods", "fine-tuning", "--resume", splits=2, **flags)
     assert results(tmp_path)["results"]["fine-tuning/4/0"] == first
     assert len(results(tmp_path)["results"]) == 2
+    said = few_shot(folder, tmp_path, "--methods", "fine-tuning", "--resume", status=2, **flags | {"epochs": 61})
+    assert "results.json: was written with --epochs 60, now 61; go on with --epochs 60" in said
 
 
 def test_a_rank_that_is_killed_ends_the_other_which_names_it(folder: Path, tmp_path: Path) -> None:

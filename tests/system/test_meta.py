@@ -94,6 +94,22 @@ def test_a_resumed_run_on_two_stages_ends_with_the_same_bits(folder: Path, whole
         assert file.read_bytes() == (again / "checkpoint-4" / file.name).read_bytes(), file.name
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_lr": 0.1}, "was written with --train_lr 0.05, now 0.1; go on with --train_lr 0.05"),
+        ({"average_query_every": 0}, "was written with --average_query_every 1, now 0"),
+        ({"encoding_size": 7}, "was written by a model with meta_learning"),
+    ],
+)
+def test_what_the_learner_follows_from_stays(
+    folder: Path, whole: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    flags = on_both_kinds(folder) | {"num_supervised_shards": 1} | changes
+    printed = run(tmp_path, words(folder, whole, *ADAPTERS, "--resume", **flags), ranks=2, status=2)
+    assert said in printed
+
+
 def test_the_steps_that_were_traced(whole: Path) -> None:
     """Two tasks a step: a generator's batch, two of support, three queries, and the gradient of the generator's."""
     ranks, stages = read_trace(whole)

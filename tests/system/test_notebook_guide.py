@@ -1,6 +1,8 @@
 """The guide for notebooks, run as it stands: one cell after the other in one process."""
 
+import contextlib
 import csv
+import io
 import os
 import random
 import re
@@ -20,17 +22,20 @@ ROOT = Path(__file__).resolve().parents[2]
 CELLS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "notebooks.md").read_text(), re.S)
 
 
-def _run_cells(folder: str) -> None:
+def _run_cells(folder: str) -> str:
+    """Run them; return what they print."""
     for name in LAUNCHERS:
         os.environ.pop(name, None)
     os.chdir(folder)
     names: dict[str, object] = {"__name__": "__main__"}
-    for number, cell in enumerate(CELLS):
-        exec(compile(cell, f"cell {number}", "exec"), names)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for number, cell in enumerate(CELLS):
+            exec(compile(cell, f"cell {number}", "exec"), names)
+    return printed.getvalue()
 
 
 @pytest.mark.slow
-def test_its_cells_run(prepared: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_its_cells_run(prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared, tmp_path / "data")
     write_model(tmp_path / "small.json")
     chance = random.Random(1)
@@ -40,8 +45,7 @@ def test_its_cells_run(prepared: Path, tmp_path: Path, capfd: pytest.CaptureFixt
             rows.writerow(["sentence", "label"])
             rows.writerows([f"a {chance.choice((BAD, GOOD)[number % 2])} film", number % 2] for number in range(32))
     assert len(CELLS) == 5
-    run_on_ranks(_run_cells, 1, str(tmp_path), timeout=180)
-    printed = capfd.readouterr().out
+    (printed,) = run_on_ranks(_run_cells, 1, str(tmp_path), timeout=180)
     assert "'accuracy': " in printed and "'score': " in printed
     assert "runs/text: --output_dir is not empty" in printed
     assert (tmp_path / "runs" / "text" / "checkpoint-110").is_dir()

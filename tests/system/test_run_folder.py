@@ -51,7 +51,7 @@ def test_the_best_is_not_the_newest(tmp_path: Path, ranks: int) -> None:
     assert classify(texts) == pipeline("text-classification", model=str(checkpoints(out)[0]))(texts)  # type: ignore[call-overload]
 
     said = glue(tmp_path, tmp_path / "next", ranks, max_steps=1, num_stages=ranks, model_name_or_path=out)
-    assert said.count(f"{out / chosen} is taken, the best of its run (loss ") == 1
+    assert said.count(f"starting from {out / chosen}, the best checkpoint of its run (loss ") == 1
     told = json.loads((tmp_path / "next" / "arguments.json").read_text())
     assert told["model_name_or_path"] == str(out / chosen)
 

@@ -138,7 +138,9 @@ def test_all_jobs_one_after_the_other(folder: Path, tmp_path: Path, manner: str)
         Run("meta", "meta_train", meta),
         fine_tuning("tuned", folder, folder / "model", schedule="gpipe", gradient_accumulation_steps=2),
         Run("many_again", "multitask", {**both, **many, "conditional": "none"}),
+        Run("few_failed", "few_shot", few, ValueError, "ValueError"),
         Run("few", "few_shot", few),
+        Run("meta_failed", "meta_train", {**meta, "max_steps": 3}, KeyboardInterrupt, "KeyboardInterrupt"),
         Run("meta_again", "meta_train", {**meta, "seed": 2}),
     ]
     assert_as_alone(tmp_path, runs, manner)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, BertForPreTraining, BertForSequenceClassifi
 from tests.support.jobs import REPOSITORY, run_job
 from tests.support.many_tasks import write_tasks
 
-LABELS = ("model", "device", "cut", "order", "batch", "steps", "data", "aim", "resume", "note")
+LABELS = ("model", "device", "cut", "order", "batch", "steps", "data", "aim", "resume", "changed", "note")
 
 
 def begin(tmp_path: Path, job: str, world_size: int = 1, status: int = 0, **flags: Any) -> dict[str, list[str]]:
@@ -66,17 +66,21 @@ def test_own_texts_on_two_stages(tmp_path: Path, texts: dict[str, Any]) -> None:
     assert block["steps"] == ["8 = 2 epochs; learning rate 5e-05, linear, rising over 3 steps"]
     assert block["data"] == ["own data, examples: 24 to train on"]
     assert block["resume"] == [f"none found in {tmp_path / 'out'}, beginning anew"]
-    labels, cut = block["note"]
+    fresh, labels, columns, cut = block["note"]
+    assert "has no classifier.weight, classifier.bias; these start with fresh weights" in fresh
     assert (
-        labels.startswith("labels: 2 classes: '0', '1'")
-        and "1 of 24 examples is longer than --max_seq_length 16: cut" in cut
+        labels.startswith("labels: 2 classes: '0', '1'") and columns == "columns: 'text' is the text, 'label' the label"
     )
+    assert "1 of 24 examples is longer than --max_seq_length 16: cut" in cut
 
 
 def test_going_on_and_measuring(tmp_path: Path, texts: dict[str, Any]) -> None:
     begin(tmp_path / "first", "finetune_glue", **texts, max_steps=2, save_steps=1)
     block = begin(tmp_path / "again", "finetune_glue", **texts, max_steps=4, resume=True)
     assert block["resume"] == [f"going on from {tmp_path / 'out' / 'checkpoint-2'}"]
+    assert block["model"][0].endswith(f"weights of {tmp_path / 'out' / 'checkpoint-2'}")
+    assert not any("fresh weights" in note for note in block["note"])
+    assert block["changed"] == ["--max_steps 2 → 4, from step 2 on"]
     del texts["do_train"]
     block = begin(tmp_path / "measured", "finetune_glue", **texts, do_eval=True, resume=True,
                   validation_file=texts["train_file"])  # fmt: skip

@@ -9,7 +9,15 @@ import pytest
 from ds_bert.errors import UserError
 from ds_bert.files import shipped_configs
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.declaration import flags_of
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
 
 # One entry per pair: what the file says, the argument, and a value that differs from its default.
 PAIRS = [
@@ -22,7 +30,17 @@ PAIRS = [
     ("optimizer.params.weight_decay", "weight_decay", 0.1),
     ("optimizer.params.eps", "adam_epsilon", 1e-6),
     ("optimizer.params.bias_correction", "adam_bias_correction", False),
+    ("fp16.loss_scale", "loss_scale", 128.0),
+    ("fp16.initial_scale_power", "initial_scale_power", 8.0),
+    ("fp16.loss_scale_window", "loss_scale_window", 50),
+    ("fp16.min_loss_scale", "min_loss_scale", 4.0),
 ]
+OTHERS = {  # what the file has in a form of its own, or needs more beside it
+    "optim": ({"optimizer": {"type": "Lamb"}}, {"optim": "lamb"}),
+    "adam_beta1": ({"optimizer": {"params": {"betas": [0.8, 0.999]}}}, {"adam_beta1": 0.8}),
+    "adam_beta2": ({"optimizer": {"params": {"betas": [0.9, 0.98]}}}, {"adam_beta2": 0.98}),
+    "momentum": ({"optimizer": {"type": "SGD", "params": {"momentum": 0.9}}}, {"optim": "sgd", "momentum": 0.9}),
+}
 
 
 @pytest.fixture
@@ -36,12 +54,6 @@ def unite(tmp_path: Path) -> Any:
     return apply
 
 
-def nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
-
-
 def test_without_a_file_the_arguments_are_the_settings() -> None:
     arguments = TrainingArguments(max_grad_norm=0.3, weight_decay=0.2, adam_beta2=0.98, bf16=True, seed=7, trace=True)
     same, settings = apply_deepspeed_config(arguments, set(), 1)
@@ -49,6 +61,20 @@ def test_without_a_file_the_arguments_are_the_settings() -> None:
     assert (settings.optimizer, settings.precision, settings.zero_stage) == ("adamw", "bf16", 0)
     assert settings.optimizer_options == {"betas": (0.9, 0.98), "eps": 1e-8}
     assert (settings.max_grad_norm, settings.weight_decay, settings.seed, settings.traced) == (0.3, 0.2, 7, 10)
+
+
+def test_every_flag_that_the_file_shares_is_tested() -> None:
+    shared = {name: flag.deepspeed for name, flag in flags_of(TrainingArguments).items() if flag.deepspeed}
+    assert {name: key for key, name, _ in PAIRS}.items() <= shared.items()
+    assert {name for _, name, _ in PAIRS} | OTHERS.keys() == shared.keys()
+
+
+@pytest.mark.parametrize(
+    ("config", "flags"), [*((nested(key, value), {name: value}) for key, name, value in PAIRS), *OTHERS.values()]
+)
+def test_the_file_and_flags_say_the_same(unite: Any, config: dict[str, Any], flags: dict[str, Any]) -> None:
+    by_file, by_flags = unite(config), unite({}, flags)
+    assert by_file == by_flags != unite({})
 
 
 @pytest.mark.parametrize(("key", "name", "value"), PAIRS)
@@ -112,6 +138,12 @@ def test_bounds_of_the_trust_ratio_are_refused(unite: Any) -> None:
     """DeepSpeed's Lamb keeps it within 0.01 and 10 unless told otherwise; the paper's is free."""
     with pytest.raises(UserError, match=r"optimizer.params.max_coeff = 10.0 is not supported"):
         unite({"optimizer": {"type": "Lamb", "params": {"max_coeff": 10.0}}})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "adam"])
+def test_a_momentum_that_an_optimizer_does_not_have_is_refused(optimizer: str) -> None:
+    with pytest.raises(UserError, match=f"arguments: momentum is 0.9 with optimizer {optimizer}, needed is sgd"):
+        apply_deepspeed_config(TrainingArguments(optim=optimizer, momentum=0.9), {"momentum"}, 1)
 
 
 @pytest.mark.parametrize("kind", ["AdamW", "Lamb"])

@@ -4,7 +4,6 @@ import pytest
 from transformers import AlbertConfig, AlbertForPreTraining, BertConfig, BertForPreTraining
 
 from ds_bert.engine.settings import EngineSettings, by_dimensions
-from ds_bert.errors import UserError
 from ds_bert.training.parameter_groups import with_layerwise_decay
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 11}
@@ -54,9 +53,3 @@ def test_a_deep_layer_is_not_taken_for_a_shallow_one() -> None:
 
 def test_a_decay_of_one_is_one_group() -> None:
     assert with_layerwise_decay(EngineSettings(), 1.0, BertConfig()).parameter_group is by_dimensions
-
-
-@pytest.mark.parametrize("decay", [0.0, -0.1, 1.1, float("nan")])
-def test_other_decays_are_refused(decay: float) -> None:
-    with pytest.raises(UserError, match=r"--layerwise_lr_decay is .* needed is more than 0 and at most 1"):
-        with_layerwise_decay(EngineSettings(), decay, BertConfig())

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ds_bert.errors import UserError
-from ds_bert.training.arguments import PretrainArguments, argument
+from ds_bert.training.arguments import PretrainArguments
+from ds_bert.training.declaration import Resume, Subject, argument
 from ds_bert.training.finetune_arguments import GlueArguments
 from ds_bert.training.parser import parse_arguments
 
@@ -109,8 +110,8 @@ def test_help_names_every_argument(capsys: pytest.CaptureFixture) -> None:
 class Other:
     """Another job's arguments."""
 
-    name: str | None = argument(None, "A name.")
-    share: float = argument(0.5, "A share, 100 % at most.")
+    name: str | None = argument(None, "A name.", Subject.MODEL, Resume.FREE)
+    share: float = argument(0.5, "A share, 100 % at most.", Subject.DATA, Resume.FREE)
 
 
 def test_any_dataclass_will_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,12 +11,12 @@ import torch
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.checks import RANGES, check_numbers, named_steps, total_steps, traced_steps
+from ds_bert.training.checks import check_numbers, named_steps, ranges_of, total_steps, traced_steps
 from ds_bert.training.profiling import FOLDER, Profiler
 from tests.support.meters import ONE
 from tests.support.toy import toy_map
 
-each_range = pytest.mark.parametrize("name", RANGES)
+each_range = pytest.mark.parametrize("name", ranges_of(TrainingArguments()))
 
 
 @each_range

@@ -17,6 +17,7 @@ from transformers.training_args import OptimizerNames
 
 from ds_bert.cli import COMMANDS
 from ds_bert.errors import UserError
+from ds_bert.training.declaration import flags_of
 from ds_bert.training.parser import _Parser, parse_arguments
 from ds_bert.training.successors import SUCCESSORS, VALUES
 from ds_bert.training.unknown import JOBS, _successor, explain, named_arguments
@@ -242,7 +243,7 @@ def test_values_that_others_know(tmp_path: Path, name: str, value: Any, hint: st
 def test_every_value_of_transformers_is_taken_or_refused_with_the_choices() -> None:
     kind = KINDS["pretrain"]
     for name, values in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
-        choices = kind.__dataclass_fields__[name].metadata["choices"]
+        choices = flags_of(kind)[name].choices
         for value in {it.value for it in values} - set(choices):
             said = refused(kind, f"--{name}", value)
             assert f"invalid choice: {value!r}, needed is one of {', '.join(choices)}" in said

@@ -110,7 +110,14 @@ def own_data(
     names, note = _labels(known, label_names, declared, regression, settings)
     evaluation = {"validation": found["eval"]} if "eval" in found else {}
     prediction = {"test": found["predict"]} if "predict" in found else {}
-    return TextData(None, names, found.get("train"), evaluation, prediction, (note,))
+    is_guessed = columns.text is None or (label is not None and columns.label is None)
+    notes = (note, _columns_taken(texts, label)) if is_guessed else (note,)
+    return TextData(None, names, found.get("train"), evaluation, prediction, notes)
+
+
+def _columns_taken(texts: Sequence[str], label: str | None) -> str:
+    named = f"{' and '.join(map(repr, texts))} {'are the texts' if len(texts) > 1 else 'is the text'}"
+    return f"columns: {named}{f', {label!r} the label' if label is not None else ''}"
 
 
 @dataclass(frozen=True)
@@ -206,17 +213,21 @@ def _texts(table: Table, columns: Columns, setting: str) -> tuple[str, ...]:
         found = [(others[0],)] if len(others) == 1 else []
     if len(found) != 1:
         raise UserError(
-            f"{table.where(1)}: which of the columns {', '.join(map(repr, table.columns))} is the text is not clear; "
+            f"{table.where(1)}: the columns are {_listed(table)}, and which of them is the text is not clear; "
             f"needs {setting}"
         )
     return found[0]
+
+
+def _listed(table: Table) -> str:
+    return ", ".join(map(repr, table.columns))
 
 
 def _label(table: Table, said: str | None, setting: str) -> str:
     found = [said] if said is not None else [name for name in _LABELS if name in table.columns]
     if len(found) != 1:
         raise UserError(
-            f"{table.where(1)}: which of the columns {', '.join(map(repr, table.columns))} is the label is not clear; "
+            f"{table.where(1)}: the columns are {_listed(table)}, and which of them is the label is not clear; "
             f"needs {setting}"
         )
     return found[0]

@@ -92,7 +92,7 @@ def test_what_is_guessed_is_said(tmp_path: Path) -> None:
         (range(30), "labels: 30 classes: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11', '12', '13', '14'"
             ", '15', '16', '17', '18', '19', …; if they are numbers to be predicted, say that it is a regression"),
     ):  # fmt: skip
-        assert own(tmp_path, [{"text": "ba", "label": value} for value in values]).notes == (note,)
+        assert own(tmp_path, [{"text": "ba", "label": value} for value in values]).notes[0] == note
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_own_text_columns_are_guessed(tmp_path: Path, columns: list[str], expect
 @pytest.mark.parametrize(
     ("columns", "options", "message"),
     [
-        (["a", "b", "label"], {}, "which of the columns 'a', 'b', 'label' is the text .*--text_column"),
+        (["a", "b", "label"], {}, "the columns are 'a', 'b', 'label', and which of them is the text .*--text_column"),
         (["text", "sentence", "label"], {}, "is the text is not clear"),
         (["text", "class"], {}, "is the label is not clear; needs --label_column"),
         (["text", "label"], {"text": "txt"}, "no column 'txt'"),
