@@ -141,7 +141,7 @@ def test_what_is_left_out_is_noted_whether_cached_or_not(tmp_path: Path) -> None
 
 def test_measures_and_files_of_version_2(tmp_path: Path) -> None:
     qas = [qa("x", "who", [("river", 4)]), qa("y", "when"), qa("z", "where", [("red", 0)])]
-    task = task_of(write_squad(tmp_path / "a.json", [(CONTEXT, qas)]), version_2=True, null_score_threshold=-10.0)
+    task = task_of(write_squad(tmp_path / "a.json", [(CONTEXT, qas)]), version_2=True, null_score_diff_threshold=-10.0)
     split = task.evaluation["validation"]
     # [CLS] who [SEP] red river north [SEP]; the second question is answered by mistake, the third right.
     outputs = certain(split.examples.lengths, [4, 4, 3], [4, 4, 3])
