@@ -14,18 +14,17 @@ import pytest
 
 from ds_bert.cluster.hostfile import load_hostfile
 from ds_bert.data.corpus import read_documents
-from ds_bert.data.dream import read_dream
-from ds_bert.data.multiple_choice import read_own_questions
-from ds_bert.data.squad import read_squad
 from ds_bert.data.tables import open_table
 from ds_bert.data.tagging import read_sentences
-from ds_bert.data.tasks.task_files import read_examples
 from ds_bert.data.vocabulary import SPECIAL_TOKENS, load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, read_text, suffix_of
+from ds_bert.meta.tasks.published_files import read_examples
 from ds_bert.modeling.config import load_model_config
 from ds_bert.multitask.task_list import read_tasks
 from ds_bert.stage_map import load_stage_map
+from ds_bert.tasks.multiple_choice.reading import read_dream, read_own_questions
+from ds_bert.tasks.squad.reading import read_squad
 from ds_bert.training.arguments import PretrainArguments
 from ds_bert.training.parser import parse_arguments
 
@@ -178,18 +177,18 @@ def test_files_without_permission_are_not_said_to_be_missing(tmp_path: Path) -> 
     program = """
 import os, sys
 from pathlib import Path
-import ds_bert.data.corpus, ds_bert.data.tables, ds_bert.data.squad, ds_bert.data.tasks.vectors
+import ds_bert.data.corpus, ds_bert.data.tables, ds_bert.meta.tasks.word_vectors
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.checkpoint.convert.unpickle import load_pickle
 from ds_bert.errors import exit_on_user_error
-from ds_bert.data import corpus, tables, squad
-from ds_bert.data.tasks import vectors
+from ds_bert.data import corpus, tables
+from ds_bert.meta.tasks import word_vectors
 from ds_bert.files import read_json
 folder = Path(sys.argv[1])
 os.setuid(65534)
 for job in (
     lambda: TensorFolder(folder),
-    lambda: vectors._read_matrix(folder),
+    lambda: word_vectors._read_matrix(folder),
     lambda: load_pickle(folder / "pytorch_model.bin"),
     lambda: read_json(folder / "a.json"),
     lambda: tables.open_table(folder / "a.csv"),

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from ds_bert.commands.resumable import INTERRUPTED, made, num_cores
 from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading
-from ds_bert.data.tasks.choice import SAMPLINGS
-from ds_bert.data.tasks.group_tasks import DEFAULT_SIZES, Sizes
-from ds_bert.data.tasks.making import FILE_LIST, PartSummary, make_tasks
-from ds_bert.data.tasks.settings import KINDS, LAYOUTS, TaskSettings
+from ds_bert.meta.tasks.task_settings import DEFAULT_SIZES, KINDS, LAYOUTS, SAMPLINGS, Sizes, TaskSettings
+from ds_bert.meta.tasks.text_to_tasks import FILE_LIST, PartSummary, make_tasks
 
 _DEFAULTS = TaskSettings(Path(), ())
 _PLAIN = (

@@ -42,7 +42,7 @@ def _parts(path: Path) -> Iterator[tuple[Compare, Path]]:
     from ds_bert.checkpoint import folders
     from ds_bert.data import shards
     from ds_bert.data.prepare_state import VALIDATION
-    from ds_bert.data.tasks import task_set
+    from ds_bert.meta.tasks import task_set
 
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; needed is a checkpoint, a run's output_dir, or prepared data")
@@ -83,7 +83,7 @@ def _corpus(folder: Path) -> tuple[list[str], str]:
 
 
 def _tasks(folder: Path) -> tuple[list[str], str]:
-    from ds_bert.data.tasks.task_set import TaskSet
+    from ds_bert.meta.tasks.task_set import TaskSet
 
     return _data(
         lambda: TaskSet.open(folder), lambda tasks: f"{len(tasks):,} tasks are whole, {tasks.num_examples:,} examples"

@@ -1,14 +1,8 @@
 """Tokenising a stream of documents in worker processes, in order and with bounded memory."""
 
 import itertools
-import multiprocessing
 import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,10 +11,9 @@ import numpy as np
 from ds_bert.data.arrays import token_dtype
 from ds_bert.data.corpus import RawDocument
 from ds_bert.data.vocabulary import CorpusTokenizer
-from ds_bert.errors import UserError
+from ds_bert.data.workers import map_in_order
 
 _CHUNK_BYTES = 1 << 20
-_CHUNKS_IN_FLIGHT = 3  # of each worker
 # One call of the tokenizers library; a larger one holds more of its (large) results at a time. A longer sentence is
 # tokenised in pieces.
 _SENTENCES_AT_A_TIME = 2000
@@ -83,29 +76,13 @@ def encode_documents(
 
     With one worker the work is done in this process. Memory holds a few chunks of text for each worker.
     """
-    chunks = _chunks(documents)
     if num_workers == 1:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        yield from (encode_chunk(tokenizer, chunk) for chunk in chunks)
-        return
-    # spawn: the tokenizers library must not be forked once it has been used.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (tokenizer,))
-    waiting: deque[Future[EncodedChunk]] = deque()
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(_encode_in_worker, chunk))
-            if len(waiting) >= num_workers * _CHUNKS_IN_FLIGHT:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a tokenising process was killed, perhaps for want of memory; run the same command again, "
-            "with a smaller --num_workers, and it goes on where it stopped"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return map_in_order(encode_chunk, _chunks(documents), num_workers, "--num_workers", _itself, tokenizer)
+
+
+def _itself(tokenizer: CorpusTokenizer) -> CorpusTokenizer:
+    return tokenizer
 
 
 def encode_chunk(tokenizer: CorpusTokenizer, chunk: list[NumberedDocument]) -> EncodedChunk:
@@ -171,27 +148,3 @@ def _chunks(documents: Iterable[NumberedDocument]) -> Iterator[list[NumberedDocu
             chunk, num_bytes = [], 0
     if chunk:
         yield chunk
-
-
-_worker_tokenizer: CorpusTokenizer | None = None  # a worker process's own
-
-
-def _start_worker(tokenizer: CorpusTokenizer) -> None:
-    global _worker_tokenizer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the workers in order
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _worker_tokenizer = tokenizer
-
-
-def _leave_with_parent() -> None:
-    """End this worker when its parent is killed: waiting for work, it would not notice."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _encode_in_worker(chunk: list[NumberedDocument]) -> EncodedChunk:
-    assert _worker_tokenizer is not None
-    return encode_chunk(_worker_tokenizer, chunk)

@@ -10,7 +10,7 @@ def main(told: Told | None = None) -> int:
     arguments, given = begin(MetaTrainArguments, told)
 
     from ds_bert.meta.job import MetaTrainJob, plan_meta_training
-    from ds_bert.meta.sources import open_tasks
+    from ds_bert.meta.training_tasks import open_tasks
     from ds_bert.training.job import run_job
     from ds_bert.training.model_source import load_source, settle_model
 

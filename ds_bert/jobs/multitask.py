@@ -17,7 +17,7 @@ def main(told: Told | None = None) -> int:
     from ds_bert.multitask.model import conditional_fields, for_tasks, freeze, labels_of_decoders, names_of_tasks
     from ds_bert.multitask.task_list import read_tasks
     from ds_bert.multitask.tasks import build_tasks, combine
-    from ds_bert.training.finetuning import data_options, fine_tune, path_of
+    from ds_bert.training.finetuning import data_options, fine_tune
     from ds_bert.training.job import make_plan
     from ds_bert.training.model_source import load_source, settle_model
 
@@ -29,7 +29,7 @@ def main(told: Told | None = None) -> int:
     plan = replace(plan, settings=freeze(plan.settings, arguments.freeze_encoder_layers, source.fields))
     model = conditional_fields(arguments, given, source.fields)
     decoders = labels_of_decoders(source, arguments.drop_classifier)
-    tasks = build_tasks(entries, path_of(arguments.data_dir), source.tokenizer, data_options(arguments), decoders)
+    tasks = build_tasks(entries, arguments.data_dir or None, source.tokenizer, data_options(arguments), decoders)
     task = combine(tasks, model, arguments.percent_of_max_data_size)
     check_training(task, entries, arguments.task_sampling)
     source = for_tasks(source, task, arguments.drop_classifier)

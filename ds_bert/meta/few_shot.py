@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ds_bert.data.tasks.episodes import Episode, stratified_order
 from ds_bert.engine.execution import MicroBatch, warm_up
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
@@ -21,6 +20,7 @@ from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights
 from ds_bert.meta.feed import micro_batch
 from ds_bert.meta.fine_tuned import FineTunedLabels, FineTunedWeights
 from ds_bert.meta.task import Method, Task
+from ds_bert.meta.tasks.episode import Episode, stratified_order
 from ds_bert.training.learning_rate import learning_rate
 
 _FOR_EVER = timedelta(days=1000)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.checkpoint.training_state import describe_model
-from ds_bert.data.tasks.episodes import EpisodeSource
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
@@ -17,8 +16,9 @@ from ds_bert.meta.learner import Learner
 from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
 from ds_bert.meta.plan import task_passes
 from ds_bert.meta.selection import Selection
-from ds_bert.meta.sources import processes_of_run
 from ds_bert.meta.task import Method
+from ds_bert.meta.tasks.episode import EpisodeSource
+from ds_bert.meta.training_tasks import processes_of_run
 from ds_bert.modeling.adapters.layers import MetaModel
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
@@ -96,7 +96,7 @@ class MetaTrainJob(Job[MetaTrainArguments]):
     Args:
         plan: from `plan_meta_training`.
         source: model to start from.
-        tasks, data: from `ds_bert.meta.sources.open_tasks`.
+        tasks, data: from `ds_bert.meta.training_tasks.open_tasks`.
 
     Raises:
         UserError: the weights do not fit the model, or the output folder is occupied.

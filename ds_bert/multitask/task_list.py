@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_bert.data.glue import OTHER_TASKS, find_task
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, read_text
+from ds_bert.tasks.glue.benchmark import OTHER_TASKS, find_task
 from ds_bert.training.best import is_error
 
 PAPER = ("cola", "mnli", "rte", "wnli", "qqp", "stsb", "sst2", "qnli", "mrpc")

@@ -9,16 +9,16 @@ import numpy as np
 
 from ds_bert.data.feature_cache import key_fingerprint
 from ds_bert.data.features import Features
-from ds_bert.data.glue import find_task
-from ds_bert.data.glue_own import Settings
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.modeling.conditional.layers import MultitaskHead
 from ds_bert.multitask.objective import objective_of
 from ds_bert.multitask.task_list import AVERAGE, TaskEntry
 from ds_bert.multitask.uncertainty import stand_in
-from ds_bert.tasks.glue import glue_task
-from ds_bert.tasks.task import SCORE, Outputs, Split, Task
+from ds_bert.tasks.glue.benchmark import find_task
+from ds_bert.tasks.glue.own_data import SettingNames
+from ds_bert.tasks.glue.task import GlueOptions, glue_task
+from ds_bert.tasks.task import SCORE, DataOptions, Outputs, Split, Task
 from ds_bert.training.best import LOSS, is_error
 
 DIAGNOSTIC = "diagnostic"
@@ -56,9 +56,9 @@ class MultitaskTask(Task):
 
 def build_tasks(
     entries: Sequence[TaskEntry],
-    data_dir: Path | None,
+    data_dir: str | Path | None,
     tokenizer: Tokenizer,
-    options: Mapping[str, Any],
+    data: DataOptions,
     decoders: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Task]:
     """Read every task's examples.
@@ -67,7 +67,7 @@ def build_tasks(
         entries: the list.
         data_dir: with a folder for each official task; None: the hub.
         tokenizer: of the model.
-        options: what `ds_bert.tasks.glue.glue_task` takes besides.
+        data: what all tasks are told of their data.
         decoders: labels of the decoders that a trained model has, by their tasks' names, in the order of their rows.
 
     Raises:
@@ -77,54 +77,48 @@ def build_tasks(
     for entry in entries:
         known = (decoders or {}).get(entry.name)
         if entry.is_own:
-            task = _own_task(entry, tokenizer, options, known)
+            task = _own_task(entry, tokenizer, data, known)
         else:
-            task = glue_task(entry.name, _folder(entry.name, data_dir), tokenizer, label_names=known, **options)
+            task = glue_task(GlueOptions(data, entry.name, _folder(entry.name, data_dir)), tokenizer, known)
         tasks.append(replace(task, notes=tuple(f"{entry.name}: {note}" for note in task.all_notes)))
     return tasks
 
 
-def _folder(name: str, data_dir: Path | None) -> Path | None:
+def _folder(name: str, data_dir: str | Path | None) -> Path | None:
     if data_dir is None:
         return None
-    folder = data_dir / find_task(name).folder
+    folder = Path(data_dir) / find_task(name).folder
     if not folder.is_dir():
         raise UserError(f"{data_dir}: has no folder {folder.name}, which the task {name} needs (see --tasks)")
     return folder
 
 
-def _own_task(
-    entry: TaskEntry, tokenizer: Tokenizer, options: Mapping[str, Any], decoder: Sequence[str] | None
-) -> Task:
+def _own_task(entry: TaskEntry, tokenizer: Tokenizer, data: DataOptions, decoder: Sequence[str] | None) -> Task:
     files = {"train": entry.train_file, "eval": entry.validation_file, "predict": entry.test_file}
     keys = {"train": "train_file", "eval": "validation_file", "predict": "test_file"}
     needed = ("train", "eval") if any(files.values()) else tuple(keys)  # not every task need have predictions
     for split in needed:
-        if split in options["splits"] and files[split] is None:
+        if split in data.splits and files[split] is None:
             raise UserError(f'--tasks: the task {entry.name} has no "{keys[split]}", but {split} is asked for')
-    splits = {split for split in options["splits"] if files[split] is not None}
     text, pair = (*entry.text_columns, None, None)[:2]
-    task = glue_task(
-        None,
-        None,
-        tokenizer,
-        **{**options, "splits": splits},
+    options = GlueOptions(
+        replace(data, splits={split for split in data.splits if files[split] is not None}),
         train_file=entry.train_file,
         validation_file=entry.validation_file,
         test_file=entry.test_file,
         text_column=text,
         text_pair_column=pair,
         label_column=entry.label_column,
-        label_names=decoder,
-        declared=entry.labels,
         regression=entry.regression,
-        settings=Settings(
+        declared_labels=entry.labels,
+        setting_names=SettingNames(
             train_file=f'"train_file" or "labels" of {entry.name}',
             text=f'"text_columns" of {entry.name}',
             label=f'"label_column" of {entry.name}',
             regression=f'"regression" of {entry.name}:',
         ),
     )
+    task = glue_task(options, tokenizer, decoder)
     scores = [measure for measure in task.measures if not is_error(measure)]  # the highest average is chosen
     if entry.metric and entry.metric not in scores:
         raise UserError(f'--tasks: "metric" of {entry.name} is {entry.metric!r}, needed is one of {", ".join(scores)}')

@@ -1,6 +1,6 @@
-"""What a task is: a head, an objective, examples, and what becomes of a model's outputs."""
+"""What a task is (a head, an objective, examples, and what becomes of a model's outputs), and what all are told."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,12 +8,61 @@ from typing import Any, Protocol
 import numpy as np
 
 from ds_bert.data.features import Features
+from ds_bert.errors import UserError
+
+SPLITS = ("train", "eval", "predict")
+"""What is read to train on, to measure, and to predict."""
 
 Outputs = Mapping[str, np.ndarray]
 """What the head said of one example: float32 arrays by name, without the batch's dimension."""
 
 SCORE = "score, 1 at best"
 """What most measures are counted in: accuracies, F1, correlations."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What every task is told of the data that it reads.
+
+    Args:
+        max_seq_length: tokens of an example at most, special ones included; longer ones are cut.
+        splits: which of `SPLITS` to read.
+        cache_dir: where encoded examples are kept, see `cached_features`; None keeps none.
+        overwrite_cache: encode anew.
+        max_train_samples, max_eval_samples, max_predict_samples: use the first so many examples of a split; None: all.
+
+    Raises:
+        UserError: a number of examples is below 1.
+    """
+
+    max_seq_length: int
+    splits: Collection[str] = ("train", "eval")
+    cache_dir: Path | None = None
+    overwrite_cache: bool = False
+    max_train_samples: int | None = None
+    max_eval_samples: int | None = None
+    max_predict_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        for split, limit in self.limits.items():
+            if limit is not None and limit < 1:
+                raise UserError(f"--max_{split}_samples {limit}: needs at least 1")
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """How many examples to use of each of `SPLITS`."""
+        return dict(zip(SPLITS, (self.max_train_samples, self.max_eval_samples, self.max_predict_samples), strict=True))
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What a task is told. Each has a dataclass of its own, whose fields have the names of the job's flags.
+
+    Args:
+        data: what all are told of their data.
+    """
+
+    data: DataOptions
 
 
 class Examples(Protocol):

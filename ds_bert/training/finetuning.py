@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from ds_bert.files import write_json
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.model import build_config
-from ds_bert.tasks.task import Examples, Outputs, Split, Task
+from ds_bert.tasks.task import SPLITS, DataOptions, Examples, Outputs, Split, Task, TaskOptions
 from ds_bert.training.best import LOSS, Best
 from ds_bert.training.build import build_engine
 from ds_bert.training.charts import Measures
@@ -36,27 +36,38 @@ from ds_bert.training.seeds import RESULTS, claim_seeds, for_each_seed, report_s
 from ds_bert.training.weights import check_weights
 
 A = TypeVar("A", bound=FinetuneArguments)
+Options = TypeVar("Options", bound=TaskOptions)
 
 
-def data_options(arguments: FinetuneArguments) -> dict[str, Any]:
-    """What every task's builder is told of the data, as keyword arguments."""
-    wanted = {"train": arguments.do_train, "eval": arguments.do_eval, "predict": arguments.do_predict}
+def data_options(arguments: FinetuneArguments) -> DataOptions:
+    """What every task is told of the data, as the flags say it.
+
+    Raises:
+        UserError: nothing is asked for, or a number of examples is below 0.
+    """
+    wanted = dict(zip(SPLITS, (arguments.do_train, arguments.do_eval, arguments.do_predict), strict=True))
     if not any(wanted.values()):
         raise UserError("nothing to do: needed is at least one of --do_train, --do_eval and --do_predict")
-    return {
-        "splits": {split for split, is_wanted in wanted.items() if is_wanted},
-        "max_seq_length": arguments.max_seq_length,
-        "cache_dir": cache_folder(arguments.cache_dir),
-        "overwrite_cache": arguments.overwrite_cache,
-        "max_train_samples": arguments.max_train_samples or None,
-        "max_eval_samples": arguments.max_eval_samples or None,
-        "max_predict_samples": arguments.max_predict_samples or None,
-    }
+    return DataOptions(
+        arguments.max_seq_length,
+        {split for split, is_wanted in wanted.items() if is_wanted},
+        cache_folder(arguments.cache_dir),
+        arguments.overwrite_cache,
+        arguments.max_train_samples or None,
+        arguments.max_eval_samples or None,
+        arguments.max_predict_samples or None,
+    )
 
 
-def path_of(name: str | None) -> Path | None:
-    """The path that an argument names, if it was given."""
-    return Path(name) if name else None
+def options_of(kind: type[Options], arguments: FinetuneArguments) -> Options:
+    """What a task is told: `data_options`, and of the other flags those that its options have the names of.
+
+    Raises:
+        UserError: as `data_options`, or as ``kind`` does.
+    """
+    named = {each.name for each in fields(kind)} & vars(arguments).keys()
+    values: dict[str, Any] = {name: value for name in named if (value := getattr(arguments, name)) != ""}
+    return kind(data_options(arguments), **values)
 
 
 class FinetuneJob(Job[A]):

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from ds_bert.cli import main
-from ds_bert.data.tasks import making
-from ds_bert.data.tasks.opening import TaskReader
-from ds_bert.data.tasks.task_set import TaskSet
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.meta.arguments import MetaTrainArguments
+from ds_bert.meta.tasks import text_to_tasks
+from ds_bert.meta.tasks.published_files import files_of
+from ds_bert.meta.tasks.task_set import TaskSet
+from ds_bert.meta.training_tasks import TaskReader
+from ds_bert.tasks.task import DataOptions
 
 WORDS = [first + second for first in "bcdfgh" for second in ("ad", "eb", "id", "og")]
 SIZES = ("--min_frequency", 20, "--support", 12, "--query", 5, "--num_tasks", 9, "--tasks_per_shard", 2)
@@ -72,12 +74,12 @@ def test_the_published_layout_holds_the_same_tasks(tmp_path: Path, text: Path, v
     suffix = {"tfrecord": "tf_record", "json": "jsonl"}[layout]
     listed = json.loads((theirs / "data.json").read_text())
     assert listed == {str(theirs / f"meta_smlmt_{ways}.{suffix}"): 51 for ways in (2, 3, 4)}
-    reader = TaskReader(load_tokenizer(vocabulary), support=12, query=5)
-    expected, opened = TaskSet.open(own), reader.self_supervised(theirs / "data.json")
+    reader = TaskReader(load_tokenizer(vocabulary), 12, 5, DataOptions(128))
+    expected, opened = TaskSet.open(own), map(reader.self_supervised, files_of(theirs / "data.json"))
     for place, file in enumerate(opened):
-        assert len(file.source) == 3
+        assert len(file.tasks) == 3
         for number in range(3):
-            one, other = expected.task(3 * number + place), file.source.episode(number, 0)
+            one, other = expected.task(3 * number + place), file.tasks.episode(number, 0)
             assert one.num_classes == other.num_classes == place + 2
             for part, again in ((one.support, other.support), (one.query, other.query)):
                 rows = part.batch(0, np.arange(len(part)))
@@ -118,7 +120,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(making, "write_task_manifest", stop)
+        patch.setattr(text_to_tasks, "write_task_manifest", stop)
         assert tasks(*common, "--output_dir", tmp_path / "out") == 130
     assert not (tmp_path / "out" / "tasks.json").exists()
     assert tasks(*common, "--seed", 1, "--output_dir", tmp_path / "out") == 2

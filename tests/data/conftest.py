@@ -9,18 +9,6 @@ from ds_bert.data.arrays import shard_name
 from ds_bert.data.shards import write_manifest, write_shard
 from ds_bert.data.vocabulary import load_tokenizer
 
-WORDS = [f"{first}{second}" for first in "bcdfghklmnprst" for second in ("a", "e", "i", "o", "u", "au", "ei", "ou")]
-PIECES = ["##" + word for word in WORDS[:40]]
-
-
-@pytest.fixture
-def vocabulary_file(tmp_path: Path) -> Path:
-    """A vocabulary of 5 special tokens, 113 words and signs, and 40 continuation pieces."""
-    path = tmp_path / "vocabulary" / "vocab.txt"
-    path.parent.mkdir()
-    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS, *PIECES]) + "\n")
-    return path
-
 
 @pytest.fixture
 def write_corpus(tmp_path: Path, vocabulary_file: Path) -> Callable[..., Path]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ds_bert.data.glue import OTHER_TASKS, TASKS
 from ds_bert.data.labels import head_names, in_order_of_head, numbered
 from ds_bert.errors import UserError
+from ds_bert.tasks.glue.benchmark import OTHER_TASKS, TASKS
 
 STYLES = {
     "as they are": str,

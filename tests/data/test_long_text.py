@@ -17,7 +17,6 @@ import pytest
 from ds_bert.data import corpus, encoding
 from ds_bert.data.corpus import RawDocument, Reading, read_documents
 from ds_bert.data.encoding import NumberedDocument, cut_text, encode_chunk
-from ds_bert.data.multiple_choice import fill_in
 from ds_bert.data.python_docs import prose_of_docstring
 from ds_bert.data.sentences import split_sentences
 from ds_bert.data.tables import open_table
@@ -25,7 +24,8 @@ from ds_bert.data.tagging import read_conll
 from ds_bert.data.tokenizer_files import wordpiece
 from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer
 from ds_bert.errors import UserError
-from ds_bert.tasks.squad_metrics import normalize_answer
+from ds_bert.tasks.multiple_choice.features import fill_in
+from ds_bert.tasks.squad.metrics import normalize_answer
 from tests.support.processes import run_on_ranks
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

@@ -12,6 +12,7 @@ from ds_bert.errors import UserError
 from ds_bert.multitask.checks import check_training
 from ds_bert.multitask.task_list import read_tasks
 from ds_bert.multitask.tasks import MultitaskTask, build_tasks, combine
+from ds_bert.tasks.task import DataOptions
 from tests.support.many_tasks import write_tasks
 
 RATINGS = {"name": "ratings", "train_file": "ratings.csv", "validation_file": "ratings.csv", "regression": True}
@@ -33,8 +34,8 @@ def combined(
 ) -> MultitaskTask:
     (folder / "list.json").write_text(json.dumps(tasks))
     entries = read_tasks([str(folder / "list.json")])
-    options = {"splits": set(splits), "max_seq_length": 16}
-    tasks = build_tasks(entries, folder / "glue", load_tokenizer(folder / "model"), options)
+    data = DataOptions(16, set(splits))
+    tasks = build_tasks(entries, folder / "glue", load_tokenizer(folder / "model"), data)
     task = combine(tasks, {}, share)
     check_training(task, entries, sampling)
     return task

@@ -9,12 +9,12 @@ import torch
 from transformers import BertConfig
 
 from ds_bert.data.features import Features, make_features
-from ds_bert.data.tasks.episodes import Episode
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.meta.arguments import FewShotArguments
 from ds_bert.meta.few_shot import Course, FewShot, Recipe
 from ds_bert.meta.few_shot_job import Model
+from ds_bert.meta.tasks.episode import Episode
 from ds_bert.modeling.adapters.layers import meta_layers
 from ds_bert.modeling.model import carry_declaration
 from tests.support.meta import CLASSES, first_weights

@@ -15,7 +15,7 @@ from ds_bert.modeling.families import family_of
 from ds_bert.modeling.layer import initialize
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
-from ds_bert.tasks.question_answering import BeamSpanObjective, SpanObjective
+from ds_bert.tasks.squad.objective import BeamSpanObjective, SpanObjective
 from tests.support.beam import answer_logit, end_logit, start_logits
 from tests.support.models import CHOICES, LABELS, chain, transformers_model
 from tests.support.toy import ROWS, global_batch, part

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ds_bert.data.tasks.task_set import TaskExamples, write_task_manifest, write_task_shard
 from ds_bert.data.vocabulary import load_tokenizer
+from ds_bert.meta.tasks.task_set import TaskExamples, write_task_manifest, write_task_shard
 
 
 def write_tasks(folder: Path, model: Path, count: int = 24, support: int = 12, query: int = 6, seed: int = 0) -> Path:

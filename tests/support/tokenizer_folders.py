@@ -10,8 +10,8 @@ from typing import Any
 from tokenizers import AddedToken
 from transformers import AlbertTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from ds_bert.data.squad_windows import tokenise_contexts
 from ds_bert.data.vocabulary import Tokenizer
+from ds_bert.tasks.squad.features import tokenise_contexts
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = ["the", "The", "cat", "saw", "möchte", "mochte", "Möchte", "café", "cafe", "北京", "北", "京", "i", "İ", "ß"]

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ds_bert.data.multiple_choice import fill_in
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.data.vocabulary_training import train_vocabulary
-from ds_bert.tasks.glue import glue_task
-from ds_bert.tasks.multiple_choice import multiple_choice_task
-from ds_bert.tasks.squad import squad_task
+from ds_bert.tasks.multiple_choice.features import fill_in
+from tests.support.benchmarks import glue, multiple_choice, squad
 from tests.support.squad import qa, write_squad
 
 WORDS = ["ba", "be", "bi", "bo", "bu"]
@@ -41,7 +39,7 @@ def test_texts(tmp_path: Path, tokenizer: Tokenizer, pairs: bool, longest: int) 
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text", "other" if pairs else "id", "label"), *rows])
     columns = {"text_column": "text", "text_pair_column": "other" if pairs else None}
-    task = glue_task(None, None, tokenizer, limit, splits=["train"], train_file=path, **columns)
+    task = glue(None, None, tokenizer, limit, splits=["train"], train_file=path, **columns)
     sizes = [size(tokenizer, a) + (size(tokenizer, b) + 1 if pairs else 0) + 2 for a, b, _ in rows]
     cut = sum(each > limit for each in sizes)
     said = f"{path}: {cut} of 40 examples are longer than --max_seq_length 12: cut"
@@ -54,9 +52,7 @@ def test_questions_of_squad(tmp_path: Path, tokenizer: Tokenizer) -> None:
     asked = [qa(number, each, [("ba", 0)]) for number, each in enumerate(questions)]
     path = write_squad(tmp_path / "train.json", [("ba be bi", asked)])
     limit = size(tokenizer, questions[1])
-    task = squad_task(
-        path, None, tokenizer=tokenizer, max_seq_length=64, doc_stride=8, max_query_length=limit, splits=["train"]
-    )
+    task = squad(tokenizer, 64, train_file=path, doc_stride=8, max_query_length=limit, splits=["train"])
     said = f"{path}: 1 of 3 questions is longer than --max_query_length {limit}: cut"
     assert task.all_notes == (said,)
 
@@ -70,7 +66,7 @@ def test_options(tmp_path: Path, tokenizer: Tokenizer, longest: int) -> None:
     ]
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    task = multiple_choice_task(
+    task = multiple_choice(
         None, None, tokenizer, max_seq_length=length, max_qa_length=of_ending, splits=("train",), train_file=path
     )
     cut = 0

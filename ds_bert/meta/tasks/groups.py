@@ -1,0 +1,130 @@
+"""Groups of sentences, any few of which are the classes of a task: those that hold a word, or that are alike.
+
+k-means finds both the groups of sentences that are alike, and the clusters of groups that are hard to tell apart.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.cluster import MiniBatchKMeans
+
+from ds_bert.data.mapping import map_array
+from ds_bert.data.randomness import random_bits, uniform
+from ds_bert.files import read_json, write_json
+from ds_bert.meta.tasks.text_index import TextIndex
+from ds_bert.meta.tasks.word_vectors import inverse_frequency_matrix, unit_rows
+
+_VALIDATION = 0x7A5C  # any constant: which groups are held out does not depend on the seed
+_NAMING_WORDS = 3  # of a sentence cluster
+_BATCH = 4096  # of k-means
+_ARRAYS = ("starts", "sentences", "clusters", "vectors")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Named groups of sentences.
+
+    Args:
+        names: of the groups.
+        starts, sentences: the sentences of group g are ``sentences[starts[g]:starts[g + 1]]``.
+        clusters: int64 (groups,): which groups are alike; all 0 where that was not asked for.
+        vectors: float32 (groups, D), of length 1: how alike they are; D = 0 where that was not asked for.
+    """
+
+    names: list[str]
+    starts: np.ndarray
+    sentences: np.ndarray
+    clusters: np.ndarray
+    vectors: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Sentences of each group, int64 (groups,)."""
+        return np.diff(self.starts)
+
+    def members(self, group: int) -> np.ndarray:
+        """Return a group's sentences, int64."""
+        return self.sentences[self.starts[group] : self.starts[group + 1]]
+
+    def save(self, folder: Path) -> None:
+        """Write the groups to a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        write_json(folder / "names.json", self.names)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Groups":
+        """Open groups that `save` wrote; their arrays are memory-mapped."""
+        arrays = {name: map_array(folder / f"{name}.npy") for name in _ARRAYS}
+        return cls(names=read_json(folder / "names.json"), **arrays)
+
+
+def word_groups(index: TextIndex) -> Groups:
+    """Make one group of each word: the sentences that hold it. Words and groups have the same numbers."""
+    count = len(index.words)
+    clusters, vectors = np.zeros(count, dtype=np.int64), np.zeros((count, 0), dtype=np.float32)
+    return Groups(index.words, index.posting_starts, index.postings, clusters, vectors)
+
+
+def held_out(count: int, share: float) -> np.ndarray:
+    """Say which of ``count`` groups, or documents, make validation tasks only, bool (count,)."""
+    return uniform(random_bits(_VALIDATION, np.arange(count))) < share
+
+
+def with_clusters(groups: Groups, num_clusters: int, seed: int) -> Groups:
+    """Sort groups into clusters by their vectors."""
+    clusters, _ = k_means(groups.vectors, num_clusters, seed)
+    return replace(groups, clusters=clusters)
+
+
+def sentence_clusters(
+    index: TextIndex, word_vectors: np.ndarray, num_clusters: int, max_sentences: int, seed: int
+) -> Groups:
+    """Group sentences whose words have similar vectors, rare words weighing more.
+
+    Args:
+        index: the sentences.
+        word_vectors: float32 (words, D).
+        num_clusters: of sentences, at most.
+        max_sentences: how many sentences, evenly spread, are grouped.
+        seed: of k-means.
+
+    Returns:
+        Groups named by the three words that are most frequent in a cluster, compared with all text.
+    """
+    sentences = index.some_sentences(max_sentences)
+    matrix = inverse_frequency_matrix(index, sentences)
+    vectors = unit_rows(matrix @ word_vectors)
+    known = np.flatnonzero(np.linalg.norm(vectors, axis=1) > 0.5)  # the others have no word of the index
+    clusters, centres = k_means(vectors[known], num_clusters, seed)
+    order = np.argsort(clusters, kind="stable")
+    sizes = np.bincount(clusters, minlength=len(centres))
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+    average = np.asarray(matrix.mean(axis=0)).ravel()
+    names = []
+    for cluster in range(len(centres)):
+        members = known[order[starts[cluster] : starts[cluster + 1]]]
+        strength = np.asarray(matrix[members].mean(axis=0)).ravel() - average if len(members) else average
+        names.append("+".join(index.words[word] for word in np.argsort(-strength, kind="stable")[:_NAMING_WORDS]))
+    no_clusters = np.zeros(len(centres), dtype=np.int64)
+    return Groups(names, starts, sentences[known][order], no_clusters, unit_rows(centres))
+
+
+def k_means(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sort vectors into clusters; the same for the same seed on one thread.
+
+    Args:
+        vectors: float32 (rows, D).
+        num_clusters: at most; never more than there are rows.
+        seed: of the first centres.
+
+    Returns:
+        The cluster of each row, int64 (rows,), and the centres, (clusters, D).
+    """
+    if not len(vectors):
+        return np.zeros(0, dtype=np.int64), vectors
+    count = max(1, min(num_clusters, len(vectors)))
+    model = MiniBatchKMeans(count, batch_size=_BATCH, n_init=1, random_state=seed & 0xFFFFFFFF)
+    return model.fit_predict(vectors).astype(np.int64), model.cluster_centers_
