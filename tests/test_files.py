@@ -90,6 +90,7 @@ FORMATS: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
         (path.parent / "vocab.txt").write_text("\n".join(TOKENS)), load_tokenizer(path.parent).fingerprint)),
     "vocabulary": ("vocab.txt", "\n".join(TOKENS) + "\n", lambda path: load_tokenizer(path).fingerprint),
 }  # fmt: skip
+PLAIN = ("hostfile",)  # the launcher reads it, too, and takes neither a mark nor gzip: see tests/cluster
 NO_BLANK_LINES = ("vocabulary",)  # a line is an id
 BLANK_LINES_COUNT = ("lines", "prose", "CoNLL", "CoNLL with tabs")  # they end a document, or a sentence
 
@@ -115,6 +116,8 @@ def test_every_format_takes_marks_blank_lines_line_ends_and_gzip(tmp_path: Path,
         }
     if kind not in (*NO_BLANK_LINES, *BLANK_LINES_COUNT):
         variants["blank lines between"] = content.replace("\n", "\n\n").encode()
+    if kind in PLAIN:
+        variants = {name: data for name, data in variants.items() if "mark" not in name and "gzip" not in name}
     for variant, data in variants.items():
         path.write_bytes(data)
         assert repr(read(path)) == repr(expected).replace("a.txt", path.name), variant

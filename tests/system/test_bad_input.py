@@ -155,7 +155,7 @@ def ranks(**stages: Any) -> dict[str, Any]:
         (TWO | {"module_to_stage_map": [0] * 5 + [1] * 4}, ("9 entries", "6")),
         (TWO | {"module_to_stage_map": [0, 0, 0, 2, 2, 2]}, ("no layer is on stage 1",)),
         (TWO | {"module_to_stage_map": [0] * 6}, ("no layer is on stage 1",)),
-        (TWO | {"module_to_stage_map": [0, 1, 0, 1, 1, 1]}, ("ascending", "layer 2")),
+        (TWO | {"module_to_stage_map": [0, 1, 0, 1, 1, 1]}, ("ascending", "encoder layer 1")),
         (TWO | {"module_to_stage_map": [0, 0, 0, 1, 1, -1]}, ("-1",)),
         (TWO | {"module_to_stage_map": [0, 0, 0, 1, 1, "1"]}, ("[5]", "1")),
         (TWO | {"module_to_stage_map": "0,0,0,1,1,1"}, ("module_to_stage_map", "list")),
