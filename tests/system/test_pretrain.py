@@ -310,7 +310,7 @@ def test_started_from_weights_without_a_head(tmp_path: Path, base: list[Any], le
     (tmp_path / "run.json").write_text(json.dumps(run))
     flags = ["--num_stages", 2, "--learning_rate", 0, "--output_dir", tmp_path / "out"]
     pretrain(tmp_path / "run", [tmp_path / "run.json", *flags], 2)
-    said = [path.read_text() for path in (tmp_path / "run").glob("*.err.txt")]
+    said = [path.read_text() for path in (tmp_path / "run").glob("*.txt")]
     assert sum("cls.predictions.bias" in text and "fresh weights" in text for text in said) == 1
     started = TensorFolder(tmp_path / "out" / "checkpoint-1")
     assert all(torch.equal(started.read(name), encoder[name]) for name in encoder)
