@@ -11,6 +11,7 @@ from ds_bert.errors import UserError
 from ds_bert.launcher import command_for
 from ds_bert.modeling.config import load_model_config
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.parser import parse_arguments
 from ds_bert.training.placement import choose_stage_map
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x"}
@@ -83,4 +84,4 @@ def test_the_number_named_can_be_cut_into_the_stages(monkeypatch: pytest.MonkeyP
 
 def test_no_stage_is_no_number_of_stages() -> None:
     with pytest.raises(UserError, match="--num_stages is 0, needed is at least 1"):
-        choose_stage_map(TrainingArguments(num_stages=0), set(), load_model_config("bert-mini"), 128)
+        parse_arguments(TrainingArguments, ["--num_stages", "0"])
