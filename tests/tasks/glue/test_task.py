@@ -264,3 +264,13 @@ def test_real_files_become_tasks_and_submissions(tmp_path: Path, name: str) -> N
         indices = [line.split("\t")[0] for line in lines[1:] if line]
         assert header == "index\tprediction"
         assert [row.split("\t")[0] for row in rows] == indices
+
+
+def test_the_short_form_builds_the_same(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    from ds_bert.tasks.glue import glue_task as in_short
+
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\nNobody saw it,no\nThe foxes jumped,yes\n", encoding="utf-8")
+    found = in_short(None, None, tokenizer, 16, ("train",), train_file=path)
+    whole = glue(None, None, tokenizer, 16, splits=("train",), train_file=path)
+    assert found.train is not None and found.fingerprint == whole.fingerprint and found.config == whole.config
