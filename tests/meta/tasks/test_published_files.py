@@ -11,6 +11,7 @@ from ds_bert.errors import UserError
 from ds_bert.meta.tasks.published_files import (
     ListedFile,
     encode_tasks,
+    files_of,
     num_classes_of,
     read_examples,
     read_file_list,
@@ -122,6 +123,10 @@ def test_a_list_names_files(tmp_path: Path, caplog: pytest.LogCaptureFixture, mo
     with caplog.at_level(logging.WARNING):
         assert len(read_listed(files[0], VOCAB)) == 2
     assert "holds 2 records, its list says 5" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert len(read_listed(files_of(path)[0], VOCAB)) == 2
+    assert not caplog.text  # a file in no list holds what it holds
     monkeypatch.chdir(tmp_path)
     listed.write_text(json.dumps({"a_2.json": 2}))
     assert read_file_list(listed, tmp_path / "nowhere") == [ListedFile(Path("a_2.json"), 2)]
