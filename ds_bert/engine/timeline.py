@@ -101,7 +101,9 @@ class Timeline:
             self._kept.setdefault(step, []).append(Span(kind, step, micro_batch, begin, end))
 
     def _is_traced(self, step: int) -> bool:
-        return step in self.traced if isinstance(self.traced, range) else step > self.step - self.traced
+        if isinstance(self.traced, range):
+            return step in self.traced
+        return self.traced > 0 and step > self.step - self.traced
 
     def collect(self, wait: bool = False) -> None:
         """Take in what the device has measured by now; with ``wait``, all that was to be measured."""

@@ -139,6 +139,20 @@ def test_only_the_steps_that_are_traced_are_kept(traced: range | int, expected: 
     assert timeline.busy_seconds > 0
 
 
+@pytest.mark.parametrize(("traced", "measured"), [(0, False), (range(5, 6), False), (1, True), (range(1, 2), True)])
+def test_what_is_not_traced_is_not_measured_either(
+    traced: range | int, measured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But computing, which every run sums up: on a GPU, each measurement is two events in the queue."""
+    timeline = Timeline(torch.device("cpu"), traced)
+    kinds: list[str] = []
+    monkeypatch.setattr(timeline, "_add", lambda kind, *_: kinds.append(kind))
+    for kind in ("forward", "send", "wait", "reduce", "backward"):
+        with timeline.span(kind, 0, step=1):  # the first step, which has not ended yet
+            pass
+    assert kinds == (["forward", "send", "wait", "reduce", "backward"] if measured else ["forward", "backward"])
+
+
 @pytest.mark.parametrize("traced", [10, range(5, 15), 0])
 def test_memory_does_not_grow_with_the_run(traced: range | int) -> None:
     timeline = Timeline(torch.device("cpu"), traced)
