@@ -1,7 +1,12 @@
-"""Which launcher started this process, as its environment tells, and how it starts another number of processes."""
+"""What the launcher told this process by its environment: its rank, of how many; and which launcher that is."""
 
 import os
 from collections.abc import Mapping
+
+
+def launcher_world() -> tuple[int, int]:
+    """Return (rank, number of processes) as `deepspeed`, torchrun or SLURM's wrapper set them; (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def command_for(processes: int, environ: Mapping[str, str] | None = None) -> str:

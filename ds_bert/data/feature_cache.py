@@ -13,7 +13,6 @@ uses go, if all together are too large (see `ds_bert.data.cache_space`): what is
 import errno
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import sys
@@ -29,6 +28,7 @@ from ds_bert.data.features import Features
 from ds_bert.data.mapping import map_array
 from ds_bert.errors import UserError
 from ds_bert.files import make_folder, write_json
+from ds_bert.launcher import launcher_world
 
 FORMAT_VERSION = 4
 _DESCRIPTION = "features.json"
@@ -66,7 +66,7 @@ def cached_features(
 
 
 def _warn(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if launcher_world()[0] == 0:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 

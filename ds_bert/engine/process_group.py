@@ -25,6 +25,7 @@ from ds_bert.engine.cuda_environment import set_pipeline_defaults
 from ds_bert.engine.device import Backend, choose_backend, choose_device, keep_nccls_last_calls
 from ds_bert.engine.meeting import START_TIMEOUT, meet
 from ds_bert.errors import UserError
+from ds_bert.launcher import launcher_world
 from ds_bert.stage_map import StageMap
 
 
@@ -102,11 +103,6 @@ class Grid:
 
     def __str__(self) -> str:
         return self.describe(self.rank)
-
-
-def launcher_world() -> tuple[int, int]:
-    """Return (rank, number of processes) as `deepspeed`, torchrun or SLURM's wrapper set them; (0, 1) without one."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 # What tells a process where it stands, and is changed while a job runs.

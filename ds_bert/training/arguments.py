@@ -323,6 +323,10 @@ class TrainingArguments(JobArguments):
         0.0, "A device's peak in this precision, dense; 0 to look it up by its name.", REPORT, FREE, at_least(0)
     )
 
+    def global_batch(self, replicas: int) -> int:
+        """Examples of an optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * replicas
+
     @property
     def measures_speed(self) -> bool:
         """Whether this is a throughput run, which trains only to see how fast it is."""

@@ -9,8 +9,8 @@ from ds_bert.training.arguments import TRACED, JobArguments, TrainingArguments
 from ds_bert.training.declaration import Bounds, Kind, flags_of
 
 
-def check_numbers(arguments: TrainingArguments) -> None:
-    """Refuse arguments that no training can be done with together; each alone is within its bounds.
+def check_together(arguments: TrainingArguments) -> None:
+    """Refuse arguments that no training can be done with together; each alone was checked when it was read.
 
     Raises:
         UserError: the first such argument.

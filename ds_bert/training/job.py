@@ -25,7 +25,7 @@ from ds_bert.training.arguments import JobArguments, TrainingArguments
 from ds_bert.training.best import Best
 from ds_bert.training.build import load_weights
 from ds_bert.training.charts import Measures
-from ds_bert.training.checks import check_numbers, total_steps
+from ds_bert.training.checks import check_together
 from ds_bert.training.deepspeed_config import apply_deepspeed_config
 from ds_bert.training.log import RunLog
 from ds_bert.training.loop import Course, Outcome, Training
@@ -63,9 +63,7 @@ class Plan(Generic[A]):
     @property
     def global_batch(self) -> int:
         """Examples of an optimizer step."""
-        arguments = self.arguments
-        size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
-        return size * micro_batches * self.stage_map.num_replicas
+        return self.arguments.global_batch(self.stage_map.num_replicas)
 
 
 def make_plan(
@@ -84,7 +82,7 @@ def make_plan(
     """
     stage_map = choose_stage_map(arguments, given, model, arguments.max_seq_length, predictions, head)
     arguments, settings = apply_deepspeed_config(arguments, given, stage_map.num_replicas)
-    check_numbers(arguments)
+    check_together(arguments)
     check_schedule(arguments, stage_map)
     settings = with_layerwise_decay(settings, arguments.layerwise_lr_decay, build_config(model, head))
     return Plan(arguments, stage_map, settings)
@@ -221,10 +219,6 @@ class Job(ABC, Generic[A]):
         meter = Meter(engine, self.work(), arguments.peak_tflops)
         outcome = Training(engine, arguments, course, log, meter, self._saver(), best).run()
         return conclude(engine, arguments, stage_map, outcome, log, meter, self.measures(best)), outcome
-
-    def steps_of(self, per_epoch: float) -> int:
-        """Optimizer steps of the whole training, of which an epoch has ``per_epoch``."""
-        return total_steps(self.arguments, per_epoch)
 
     def show(self, course: Course | None) -> None:
         """Print what this job is about to do; None where nothing is trained."""

@@ -2,6 +2,8 @@
 
 import math
 
+from ds_bert.training.arguments import TrainingArguments
+
 
 def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, course: str) -> float:
     """Return the learning rate of ``step``, counted from 0.
@@ -21,3 +23,8 @@ def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, c
     if course == "cosine":
         return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
     return peak
+
+
+def warmup_steps(arguments: TrainingArguments, total_steps: int) -> int:
+    """Steps over which the rate rises: those that were given, or a share of all."""
+    return arguments.warmup_steps or round(arguments.warmup_ratio * total_steps)

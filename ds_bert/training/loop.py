@@ -14,7 +14,7 @@ from ds_bert.engine.optimizer import StepResult
 from ds_bert.errors import JobFailure, UserError
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.best import BEST, Best
-from ds_bert.training.learning_rate import learning_rate
+from ds_bert.training.learning_rate import learning_rate, warmup_steps
 from ds_bert.training.log import RunLog
 from ds_bert.training.meter import Meter
 from ds_bert.training.profiling import Profiler
@@ -93,7 +93,7 @@ class Training:
         self.engine, self.arguments, self.course = engine, arguments, course
         self.log, self.meter, self.saver, self.best = log, meter, saver, best
         self.stopped_early = best is not None and best.is_hopeless
-        self.warmup_steps = arguments.warmup_steps or round(arguments.warmup_ratio * course.steps)
+        self.warmup_steps = warmup_steps(arguments, course.steps)
         self.first_step = engine.steps_done
         self.unsound: list[int] = []  # global batches whose loss or gradient was not finite
         self._unshown: list[dict[str, float]] = []  # measures of the steps since those that the log has

@@ -12,8 +12,8 @@ from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.run_model import model_in, say_nothing
 from ds_bert.data.labels import head_names
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
-from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
+from ds_bert.launcher import launcher_world
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import build_config

@@ -12,6 +12,7 @@ from ds_bert.checkpoint.saving import gather
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.learning_rate import warmup_steps
 from ds_bert.training.resumption import changes_since
 
 
@@ -100,14 +101,14 @@ def describe_batch(arguments: TrainingArguments, replicas: int, unit: str = "exa
     """Say what a global batch is made of."""
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     return (
-        f"{size * micro_batches * replicas:,} {unit} a step = {size} x {micro_batches} micro-batch"
+        f"{arguments.global_batch(replicas):,} {unit} a step = {size} x {micro_batches} micro-batch"
         f"{'es' * (micro_batches > 1)} x {replicas} replica{'s' * (replicas > 1)}"
     )
 
 
 def describe_steps(arguments: TrainingArguments, steps: int, steps_per_epoch: float) -> str:
     """Say how long training takes, and at which rate."""
-    warmup = arguments.warmup_steps or round(arguments.warmup_ratio * steps)
+    warmup = warmup_steps(arguments, steps)
     rise = f", rising over {warmup:,} steps" if warmup else ""
     epochs = f" = {steps / steps_per_epoch:.3g} epochs" if steps_per_epoch else ""
     return f"{steps:,}{epochs}; learning rate {arguments.learning_rate:g}, {arguments.lr_scheduler_type}{rise}"

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.files import find_config
-from ds_bert.launcher import command_for, were_started
+from ds_bert.launcher import command_for, launcher_world, were_started
 from ds_bert.modeling.costs import layer_costs
 from ds_bert.schedules import SCHEDULES
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending

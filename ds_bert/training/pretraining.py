@@ -12,8 +12,9 @@ from ds_bert.data.pretraining import PretrainingDataset
 from ds_bert.data.sampler import GlobalBatchSampler
 from ds_bert.data.vocabulary import check_fits, load_tokenizer
 from ds_bert.engine.engine import Engine
-from ds_bert.engine.process_group import Grid, launcher_world
+from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
+from ds_bert.launcher import launcher_world
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.families import family_of

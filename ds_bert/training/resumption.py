@@ -41,7 +41,7 @@ def check_same_run(
                 "model it began with, or begin anew in another --output_dir"
             )
     size, micro_batches = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
-    global_batch = size * micro_batches * stage_map.num_replicas
+    global_batch = arguments.global_batch(stage_map.num_replicas)
     if state["global_batch"] != global_batch:
         raise UserError(
             f"{checkpoint}: was written with global batches of {state['global_batch']}, now {size} examples x "

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from ds_bert.checkpoint import folders
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.heartbeat import SILENCE, Heartbeat
-from ds_bert.engine.process_group import Grid, launcher_world
+from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Span
 from ds_bert.errors import UserError
 from ds_bert.files import write_atomically, write_json
+from ds_bert.launcher import launcher_world
 from ds_bert.stage_map import StageMap, to_json
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.charts import Measures, draw_course, terminal_charts

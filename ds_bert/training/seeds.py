@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ds_bert.checkpoint.folders import SEED, claim_output_dir
-from ds_bert.engine.process_group import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
+from ds_bert.launcher import launcher_world
 from ds_bert.training.finetune_arguments import FinetuneArguments
 
 RESULTS = "eval_results.json"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ds_bert import __version__
+from ds_bert.launcher import launcher_world
 
 T = TypeVar("T")
 Told = Sequence[str] | Mapping[str, Any]
@@ -26,7 +27,7 @@ def begin(kind: type[T], told: Told | None = None) -> tuple[T, set[str]]:
     Raises:
         UserError: as that does.
     """
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world_size = launcher_world()
     words = sys.argv if told is None else [""]
     if rank == 0 and not {"-h", "--help"} & set(words):
         ranks = f" on {world_size} ranks" if world_size > 1 else ""

@@ -18,8 +18,9 @@ from torch import nn
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import StageModule
-from ds_bert.engine.process_group import Grid, launcher_world, start_process_group
+from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
+from ds_bert.launcher import launcher_world
 from ds_bert.modeling.carry import Field
 from ds_bert.stage_map import StageMap
 

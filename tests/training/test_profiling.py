@@ -11,7 +11,7 @@ import torch
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.checks import check_numbers, named_steps, ranges_of, total_steps, traced_steps
+from ds_bert.training.checks import check_together, named_steps, ranges_of, total_steps, traced_steps
 from ds_bert.training.profiling import FOLDER, Profiler
 from tests.support.meters import ONE
 from tests.support.toy import toy_map
@@ -31,7 +31,7 @@ def test_ranges(name: str, text: str | None, steps: list[int]) -> None:
 )
 def test_what_is_no_range(name: str, text: str) -> None:
     with pytest.raises(UserError, match=rf"--{name} is .*needed is a step or a range"):
-        check_numbers(TrainingArguments(**{name: text, "output_dir": "out"}))
+        check_together(TrainingArguments(**{name: text, "output_dir": "out"}))
 
 
 @each_range
@@ -45,13 +45,13 @@ def test_what_is_no_range(name: str, text: str) -> None:
 )
 def test_ranges_that_do_not_fit_the_run(name: str, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=rf"--{name} .*{words}"):
-        check_numbers(TrainingArguments(**{name: "10-12", "output_dir": "out", **changes}))
+        check_together(TrainingArguments(**{name: "10-12", "output_dir": "out", **changes}))
 
 
 @each_range
 def test_epochs_say_how_many_steps_there_are_only_once_the_data_is_known(name: str) -> None:
     arguments = TrainingArguments(**{name: "10-12", "output_dir": "out", "num_train_epochs": 2})  # type: ignore[arg-type]
-    check_numbers(arguments)
+    check_together(arguments)
     assert total_steps(arguments, 6.0) == 12
     with pytest.raises(UserError, match="but the training has 11 steps"):
         total_steps(arguments, 5.5)
@@ -64,7 +64,7 @@ def test_what_is_traced() -> None:
     for trace in (False, True):
         assert traced_steps(TrainingArguments(trace=trace, trace_steps="3-5")) == range(3, 6)
     with pytest.raises(UserError, match="--trace needs --output_dir"):
-        check_numbers(TrainingArguments(trace=True, num_minibatches=4))
+        check_together(TrainingArguments(trace=True, num_minibatches=4))
 
 
 def _run(folder: Path, steps: str | None, taken: range, rank: int = 0) -> tuple[list[str], dict[str, int]]:
