@@ -141,7 +141,8 @@ class _Presence:
     def _decide(self, line: "_Line", deadline: float, notes: "_Notes") -> str:
         """The first rank's part: wait until all are ready, or give up, and tell the others."""
         missing = {rank: _Sign(self.began) for rank in range(1, self.world_size)}
-        for pause in _pauses():
+        pauses = _pauses()
+        while True:
             missing = {rank: sign for rank, sign in missing.items() if line.get(f"ready/{rank}") is None}
             for rank, sign in missing.items():
                 sign.note(line.get(f"sign/{rank}"))
@@ -152,8 +153,7 @@ class _Presence:
                     time.sleep(2 * _INTERVAL)  # the store goes with this process: the others read it first
                 return verdict
             notes.show(f"waiting for {len(missing)} of {self.world_size} ranks at {_place()}: {_describe(missing)}")
-            time.sleep(pause)
-        raise AssertionError("pauses do not end")
+            time.sleep(next(pauses))
 
     def _verdict(self, missing: dict[int, "_Sign"], deadline: float) -> str | None:
         """The sentence to end with; None while there is hope."""
@@ -174,14 +174,14 @@ class _Presence:
     def _learn(self, line: "_Line", deadline: float, notes: "_Notes") -> str:
         """The others' part: wait for the first rank's verdict, as long as that rank lives."""
         first = _Sign(time.monotonic())
-        for pause in _pauses():
+        pauses = _pauses()
+        while True:
             if verdict := line.get("verdict"):
                 return verdict
             first.note(line.get("sign/0"))
             if first.silence > self.start_timeout or time.monotonic() > deadline + 2 * _INTERVAL:
                 return f"{_place()}: the launcher's first rank: {_describe({0: first})}; see what it printed"
-            time.sleep(pause)
-        raise AssertionError("pauses do not end")
+            time.sleep(next(pauses))
 
 
 class _Line:

@@ -1,7 +1,7 @@
 """Pre-train BERT as a pipeline: masked words and next sentences, on text from `ds-bert prepare`."""
 
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.training.arguments import PretrainArguments
+from ds_bert.training.pretrain_arguments import PretrainArguments
 from ds_bert.training.start import Told, begin
 
 

@@ -21,7 +21,6 @@ from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
-from ds_bert.training.arguments import PretrainArguments
 from ds_bert.training.build import build_engine
 from ds_bert.training.checks import check_at_most, total_steps
 from ds_bert.training.feed import Feed
@@ -29,6 +28,7 @@ from ds_bert.training.job import Job, Plan, Run
 from ds_bert.training.loop import Course
 from ds_bert.training.meter import Work
 from ds_bert.training.model_source import refuse_conditional
+from ds_bert.training.pretrain_arguments import PretrainArguments
 from ds_bert.training.run import share
 from ds_bert.training.weights import check_weights
 

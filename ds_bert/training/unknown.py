@@ -11,7 +11,7 @@ from ds_bert.training.successors import SUCCESSORS, VALUES
 
 # The jobs, and the dataclass of each one's arguments. Two belong to rooms above this one, so they are named only.
 JOBS = {
-    "pipelines/pretrain.py": "ds_bert.training.arguments:PretrainArguments",
+    "pipelines/pretrain.py": "ds_bert.training.pretrain_arguments:PretrainArguments",
     "pipelines/finetune_glue.py": "ds_bert.training.finetune_arguments:GlueArguments",
     "pipelines/finetune_squad.py": "ds_bert.training.finetune_arguments:SquadArguments",
     "pipelines/finetune_multiple_choice.py": "ds_bert.training.finetune_arguments:MultipleChoiceArguments",

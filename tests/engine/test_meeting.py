@@ -56,7 +56,7 @@ def attend(reading: dict[int, float | None], ready_timeout: float, start_timeout
     seconds = reading.get(rank, 0.0)
     if seconds is None:
         return None
-    meeting._FIRST_NOTE = 0.5
+    meeting._FIRST_NOTE, meeting._INTERVAL = 0.5, 0.2
     come(rank, world_size, start_timeout)
     time.sleep(seconds)
     try:
@@ -80,10 +80,10 @@ def outcome(world_size: int, *arguments: Any, kill: int | None = None) -> dict[i
     return {rank: end.value for rank, end in ended.items() if not isinstance(end, Failed)}
 
 
-@pytest.mark.parametrize("reading", [{}, {0: 7.0, 2: 1.5}, {0: 0.4, 1: 7.0}])
+@pytest.mark.parametrize("reading", [{}, {0: 4.0, 2: 1.5}, {0: 0.4, 1: 4.0}])
 def test_a_rank_that_reads_for_long_is_waited_for(reading: dict[int, float]) -> None:
     """However short the time without a sign of life is: it gives signs."""
-    assert outcome(3, reading, 30.0, 5.0) == {0: "", 1: "", 2: ""}
+    assert outcome(3, reading, 30.0, 2.5) == {0: "", 1: "", 2: ""}
 
 
 @pytest.mark.parametrize(("absent", "said"), [([1], "of 3 ranks 1 has"), ([1, 2], "of 3 ranks 1, 2 have")])
@@ -108,6 +108,6 @@ def test_where_the_first_rank_dies_the_others_end_at_once() -> None:
 
 
 def test_a_rank_that_reads_for_ever_is_named_after_the_other_timeout() -> None:
-    found = outcome(2, {1: 8.0}, TIMEOUT, 60.0)
+    found = outcome(2, {1: 6.0}, TIMEOUT, 60.0)
     assert "of 2 ranks 1 on " in found[0] and "is still reading its model and data, after the time of" in found[0]
     assert "the launcher's first rank has ended" in found[1] or found[1] == found[0]

@@ -53,7 +53,7 @@ def in_main_thread(work: Callable[[], None]) -> None:
 
 def in_a_notebooks_manner(work: Callable[[], None]) -> None:
     """In another thread than the main one, from a running event loop, with streams that no terminal is behind."""
-    sys.argv = ["ipykernel_launcher.py", "-f", "/tmp/kernel.json", "--max_steps", "nonsense"]
+    sys.argv = ["ipykernel_launcher.py", "-f", "kernel.json", "--max_steps", "nonsense"]
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
     torch.set_grad_enabled(False)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ds_bert.errors import UserError
-from ds_bert.training.arguments import PretrainArguments
 from ds_bert.training.declaration import Resume, flags_of
 from ds_bert.training.overview import describe_resumption
+from ds_bert.training.pretrain_arguments import PretrainArguments
 from ds_bert.training.resumption import check_same_arguments
 from ds_bert.training.unknown import jobs
 
