@@ -1,17 +1,15 @@
 """Turn text into memory-mapped shards of token ids."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from ds_bert.commands.resumable import INTERRUPTED, made, num_cores
-from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading, detect_format, find_files
+from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading
 from ds_bert.data.prepare import BAD_RECORDS, PartSummary, PrepareSettings, prepare, read_bad_records
 
 _MOST_UNKNOWN = 0.01
 _SHORT_DOCUMENT = 128
-_MOST_SHOWN = 20  # of bad records, and of files
-_FORMATS = {"lines": "a sentence a line", "prose": "a paragraph a line", "jsonl": "a JSON object a line"}
+_MOST_SHOWN = 20  # of bad records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         validation_share=arguments.validation_share,
         skip_bad_records=arguments.skip_bad_records,
     )
-    if settings.input and arguments.format == "auto":
-        _print_formats(find_files(settings.input, settings.output_dir))
-    summaries = made(lambda: prepare(settings), settings.output_dir)
+    summaries = made(lambda: prepare(settings, _say), settings.output_dir)
     if summaries is None:
         return INTERRUPTED
     for summary in summaries:
@@ -82,16 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_formats(files: Sequence[Path]) -> None:
-    """Say what the first files' formats are taken to be."""
-    found: dict[str, list[Path]] = {}
-    for path in files[:_MOST_SHOWN]:
-        found.setdefault(detect_format(path), []).append(path)
-    for name, paths in found.items():
-        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        print(f"{paths[0]}{others}: taken for {_FORMATS[name]} (--format {name})", flush=True)
-    if len(files) > _MOST_SHOWN:
-        print(f"and so on: each of the {len(files):,} files by its own content", flush=True)
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _print_summary(summary: PartSummary) -> None:

@@ -18,7 +18,7 @@ import glob
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -33,6 +33,8 @@ DOCUMENT_ENDS = ("blank_line", "file")
 _JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 _WIKITEXT_TITLE = re.compile(r"\s*= [^=](.*[^=])? =\s*")
 _SAMPLE_BYTES = 1 << 18
+_MOST_DESCRIBED = 20  # files
+_SPELT = {"lines": "a sentence a line", "prose": "a paragraph a line", "jsonl": "a JSON object a line"}
 # Text without any blank line must not become one document that fills the memory.
 _LONGEST_DOCUMENT_BYTES = 1 << 24
 _LONGEST_LINE_BYTES = 1 << 20
@@ -241,6 +243,20 @@ def detect_format(path: Path) -> str:
         if in_prose + in_lines > _SAMPLE_BYTES:
             break
     return "prose" if in_prose > in_lines else "lines"
+
+
+def describe_formats(files: Sequence[Path]) -> list[str]:
+    """Say what the first files' formats are taken to be, in sentences."""
+    found: dict[str, list[Path]] = {}
+    for path in files[:_MOST_DESCRIBED]:
+        found.setdefault(detect_format(path), []).append(path)
+    sentences = []
+    for name, paths in found.items():
+        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        sentences.append(f"{paths[0]}{others}: taken for {_SPELT[name]} (--format {name})")
+    if len(files) > _MOST_DESCRIBED:
+        sentences.append(f"and so on: each of the {len(files):,} files by its own content")
+    return sentences
 
 
 def _begins_with_json_object(path: Path) -> bool:

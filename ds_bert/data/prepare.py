@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ds_bert.data.corpus import (
     BadRecords,
     RawDocument,
     Reading,
+    describe_formats,
     find_files,
     read_documents,
 )
@@ -78,8 +79,10 @@ class PartSummary:
         return self.num_unknown / self.num_tokens
 
 
-def prepare(settings: PrepareSettings) -> list[PartSummary]:
+def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda text: None) -> list[PartSummary]:
     """Write the data folder, or finish one that was begun with the same settings.
+
+    What a file's format is taken to be is told to ``say``, in sentences.
 
     The result depends on the texts and settings only, not on the number of workers or on interruptions. Where the text
     was changed since, shards are kept up to the first whose own text differs.
@@ -92,6 +95,9 @@ def prepare(settings: PrepareSettings) -> list[PartSummary]:
     """
     _refuse_wrong_settings(settings)
     corpus = _Corpus(settings)
+    if settings.reading.format == "auto":
+        for sentence in describe_formats(corpus.files):
+            say(sentence)
     given = load_tokenizer(settings.tokenizer_name) if settings.tokenizer_name else None
     state = PrepareState.start_or_resume(settings.output_dir, _decisive(settings, corpus, given))
     try:

@@ -147,12 +147,12 @@ def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str
     parser = _Parser(kind)
     if isinstance(told, Mapping):
         given = {name: _as_in_json(value) for name, value in told.items()}
+        json_file = given.pop("json_file", None)
+        given = _check_values(kind, given, "")
     else:
         given = vars(parser.parse_args(list(sys.argv[1:] if told is None else told)))
+        json_file = given.pop("json_file", None)
         import_extensions(given.get("extensions", []))
-    json_file = given.pop("json_file", None)
-    if isinstance(told, Mapping):
-        given = _check_values(kind, given, "")
     values = (_read_values(kind, Path(json_file)) if json_file else {}) | given
     parser.check_choices(given)
     check_bounds(kind, values)

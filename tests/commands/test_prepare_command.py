@@ -70,6 +70,7 @@ def test_shards_hold_the_tokenised_text(tmp_path: Path, vocabulary: Path, capsys
     unknown = sum(token == 1 for document in found for sentence in document for token in sentence)
     assert f"{corpus.num_documents} documents" in printed and f"[UNK] {unknown / corpus.num_tokens:.2%}" in printed
     assert "more than 1% of the tokens are [UNK]" in printed and "next: " in printed
+    assert printed.startswith(f"{text}: taken for a sentence a line (--format lines)\n")
 
 
 def test_workers_do_not_change_a_byte(tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ds_bert.data.corpus import Reading, detect_format, find_files, read_documents
+from ds_bert.data.corpus import Reading, describe_formats, detect_format, find_files, read_documents
 from ds_bert.data.python_docs import prose_of_docstring, python_docs
 from ds_bert.errors import UserError
 
@@ -148,3 +148,19 @@ def test_python_docs_are_a_corpus() -> None:
             break
     assert len(found) == 40 and all(found)
     assert not any(">>>" in sentence for document in found for sentence in document)
+
+
+@pytest.mark.parametrize("count", [1, 2, 20, 25])
+def test_formats_that_are_guessed_are_described(tmp_path: Path, count: int) -> None:
+    contents = {
+        "lines": "One sentence.\nAnother one.\n",
+        "prose": "One sentence. Another one.\nA third. A fourth.\n",
+        "jsonl": '{"text": "One."}\n',
+    }
+    files = [write(tmp_path / f"{number:02}.txt", list(contents.values())[number % 3]) for number in range(count)]
+    said = describe_formats(files)
+    for number, name in enumerate(list(contents)[:count]):
+        others = len(range(number, min(count, 20), 3)) - 1
+        named = f"{tmp_path / f'{number:02}.txt'}{f' and {others} more' if others else ''}: taken for a "
+        assert said[number].startswith(named) and said[number].endswith(f"(--format {name})")
+    assert said[min(count, 3) :] == (["and so on: each of the 25 files by its own content"] if count > 20 else [])
