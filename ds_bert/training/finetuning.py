@@ -75,20 +75,17 @@ class FinetuneJob(Job[A]):
 
     Args:
         plan: how it is carried out.
+        run: what it is known by, and starts from.
         task: what to train, measure and predict.
         source: model to start from.
         config: its configuration with the task's head.
-        fresh: from `check_weights`: names that keep their fresh weights, and what the stored ones lack.
 
     Raises:
         UserError: the output folder is occupied, or a run with other labels is to be gone on with.
     """
 
-    def __init__(
-        self, plan: Plan[A], task: Task, source: Source, config: Any, fresh: tuple[tuple[str, ...], str]
-    ) -> None:
+    def __init__(self, plan: Plan[A], run: Run, task: Task, source: Source, config: Any) -> None:
         self.task, self.source, self.config = task, source, config
-        run = Run(source.fields, task.fingerprint or None, source.weights, *fresh, task.all_notes)
         super().__init__(plan, run)
         if self.found:
             _check_labels(self.found, config, task.head)
@@ -276,12 +273,13 @@ def fine_tune(task: Task, plan: Plan[A], source: Source, kind: type[FinetuneJob]
     arguments = plan.arguments
     _check_task(task, arguments, source.fields["type_vocab_size"])
     config = source.config_for(task.config, task.head)
-    fresh: tuple[tuple[str, ...], str] = (), ""
+    run = Run(source.fields, task.fingerprint or None, source.weights, notes=task.all_notes)
     if source.weights:
-        fresh = check_weights(source.weights, config, task.head, arguments.drop_classifier)
-    runs = for_each_seed(arguments)
+        fresh, lacking = check_weights(source.weights, config, task.head, arguments.drop_classifier)
+        run = replace(run, fresh=fresh, fresh_note=lacking)
+    of_seeds = for_each_seed(arguments)
     claim_seeds(arguments)
-    waiting = deque(kind(replace(plan, arguments=run), task, source, config, fresh) for run in runs)
+    waiting = deque(kind(replace(plan, arguments=told), run, task, source, config) for told in of_seeds)
     results = []
     with all_ranks(arguments, plan.stage_map, plan.settings) as (grid, heartbeat):
         while waiting:
@@ -290,8 +288,8 @@ def fine_tune(task: Task, plan: Plan[A], source: Source, kind: type[FinetuneJob]
             if status:
                 return status
             results.append(measures)
-    if len(runs) > 1 and grid.rank == 0 and arguments.run_dir:
-        report_seeds(arguments.run_dir, [run.seed for run in runs], results)
+    if len(of_seeds) > 1 and grid.rank == 0 and arguments.run_dir:
+        report_seeds(arguments.run_dir, arguments.seeds, results)
     return 0
 
 
