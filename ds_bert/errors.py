@@ -1,15 +1,20 @@
 """How a process ends: with a sentence and exit status 2 for a user's own mistake, and without delay."""
 
+import codecs
 import contextlib
+import difflib
 import errno
+import io
 import os
+import select
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
-
-from ds_bert.terminal import keep_printing
+from types import FrameType
+from typing import NoReturn, TextIO
 
 USER_ERROR_NOTE = "DS_BERT_USER_ERROR_NOTE"  # of the environment; names a file that a user's mistake leaves behind
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -87,3 +92,181 @@ def leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+_ALIKE = 0.75  # of difflib's ratio, 1 for equal names
+_TIE = 0.05
+_PREFIX = 3
+
+
+def meant(found: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that ``found`` may stand for, the likeliest first; none if nothing is like it.
+
+    Case, hyphens and underscores do not matter: "max-seq-len" and "maxSeqLength" are near to "max_seq_length".
+    """
+    names: dict[str, str] = {}
+    for name in known:
+        names.setdefault(_plain(name), name)
+    found = _plain(found)
+    if found in names:
+        return [names[found]]
+    begun = [name for plain, name in names.items() if len(found) >= _PREFIX and plain.startswith(found)]
+    if len(begun) == 1:
+        return begun
+    close = difflib.get_close_matches(found, names, n=3, cutoff=_ALIKE)
+    best = [_ratio(found, plain) for plain in close]
+    near = [names[plain] for plain, ratio in zip(close, best, strict=True) if ratio > best[0] - _TIE]
+    return near or begun[:3]
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """Return "did you mean a or b?", or "" if nothing is like it."""
+    names = meant(found, known)
+    return f"did you mean {' or '.join(names)}?" if names else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+def _ratio(found: str, name: str) -> float:
+    return difflib.SequenceMatcher(None, name, found).ratio()
+
+
+# How the signs that our programs print look where an encoding lacks them; all others are shown as in "\u6f22".
+_PLAIN = {
+    **{"…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "±": "+/-", "→": "->", "·": "*", "²": "^2"},
+    **{"‘": "'", "’": "'", "“": '"', "”": '"', "│": "|", "┤": "|", "└": "+", "─": "-", "●": "*"},
+}
+_ERRORS = "ds_bert.plain"
+
+
+def keep_printing() -> None:
+    """Make sure that nothing printed from here on can end this process.
+
+    Signs that the encoding of stdout and stderr lacks are replaced. What cannot be written, because a pipe's reader has
+    gone (``| head``), the terminal was closed or a disk is full, is dropped; so is all that is printed after it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # stdin, stdout or stderr was closed, and the next file to be opened would have taken its place
+    os.close(descriptor)
+    sys.stderr = _kept(sys.stderr, 2)
+    sys.stdout = _kept(sys.stdout, 1)
+
+
+def _kept(stream: TextIO | None, descriptor: int) -> TextIO:
+    """Return a stream to the same place; one that was put in place of the process's own, as tests do, stays."""
+    if stream is None:  # closed when Python started
+        return open(os.devnull, "w", errors=_ERRORS)
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    if not isinstance(stream, io.TextIOWrapper) or not isinstance(raw, io.FileIO) or raw.fileno() != descriptor:
+        return stream
+    sink = _Sink(descriptor)
+    try:
+        stream.flush()
+    except OSError as error:
+        sink.drop(error)
+    return io.TextIOWrapper(
+        sink if buffer is raw else io.BufferedWriter(sink),  # type: ignore[arg-type]  # raw with `python -u`
+        encoding=stream.encoding,
+        errors=_ERRORS,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+class _Sink(io.RawIOBase):
+    """A file descriptor that takes all bytes: when it cannot be written, it leads to /dev/null from then on."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self.name = f"<descriptor {descriptor}>"
+        self.mode = "wb"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data) -> int:  # type: ignore[no-untyped-def, override]
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # a pipe that does not wait, and is full
+                select.select([], [self._descriptor], [])
+            except OSError as error:
+                self.drop(error)
+        return size
+
+    def drop(self, reason: OSError) -> None:
+        """Lead the descriptor to /dev/null: child processes and libraries in C write there, too."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._descriptor)
+        os.close(null)
+        if self._descriptor == 1 and reason.errno != errno.EPIPE:  # a reader that has gone wants no more
+            warning = f"warning: stdout cannot be written ({reason.strerror}); what is printed from here on is lost"
+            print(warning, file=sys.stderr, flush=True)
+
+
+def _encodable(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs), error.end
+
+
+codecs.register_error(_ERRORS, _encodable)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONE_PRESS = 2.0  # seconds within which a launcher may hand on the same Ctrl-C again
+
+
+class StopSignal:
+    """Remembers the first SIGINT or SIGTERM; a second SIGINT, seconds later, interrupts at once.
+
+    Only the main thread can take signals: in another one, nothing is remembered.
+
+    A signal may reach one rank only, or each in another step. So ranks vote in every step on the signals they had when
+    the step began, and all see the same sums: they end after the same step.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._since = 0.0
+        is_main = threading.current_thread() is threading.main_thread()
+        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS if is_main}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.number:
+            self.number, self._since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > _ONE_PRESS:
+            raise KeyboardInterrupt
+
+    def votes(self) -> list[float]:
+        """This process's votes, to be added up over all processes."""
+        return [float(self.number == number) for number in _SIGNALS]
+
+    @staticmethod
+    def divide(sums: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+        """Divide what was added up of votes and of what was sent behind them."""
+        return sums[: len(_SIGNALS)], sums[len(_SIGNALS) :]
+
+    @staticmethod
+    def agreed(votes: Sequence[float]) -> int:
+        """The signal that the added votes are for, or 0."""
+        return next((int(number) for number, vote in zip(_SIGNALS, votes, strict=True) if vote > 0), 0)
+
+    def release(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            # Python does not know a handler that another language has set, nor how to set it again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

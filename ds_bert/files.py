@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ds_bert.errors import UserError
-from ds_bert.spelling import did_you_mean
+from ds_bert.errors import UserError, did_you_mean
 
 
 def shipped_configs() -> Path:

@@ -8,10 +8,9 @@ from itertools import chain
 import pytest
 
 from ds_bert import cli
-from ds_bert.errors import UserError
+from ds_bert.errors import UserError, meant
 from ds_bert.files import find_config, shipped_configs
 from ds_bert.flags import FlagParser
-from ds_bert.spelling import meant
 from tests.training.test_unknown import misspelt
 
 

@@ -7,12 +7,58 @@ Where a schedule computes with two weight versions, a bucket has two slots: vers
 gradients of global batch t in slot t % 2. A version is never changed while a micro-batch that uses it is in flight.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from ds_bert.engine.collectives import Group, Work
-from ds_bert.engine.state import Share
+from ds_bert.engine.optimizers import OPTIMIZERS
+from ds_bert.engine.process_group import Grid
+from ds_bert.engine.settings import EngineSettings, ParameterGroup
+from ds_bert.engine.transport import Group, Work
+
+WEIGHTS = "weights"
+
+
+PREVIOUS = "previous_weights"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What lies on this process of one tensor of the state.
+
+    A tensor of 12 elements that ranks 0 and 1 share has the holders (0, 0, 8) and (1, 8, 12); on rank 1 ``part`` has
+    its last four elements, and ``begin`` is 8.
+
+    Args:
+        kind: `WEIGHTS`, `PREVIOUS`, or a moment of the optimizer's, such as "exp_avg".
+        name: the parameter's.
+        shape: of the whole tensor.
+        part: the elements that lie here, in one dimension, maybe none: a view of the memory that the engine computes
+            with, so what is copied into it is loaded.
+        begin: elements of the whole tensor before them.
+        holders: (rank, first element, end) of each process's part that is not empty; nothing where every process that
+            has the parameter holds all of it.
+    """
+
+    kind: str
+    name: str
+    shape: tuple[int, ...]
+    part: torch.Tensor
+    begin: int = 0
+    holders: tuple[tuple[int, int, int], ...] = ()
+
+    def sources(self, rank: int) -> tuple[tuple[int, int, int], ...]:
+        """(rank, first element, end) of the parts that together are the whole tensor, for a process that wants it.
+
+        Args:
+            rank: of that process, which is one of those that have the parameter.
+        """
+        return self.holders or ((rank, 0, prod(self.shape)),)
+
 
 ROW = 1024
 """Elements whose squares are added up in their own precision; shards begin at whole rows."""
@@ -188,3 +234,97 @@ def _add_to_main_grad(parameter: torch.Tensor) -> None:
     if parameter.grad is not None:  # it is None where a layer has added to main_grad itself
         parameter.main_grad.add_(parameter.grad)  # type: ignore[attr-defined]
         parameter.grad = None
+
+
+def stages_by_name(
+    parameters: Mapping[str, torch.nn.Parameter], grid: Grid, control: dist.ProcessGroup
+) -> dict[str, tuple[int, ...]]:
+    """Ask all processes which stages hold a parameter of each name: more than one where it is tied."""
+    names: list[list[str]] = [[] for _ in range(grid.world_size)]
+    dist.all_gather_object(names, list(parameters), group=control)
+    owners: dict[str, tuple[int, ...]] = {}
+    for stage in range(grid.num_stages):
+        for name in names[grid.rank_of(stage, 0)]:
+            owners[name] = (*owners.get(name, ()), stage)
+    return owners
+
+
+def make_buckets(
+    parameters: Mapping[str, torch.nn.Parameter],
+    owners: Mapping[str, tuple[int, ...]],
+    grid: Grid,
+    settings: EngineSettings,
+) -> list[tuple[Bucket, ParameterGroup]]:
+    """Move this process's trained parameters into buckets, in an order that all processes share; all must call it.
+
+    Args:
+        parameters: this process's, by name.
+        owners: what `stages_by_name` returned.
+        grid: this process's place.
+        settings: of the engine.
+    """
+    buckets = []
+    for stages in sorted(set(owners.values())):  # the same order everywhere: making a group takes all processes
+        ranks = [grid.rank_of(stage, replica) for stage in stages for replica in range(grid.num_replicas)]
+        process_group = Group(grid, ranks, across_stages=len(stages) > 1)
+        if grid.stage not in stages:
+            continue
+        names = [name for name in owners if owners[name] == stages and settings.is_trained(name)]
+        for group, members in _by_group(names, parameters, settings):
+            bucket = Bucket(
+                members,
+                process_group,
+                ranks,
+                grid.rank,
+                settings.dtype,
+                settings.master_dtype,
+                settings.zero_stage == 1,
+                settings.weight_versions,
+            )
+            buckets.append((bucket, group))
+    return buckets
+
+
+def _by_group(
+    names: list[str], parameters: Mapping[str, torch.nn.Parameter], settings: EngineSettings
+) -> list[tuple[ParameterGroup, dict[str, torch.nn.Parameter]]]:
+    groups: dict[ParameterGroup, dict[str, torch.nn.Parameter]] = {}
+    for name in names:
+        group = settings.parameter_group(name, parameters[name].ndim)
+        groups.setdefault(group, {})[name] = parameters[name]
+    return sorted(groups.items(), key=lambda item: (not item[0].decays, item[0].lr_scale))
+
+
+class NothingToUpdate:
+    """The optimizer of a stage without parameters that are trained: it counts the steps, as the others do.
+
+    Args:
+        device: where ``found_inf``, 1 where a step is skipped, is to be found.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[torch.Tensor, dict[str, Any]] = {}
+        self.steps, self.found_inf = torch.zeros(2, device=device)
+
+    def step(self) -> None:
+        """Count a step that is not skipped."""
+        self.steps += 1 - self.found_inf
+
+
+def make_torch_optimizer(
+    buckets: Sequence[tuple[Bucket, ParameterGroup]], settings: EngineSettings, device: torch.device
+) -> torch.optim.Optimizer | NothingToUpdate:
+    """Make what updates the master copies of these buckets, one parameter group for each, with its moments."""
+    if not buckets:
+        return NothingToUpdate(device)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [torch.nn.Parameter(bucket.master)],
+            "weight_decay": settings.weight_decay if group.decays else 0.0,
+            "lr_scale": group.lr_scale,
+            "bucket": bucket if group.decays else None,
+        }
+        for bucket, group in buckets
+    ]
+    return OPTIMIZERS[settings.optimizer].make(groups, settings.optimizer_options)

@@ -13,10 +13,9 @@ from ds_bert.engine.optimizer import Optimizer, PendingResult, Reduction, StepRe
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.engine.timeline import Timeline
-from ds_bert.engine.transport import Field
-from ds_bert.engine.upload import upload
+from ds_bert.engine.transport import Field, upload
 from ds_bert.schedules import SCHEDULES
-from ds_bert.schedules.instructions import Backward, Forward
+from ds_bert.schedules.schedule import Backward, Forward
 
 
 class Engine:

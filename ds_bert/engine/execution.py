@@ -10,9 +10,8 @@ import torch
 from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
-from ds_bert.engine.transport import Field, Transport
-from ds_bert.engine.upload import Tensors, Uploader
-from ds_bert.schedules.instructions import (
+from ds_bert.engine.transport import Field, Tensors, Transport, Uploader
+from ds_bert.schedules.schedule import (
     Backward,
     Forward,
     Instruction,

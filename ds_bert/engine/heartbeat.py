@@ -26,16 +26,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from threading import Event, Thread, get_ident
+from types import CodeType
 
+import torch
 import torch.distributed as dist
 
-from ds_bert.engine import nccl
+from ds_bert.engine import process_group
 from ds_bert.engine.meeting import connect, meeting_address
-from ds_bert.engine.occupation import occupation, was_waiting
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.watcher import Wire
 from ds_bert.errors import StartError
@@ -164,13 +166,13 @@ class Heartbeat:
 
     def _speak_last_words(self) -> None:
         """Keep what was printed and what NCCL did last, and make its kernels end; none of it may take long."""
-        for work in (sys.stdout.flush, self._dump_trace, nccl.abort):
+        for work in (sys.stdout.flush, self._dump_trace, process_group.abort):
             side = Thread(target=work, daemon=True)
             side.start()
             side.join(_LAST_WORDS)
 
     def _dump_trace(self) -> None:
-        if trace := nccl.dump_trace():
+        if trace := process_group.dump_trace():
             folder = Path(self._output_dir or tempfile.mkdtemp(prefix="ds-bert-")) / "flight_recorder"
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"nccl_trace_rank_{dist.get_rank()}"  # as torch's analyser wants them
@@ -190,3 +192,31 @@ def _start_watcher() -> tuple[subprocess.Popen, Wire]:
     except OSError as error:
         raise StartError(f"the process of this rank's heartbeat cannot be started: {error}") from None
     return watcher, Wire(here)
+
+
+# Where a thread stands in this package, or in torch's, it waits for peers, or for kernels that do: what is long but its
+# own lies elsewhere.
+_WAITING = tuple(os.path.dirname(file) + os.sep for file in (__file__, dist.__file__, torch.cuda.__file__))
+_JOINING = ("join", "_wait_for_tstate_lock")  # for a thread that saves, and that may wait for peers
+
+
+def occupation(thread: int) -> str:
+    """Say at which line a thread stands; "" where it waits for peers, or has ended."""
+    frame = sys._current_frames().get(thread)
+    if frame is None or _waits(frame.f_code):
+        return ""
+    return f"{frame.f_code.co_filename}, line {frame.f_lineno} ({frame.f_code.co_name})"
+
+
+def was_waiting(error: Exception) -> bool:
+    """Whether an error was raised where peers are waited for."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and _waits(trace.tb_frame.f_code)
+
+
+def _waits(code: CodeType) -> bool:
+    if code.co_filename == threading.__file__:
+        return code.co_name in _JOINING
+    return code.co_filename.startswith(_WAITING)

@@ -20,15 +20,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ds_bert.engine.buckets import Bucket
-from ds_bert.engine.collectives import Group
-from ds_bert.engine.device import host_buffer
-from ds_bert.engine.layout import make_buckets, stages_by_name
-from ds_bert.engine.loss_scaler import LossScaler
-from ds_bert.engine.process_group import Grid
-from ds_bert.engine.settings import EngineSettings
-from ds_bert.engine.state import PREVIOUS, WEIGHTS, Share
-from ds_bert.engine.torch_optimizer import NothingToUpdate, make_torch_optimizer
+from ds_bert.engine.buckets import (
+    PREVIOUS,
+    WEIGHTS,
+    Bucket,
+    NothingToUpdate,
+    Share,
+    make_buckets,
+    make_torch_optimizer,
+    stages_by_name,
+)
+from ds_bert.engine.process_group import Grid, host_buffer
+from ds_bert.engine.settings import EngineSettings, LossScaler
+from ds_bert.engine.transport import Group
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ds_bert.errors import UserError
+from ds_bert.errors import UserError, did_you_mean
 from ds_bert.flags import wrong_choice
-from ds_bert.spelling import did_you_mean
 from ds_bert.training.unknown import JOBS as SCRIPTS
 
 # One module of this package for each, with a function ``main(told) -> int``; only the one asked for is imported.

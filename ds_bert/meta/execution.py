@@ -15,12 +15,11 @@ from ds_bert.engine.execution import MicroBatch, gradient_of, numbers_of
 from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
-from ds_bert.engine.transport import Field, Transport
-from ds_bert.engine.upload import Uploader
+from ds_bert.engine.transport import Field, Transport, Uploader
 from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use, no_norm
 from ds_bert.meta.task import Task
-from ds_bert.modeling import carry as carries
-from ds_bert.schedules.instructions import (
+from ds_bert.modeling import layers as carries
+from ds_bert.schedules.schedule import (
     Backward,
     Forward,
     Instruction,
@@ -29,8 +28,8 @@ from ds_bert.schedules.instructions import (
     SendActivation,
     SendGradient,
     instructions,
+    tasks_in_flight,
 )
-from ds_bert.schedules.tasks_in_flight import tasks_in_flight
 
 NORM = carries.Field("squared_norm", (1,), torch.float64, has_gradient=False)
 _USES: dict[str, Use] = {"generate": "none", "predict": "none", "support": "inner", "query": "outer", "close": "slow"}

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from ds_bert.modeling.layer import Carry
+from ds_bert.modeling.layers import Carry
 
 
 def class_means(rows_BE: torch.Tensor, labels_B: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights, clip_factor, no_norm, squared_norm_of
 from ds_bert.meta.loss import batch_loss, class_means, scores
-from ds_bert.modeling.layer import Carry
+from ds_bert.modeling.layers import Carry
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import Carry, StageModule
-from ds_bert.engine.upload import Uploader
+from ds_bert.engine.transport import Uploader
 from ds_bert.meta.fast_weights import StageWeights, clip_factor
 from ds_bert.meta.learner import Learner, TaskBatches
 from ds_bert.meta.loss import batch_loss, scores

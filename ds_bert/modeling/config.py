@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,52 @@ def _expected(config: dict[str, Any], key: str, wanted: str) -> str:
 def _show(value: object) -> str:
     text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+KINDS = ("base", "large", "none")
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """What one encoder layer has beside its attention matrix.
+
+    Args:
+        norms: whether both layer norms are conditional.
+        bottleneck: whether the feed-forward ends in a bottleneck.
+        side_stream: whether a bottleneck carries the side stream on.
+    """
+
+    norms: bool
+    bottleneck: bool
+    side_stream: bool
+
+
+def is_conditional(config: Any) -> bool:
+    """Whether a model's configuration asks for conditional modules."""
+    return getattr(config, "conditional", "none") != "none"
+
+
+def has_side_stream(config: Any) -> bool:
+    """Whether the heads read a second stream of hidden states, that of the bottlenecks."""
+    return getattr(config, "conditional", "none") == "large" and _has_bottleneck(config)
+
+
+def arrangement(config: Any, index: int) -> Arrangement:
+    """Return what encoder layer ``index``, from 0, has.
+
+    Args:
+        config: with ``conditional``, one of `KINDS` but "none", and ``num_hidden_layers``. Where it has
+            ``conditional_bottleneck`` False, there is no bottleneck, and the heads read the encoder's own stream.
+        index: of the layer.
+    """
+    layers = config.num_hidden_layers
+    is_last_of_base = config.conditional == "base" and index == layers - 1
+    return Arrangement(
+        norms=2 * index >= layers,
+        bottleneck=is_last_of_base and _has_bottleneck(config),
+        side_stream=has_side_stream(config),
+    )
+
+
+def _has_bottleneck(config: Any) -> bool:
+    return getattr(config, "conditional_bottleneck", True)

@@ -5,7 +5,7 @@ one forward pass, at 2·a·b·c operations for (a × b)·(b × c), are
 
 - encoder layer: 8·T·H² (query, key, value, output) + 4·T²·H (scores, context) + 4·T·H·I (feed-forward);
 - embeddings: none, they are looked up; but 2·T·E·H where they have a width E of their own;
-- head: see `ds_bert.modeling.heads.costs`.
+- head: see `ds_bert.modeling.heads`.
 
 A backward pass takes twice as many. With I = 4H this is the count of Narayanan et al. 2021, "Efficient Large-Scale
 Language Model Training on GPU Clusters Using Megatron-LM" (arXiv 2104.04473), 24·T·H² + 4·T²·H for a layer.

@@ -8,13 +8,11 @@ import torch
 from transformers import PretrainedConfig
 
 from ds_bert.errors import UserError
-from ds_bert.modeling.carry import BatchShape, Field, encoder_carry
-from ds_bert.modeling.conditional.arrangement import is_conditional
 from ds_bert.modeling.conditional.layers import conditional_carry, conditional_layers
+from ds_bert.modeling.config import is_conditional
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.families.layers import Embeddings, encoder_layers
 from ds_bert.modeling.heads import MakeHead, head_named
-from ds_bert.modeling.layer import Layer
+from ds_bert.modeling.layers import BatchShape, Embeddings, Field, Layer, encoder_carry, encoder_layers
 
 # What a configuration says of labels, and of the folder that it was read from: its weights' type and what they lack.
 _OF_LABELS = ("num_labels", "id2label", "label2id", "problem_type", "finetuning_task")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ds_bert.errors import UserError
-from ds_bert.modeling.conditional.arrangement import KINDS
+from ds_bert.modeling.config import KINDS
 from ds_bert.multitask.sampling import KINDS as SAMPLINGS
 from ds_bert.multitask.uncertainty import FORMS
 from ds_bert.schedules import SCHEDULES

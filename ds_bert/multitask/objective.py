@@ -7,8 +7,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from ds_bert.engine.upload import upload
-from ds_bert.modeling.layer import Carry
+from ds_bert.engine.transport import upload
+from ds_bert.modeling.layers import Carry
 
 
 @dataclass(frozen=True)

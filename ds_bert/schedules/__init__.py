@@ -3,9 +3,7 @@
 One is its file in this folder, and its line in `SCHEDULES`; docs/extending.md adds one.
 """
 
-from ds_bert.schedules.gpipe import gpipe
-from ds_bert.schedules.one_f_one_b import one_f_one_b
-from ds_bert.schedules.schedule import Schedule
+from ds_bert.schedules.schedule import Schedule, gpipe, one_f_one_b
 from ds_bert.schedules.two_bw import TwoBW
 
 SCHEDULES: dict[str, Schedule] = {

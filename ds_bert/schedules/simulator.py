@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ds_bert.schedules.instructions import Backward, Forward
+from ds_bert.schedules.schedule import Backward, Forward, Schedule
 
 
 class Deadlock(Exception):
@@ -118,3 +118,10 @@ def _costs(cost: Sequence[float] | float, stages: int) -> Sequence[float]:
 
 def _plus(time: float | None, transfer: float) -> float | None:
     return None if time is None else time + transfer
+
+
+def bubble_share(schedule: Schedule, num_stages: int, micro_batches: int) -> float:
+    """Share of a step in which a stage of an evenly cut pipeline has nothing to do; 0 where it never drains."""
+    if schedule.never_drains:
+        return 0.0
+    return simulate([schedule.order(stage, num_stages, micro_batches) for stage in range(num_stages)]).bubble_share

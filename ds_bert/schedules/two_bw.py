@@ -7,9 +7,7 @@ recompute and its backward use weight version max(t - 1, 0), so the rule is W(t+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ds_bert.schedules.instructions import Backward, Forward
-from ds_bert.schedules.one_f_one_b import one_f_one_b
-from ds_bert.schedules.schedule import Order, Schedule
+from ds_bert.schedules.schedule import Backward, Forward, Order, Schedule, one_f_one_b
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,6 @@ class TwoBW(Schedule):
                 "whether this one overflowed, so it could not be computed again at a lower loss scale; use --bf16"
             )
         return None
-
-    def bubble_share(self, num_stages: int, micro_batches: int) -> float:
-        """Nothing, between global batches."""
-        return 0.0
 
 
 def warmup(stage: int, num_stages: int) -> int:

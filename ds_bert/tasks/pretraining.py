@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ds_bert.modeling.layer import Carry
+from ds_bert.modeling.layers import Carry
 
 
 class PretrainingObjective:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ds_bert.checkpoint.pretrained import PretrainedWeights
+from ds_bert.engine.buckets import Share
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import Objective
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.engine.state import Share
-from ds_bert.modeling.layer import initialize
+from ds_bert.modeling.layers import initialize
 from ds_bert.modeling.model import carry_declaration, model_layers
 
 

@@ -11,14 +11,13 @@ from typing import Any
 from ds_bert.checkpoint.saving import CheckpointSaver
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.optimizer import StepResult
-from ds_bert.errors import JobFailure, UserError
+from ds_bert.errors import JobFailure, StopSignal, UserError
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.best import BEST, Best
 from ds_bert.training.learning_rate import learning_rate, warmup_steps
 from ds_bert.training.log import RunLog
 from ds_bert.training.meter import Meter
 from ds_bert.training.profiling import Profiler
-from ds_bert.training.stop import StopSignal
 
 
 @dataclass

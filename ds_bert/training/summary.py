@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from ds_bert.engine.engine import Engine
 from ds_bert.schedules import SCHEDULES
+from ds_bert.schedules.simulator import bubble_share
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter
 
@@ -30,7 +31,7 @@ def summarize(engine: Engine, outcome: Outcome, micro_batches: int, meter: Meter
         **meter.speeds(outcome.samples, seconds),
         "busy_share_per_stage": busy,
         "bubble_share": 1.0 - sum(busy) / len(stages),
-        "bubble_share_even_cut": SCHEDULES[engine.settings.schedule].bubble_share(len(stages), micro_batches),
+        "bubble_share_even_cut": bubble_share(SCHEDULES[engine.settings.schedule], len(stages), micro_batches),
         "bytes_sent": sum(sent for _, _, sent, _ in everyone),
         "peak_memory_per_stage": [max(peak for *_, peak in figures) for figures in of_stage],
     }

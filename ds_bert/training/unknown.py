@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from ds_bert.spelling import did_you_mean, meant
+from ds_bert.errors import did_you_mean, meant
 from ds_bert.training.successors import SUCCESSORS, VALUES
 
 # The jobs, and the dataclass of each one's arguments. Two belong to rooms above this one, so they are named only.

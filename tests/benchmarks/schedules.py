@@ -21,7 +21,7 @@ from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.launcher import launcher_world
-from ds_bert.modeling.carry import Field
+from ds_bert.modeling.layers import Field
 from ds_bert.stage_map import StageMap
 
 FORWARD, BACKWARD = 0.020, 0.040

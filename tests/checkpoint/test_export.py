@@ -15,7 +15,7 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.layer import Carry
+from ds_bert.modeling.layers import Carry
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from ds_bert.training.build import build_engine

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from ds_bert.checkpoint.gathering import copies
+from ds_bert.engine.buckets import Share
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.engine.state import Share
 from ds_bert.modeling.conditional.layers import MultitaskHead
-from ds_bert.modeling.layer import Layer
+from ds_bert.modeling.layers import Layer
 from ds_bert.modeling.model import model_layers
 from ds_bert.multitask.job import split_tasks
 from ds_bert.multitask.objective import objective_of

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ds_bert.engine import nccl
+from ds_bert.engine import process_group
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap
@@ -62,8 +62,8 @@ def _wait(stage_map: StageMap, folder: Path, waits: dict[str, str], seconds: flo
     silence, steps = options.get("silence", 30), options.get("steps", STEPS)
     grid = start_process_group(stage_map, TIMEOUT)
     if "abort_seconds" in options:
-        nccl.dump_trace = lambda: b"last calls of " + rank.encode()
-        nccl.abort = lambda: [(folder / f"{rank}.abort").touch(), time.sleep(options["abort_seconds"])]
+        process_group.dump_trace = lambda: b"last calls of " + rank.encode()
+        process_group.abort = lambda: [(folder / f"{rank}.abort").touch(), time.sleep(options["abort_seconds"])]
     with failing_by_name(grid, heartbeat_timeout=silence, output_dir=options.get("output_dir")) as heartbeat:
         if steps:  # the engine exists
             heartbeat.steps_done = lambda: steps

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from ds_bert.engine.buckets import Bucket
-from ds_bert.engine.collectives import Group
 from ds_bert.engine.process_group import Grid, start_process_group
+from ds_bert.engine.transport import Group
 from tests.support.processes import run_on_ranks
 from tests.support.state import whole
 from tests.support.toy import toy_map

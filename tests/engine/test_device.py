@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.torch_version import TorchVersion
 
-from ds_bert.engine.device import choose_backend, choose_device, keep_nccls_last_calls
+from ds_bert.engine.process_group import choose_backend, choose_device, keep_nccls_last_calls
 from ds_bert.errors import UserError
 
 
@@ -90,7 +90,7 @@ def test_nccl_on_one_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _backend_of(rank: int, names: list[str], transport: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     store = dist.HashStore()
-    monkeypatch.setattr("ds_bert.engine.device.socket.gethostname", lambda: "node")
+    monkeypatch.setattr("ds_bert.engine.process_group.socket.gethostname", lambda: "node")
     for other, name in enumerate(names):
         store.set(f"gpu/{other}", f"node {name}")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=names[rank]))

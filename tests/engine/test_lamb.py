@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ds_bert.engine.buckets import Bucket
-from ds_bert.engine.optimizers.lamb import Lamb
+from ds_bert.engine.optimizers.flat import Lamb
 from tests.support.state import whole
 
 SHAPES = {"matrix": (6, 7), "zero weights": (4, 5), "zero gradients": (3, 3), "one": (1, 1)}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from ds_bert.engine.occupation import occupation, was_waiting
+from ds_bert.engine.heartbeat import occupation, was_waiting
 
 
 def occupation_within(work: Callable[..., Any], *arguments: Any) -> str:

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ds_bert.engine.loss_scaler import LossScaler
 from ds_bert.engine.process_group import start_process_group
-from ds_bert.engine.settings import EngineSettings, LossScaling
+from ds_bert.engine.settings import EngineSettings, LossScaler, LossScaling
 from ds_bert.stage_map import StageMap
 from ds_bert.training.parameter_groups import LayerwiseDecay
 from tests.support.processes import run_on_ranks

@@ -6,10 +6,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from ds_bert.engine.collectives import Group
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.engine.transport import Transport
+from ds_bert.engine.transport import Group, Transport
 from ds_bert.stage_map import StageMap
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map

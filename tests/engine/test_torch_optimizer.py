@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from ds_bert.engine.buckets import Bucket
+from ds_bert.engine.buckets import Bucket, make_torch_optimizer
 from ds_bert.engine.settings import EngineSettings, ParameterGroup
-from ds_bert.engine.torch_optimizer import make_torch_optimizer
 
 CPU = torch.device("cpu")
 TORCHS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}

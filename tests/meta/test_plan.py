@@ -4,8 +4,7 @@ import pytest
 
 from ds_bert.meta.plan import query_steps, query_weights, task_passes
 from ds_bert.meta.selection import Selection
-from ds_bert.schedules.instructions import Backward, Forward
-from ds_bert.schedules.tasks_in_flight import tasks_in_flight
+from ds_bert.schedules.schedule import Backward, Forward, tasks_in_flight
 
 
 def test_eight_batches_are_one_for_the_labels_and_seven_steps() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ds_bert.modeling.conditional.modules import (
+from ds_bert.modeling.conditional.layers import (
     ConditionalAttention,
     ConditionalBottleneck,
     Film,

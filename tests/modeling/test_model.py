@@ -14,7 +14,7 @@ from ds_bert.modeling.costs import layer_costs
 from ds_bert.modeling.families import FAMILIES, family_of
 from ds_bert.modeling.heads import HEADS, trainable_heads
 from ds_bert.modeling.heads.layers import SequenceClassificationHead
-from ds_bert.modeling.layer import Carry, Layer
+from ds_bert.modeling.layers import Carry, Layer
 from ds_bert.modeling.model import build_config, carry_declaration, model_layers
 from tests.support.checkpoints import toy_fields
 from tests.support.models import BOTH, CHOICES, CLASSES, chain, toy_model, transformers_model

@@ -4,7 +4,7 @@ from collections import deque
 
 import pytest
 
-from ds_bert.schedules.instructions import (
+from ds_bert.schedules.schedule import (
     Backward,
     Forward,
     Instruction,
@@ -13,8 +13,8 @@ from ds_bert.schedules.instructions import (
     SendActivation,
     SendGradient,
     instructions,
+    one_f_one_b,
 )
-from ds_bert.schedules.one_f_one_b import one_f_one_b
 
 SENDS = {SendActivation: (1, ReceiveActivation), SendGradient: (-1, ReceiveGradient)}
 

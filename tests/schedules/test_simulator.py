@@ -5,9 +5,8 @@ from collections.abc import Iterable
 import pytest
 
 from ds_bert.schedules import SCHEDULES
-from ds_bert.schedules.instructions import Backward, Forward
-from ds_bert.schedules.one_f_one_b import one_f_one_b
-from ds_bert.schedules.simulator import Deadlock, Simulation, simulate
+from ds_bert.schedules.schedule import Backward, Forward, one_f_one_b
+from ds_bert.schedules.simulator import Deadlock, Simulation, bubble_share, simulate
 
 BATCHES = 4
 TWO_BW = SCHEDULES["2bw"]
@@ -35,7 +34,7 @@ def check_each_once(simulation: Simulation, micro_batches: int) -> None:
             assert [step.micro_batch for step in stage if step.is_forward == is_forward] == list(range(micro_batches))
 
 
-def bubble_share(stages: int, micro_batches: int) -> float:
+def share_in_theory(stages: int, micro_batches: int) -> float:
     """What every schedule that ends a global batch before the next one has at best."""
     return (stages - 1) / (micro_batches + stages - 1)
 
@@ -46,8 +45,8 @@ def test_schedules_that_flush(name: str) -> None:
         schedule = SCHEDULES[name]
         simulation = simulate([schedule.step(stage, stages, micro_batches, 5, 0) for stage in range(stages)])
         check_each_once(simulation, micro_batches)
-        assert simulation.bubble_share == pytest.approx(bubble_share(stages, micro_batches))
-        assert schedule.bubble_share(stages, micro_batches) == simulation.bubble_share
+        assert simulation.bubble_share == pytest.approx(share_in_theory(stages, micro_batches))
+        assert bubble_share(schedule, stages, micro_batches) == simulation.bubble_share
         for stage in range(stages):
             alive = micro_batches if name == "gpipe" else min(stages - stage, micro_batches)
             assert simulation.live_activations(stage) == alive
@@ -61,7 +60,7 @@ def test_two_bw_has_no_bubble_between_global_batches() -> None:
         total = BATCHES * micro_batches
         check_each_once(simulation, total)
         # A single fill and a single drain in the whole run, whatever the number of global batches.
-        assert simulation.bubble_share == pytest.approx(bubble_share(stages, total))
+        assert simulation.bubble_share == pytest.approx(share_in_theory(stages, total))
         for stage in range(stages):
             assert simulation.live_activations(stage) == min(stages - stage, total)
 

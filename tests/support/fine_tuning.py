@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from ds_bert.engine.execution import MicroBatch, Objective
 from ds_bert.engine.process_group import Grid
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.layer import initialize
+from ds_bert.modeling.layers import initialize
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from ds_bert.tasks.squad.objective import BeamSpanObjective, SpanObjective

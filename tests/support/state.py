@@ -6,9 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ds_bert.engine.buckets import Bucket
+from ds_bert.engine.buckets import Bucket, Share
 from ds_bert.engine.optimizer import Optimizer
-from ds_bert.engine.state import Share
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 

@@ -14,10 +14,10 @@ from transformers import BertModel, ElectraConfig, ElectraForTokenClassification
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.cli import main as ds_bert
 from ds_bert.data.vocabulary import load_tokenizer
-from ds_bert.extensions import import_extensions
-from ds_bert.modeling.layer import initialize
-from ds_bert.schedules.one_f_one_b import one_f_one_b
-from ds_bert.schedules.simulator import simulate
+from ds_bert.flags import import_extensions
+from ds_bert.modeling.layers import initialize
+from ds_bert.schedules.schedule import one_f_one_b
+from ds_bert.schedules.simulator import bubble_share, simulate
 from ds_bert.training.log import read_log
 from tests.support.jobs import REPOSITORY, run_job
 from tests.support.model_folder import write_bert_folder, write_vocabulary
@@ -131,7 +131,7 @@ def test_a_schedule(examples: Path, tmp_path: Path, prepared: Path, model: Path)
             assert ours.makespan <= theirs.makespan
             if stages > 1 and m > 2 * stages:
                 assert ours.makespan < theirs.makespan
-            assert eager.bubble_share(stages, m) == pytest.approx((stages - 1) / (m + stages - 1))
+            assert bubble_share(eager, stages, m) == pytest.approx((stages - 1) / (m + stages - 1))
 
     words = ["--config_name", model, "--train_path", prepared, "--max_steps", 4, "--max_seq_length", 32]
     words += ["--num_stages", 2, "--gradient_accumulation_steps", 5, "--logging_steps", 1, "--disable_tqdm"]

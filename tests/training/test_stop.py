@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from ds_bert.training import stop
-from ds_bert.training.stop import StopSignal
+from ds_bert import errors
+from ds_bert.errors import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -34,7 +34,7 @@ def test_the_same_press_twice_is_one_and_a_later_one_interrupts(monkeypatch: pyt
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert StopSignal.agreed(wish.votes()) == signal.SIGINT
-        monkeypatch.setattr(stop, "_ONE_PRESS", 0.0)
+        monkeypatch.setattr(errors, "_ONE_PRESS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     finally:

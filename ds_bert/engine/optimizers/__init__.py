@@ -45,10 +45,10 @@ class OptimizerEntry:
 
 _ADAMS = ("betas", "eps", "bias_correction")
 OPTIMIZERS: dict[str, OptimizerEntry] = {
-    "adamw": OptimizerEntry("AdamW", "ds_bert.engine.optimizers.fused:adamw", _ADAMS),
-    "lamb": OptimizerEntry("Lamb", "ds_bert.engine.optimizers.lamb:lamb", _ADAMS),
-    "adam": OptimizerEntry("Adam", "ds_bert.engine.optimizers.fused:adam", ("betas", "eps")),
-    "sgd": OptimizerEntry("SGD", "ds_bert.engine.optimizers.fused:sgd", ("momentum",)),
+    "adamw": OptimizerEntry("AdamW", "ds_bert.engine.optimizers.flat:adamw", _ADAMS),
+    "lamb": OptimizerEntry("Lamb", "ds_bert.engine.optimizers.flat:lamb", _ADAMS),
+    "adam": OptimizerEntry("Adam", "ds_bert.engine.optimizers.flat:adam", ("betas", "eps")),
+    "sgd": OptimizerEntry("SGD", "ds_bert.engine.optimizers.flat:sgd", ("momentum",)),
 }
 """By the name that `--optim` knows them by."""
 

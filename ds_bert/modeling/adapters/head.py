@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.layer import Carry, Layer
+from ds_bert.modeling.layers import Carry, Layer
 
 GENERATOR = "meta.generator."
 HEAD = "meta.head."

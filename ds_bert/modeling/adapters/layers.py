@@ -11,8 +11,7 @@ from torch import nn
 from ds_bert.modeling.adapters.adapter import insert_adapters
 from ds_bert.modeling.adapters.head import HEAD, MetaHead
 from ds_bert.modeling.families import encoder_part, family_of
-from ds_bert.modeling.families.layers import Embeddings, encoder_layers
-from ds_bert.modeling.layer import Layer, initialize
+from ds_bert.modeling.layers import Embeddings, Layer, encoder_layers, initialize
 
 STEP_SIZE = "meta.step_size."
 LABELS = "labels"

@@ -51,9 +51,7 @@ _LAYERS = "ds_bert.modeling.heads.layers"
 
 HEADS: dict[str, Head] = {
     "base": Head(class_ending="Model"),
-    "pretraining": Head(
-        "ds_bert.modeling.families.layers:PretrainingHead", costs.pretraining, "ForPreTraining", labels="two"
-    ),
+    "pretraining": Head("ds_bert.modeling.layers:PretrainingHead", costs.pretraining, "ForPreTraining", labels="two"),
     "masked-lm": Head(class_ending="ForMaskedLM"),
     "sequence-classification": Head(
         f"{_LAYERS}:SequenceClassificationHead",
@@ -69,7 +67,7 @@ HEADS: dict[str, Head] = {
         f"{_LAYERS}:QuestionAnsweringHead", costs.question_answering, "ForQuestionAnswering", "two", ("qa_outputs.",)
     ),
     "beam-question-answering": Head(
-        "ds_bert.modeling.heads.beam:BeamQuestionAnsweringHead",
+        "ds_bert.modeling.heads.layers:BeamQuestionAnsweringHead",
         costs.beam_question_answering,
         extra_modules=("beam_head",),
     ),
