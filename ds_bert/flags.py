@@ -4,11 +4,14 @@ import argparse
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ds_bert.errors import UserError, did_you_mean
+
+Told = Sequence[str] | Mapping[str, Any]
+"""What a job is told: the words of a command line, or arguments by their names, with "json_file" among them."""
 
 _LIST = "--help lists the arguments"
 

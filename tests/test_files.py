@@ -25,8 +25,8 @@ from ds_bert.multitask.task_list import read_tasks
 from ds_bert.stage_map import load_stage_map
 from ds_bert.tasks.multiple_choice.reading import read_dream, read_own_questions
 from ds_bert.tasks.squad.reading import read_squad
+from ds_bert.training.job_arguments import PretrainArguments
 from ds_bert.training.parser import parse_arguments
-from ds_bert.training.pretrain_arguments import PretrainArguments
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUESTION = {"context": "c", "question": "q", "options": ["a", "b"], "label": 0}

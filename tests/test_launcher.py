@@ -11,8 +11,8 @@ from ds_bert.errors import UserError
 from ds_bert.launcher import command_for
 from ds_bert.modeling.config import load_model_config
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.job import choose_stage_map
 from ds_bert.training.parser import parse_arguments
-from ds_bert.training.placement import choose_stage_map
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x"}
 BATCH = {"SLURM_JOB_ID": "7"}

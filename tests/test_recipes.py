@@ -13,8 +13,8 @@ from ds_bert.cli import main
 from ds_bert.files import shipped_configs
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import build_config, model_layers
-from ds_bert.training.checks import total_steps
-from ds_bert.training.finetune_arguments import (
+from ds_bert.training.deepspeed_config import total_steps
+from ds_bert.training.job_arguments import (
     FinetuneArguments,
     GlueArguments,
     MultipleChoiceArguments,

@@ -12,9 +12,9 @@ from ds_bert.data.tagging import encode_sentences, read_sentences, write_sentenc
 from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.task import Outputs, Split, Task
-from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.finetuning import fine_tune
 from ds_bert.training.job import make_plan
+from ds_bert.training.job_arguments import FinetuneArguments
 from ds_bert.training.model_source import load_source
 from ds_bert.training.parser import parse_arguments
 

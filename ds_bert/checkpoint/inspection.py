@@ -1,7 +1,9 @@
 """What a checkpoint, the best or newest one of a run, or a Hugging Face folder holds; no weight is read."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,11 @@ from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.convert.classes import head_of, known_names
 from ds_bert.checkpoint.convert.hugging_face import read_hugging_face
 from ds_bert.checkpoint.convert.source import standard_names
-from ds_bert.checkpoint.manifest import MANIFEST, faults
-from ds_bert.checkpoint.run_facts import read_facts
-from ds_bert.checkpoint.run_model import checkpoint_in, is_run
+from ds_bert.checkpoint.manifest import ARGUMENTS, MANIFEST, STAGE_MAP, STATE, faults
+from ds_bert.checkpoint.pretrained import checkpoint_in, is_run
 from ds_bert.checkpoint.tensors import MOMENTS, WEIGHTS, TensorFolder, has_tensors
 from ds_bert.errors import UserError
+from ds_bert.files import read_json
 from ds_bert.modeling.config import SIZES
 from ds_bert.modeling.families import Family, family_of
 
@@ -116,3 +118,57 @@ def _moments(folder: Path) -> list[str]:
     if not has_tensors(folder, MOMENTS):
         return []
     return sorted({name.partition("/")[0] for name in TensorFolder(folder, MOMENTS).names()})
+
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known; each is empty where nothing is.
+
+    Args:
+        state: of the run at the checkpoint: "step", "examples_seen", "optimizer", "data", ….
+        arguments: what the job was told.
+        stage_map: the map that wrote the checkpoint, in PipeDream's form.
+        scores: the last measures on held-out data, and the last training loss, no later than the checkpoint.
+    """
+
+    state: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    stage_map: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int | None:
+        """The optimizer step."""
+        return self.state.get("step")
+
+
+def read_facts(checkpoint: Path) -> RunFacts:
+    """Read what lies in a checkpoint and beside it; a damaged log tells what it still has."""
+    state = _object(checkpoint / STATE)
+    arguments = _object(checkpoint / ARGUMENTS) or state.pop("arguments", {})
+    stage_map = _object(checkpoint / STAGE_MAP) or _object(checkpoint.parent / STAGE_MAP)
+    return RunFacts(state, arguments, stage_map, _scores(checkpoint.parent / LOG, state.get("step")))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    data = read_json(path) if path.is_file() else {}
+    return data if isinstance(data, dict) else {}
+
+
+def _scores(log: Path, step: int | None) -> dict[str, float]:
+    """The last of each measure up to ``step``; those of a run that was cut off or started anew do not count."""
+    scores: dict[str, float] = {}
+    if step is None or not log.is_file():
+        return scores
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int) and entry["step"] <= step:
+            kept = {key: value for key, value in entry.items() if key.startswith("eval/") or key == "train/loss"}
+            scores.update({key: value for key, value in kept.items() if isinstance(value, int | float)})
+    return scores

@@ -17,11 +17,9 @@ import torch
 import torch.distributed as dist
 
 from ds_bert.checkpoint import folders
-from ds_bert.checkpoint.gathering import bring_together, copies
-from ds_bert.checkpoint.layout import describe_weights, files_by_name
 from ds_bert.checkpoint.manifest import ARGUMENTS, STAGE_MAP, STATE, THREADS, Entry
-from ds_bert.checkpoint.run_model import offer_model
-from ds_bert.checkpoint.tensors import write_tensors
+from ds_bert.checkpoint.pretrained import offer_model
+from ds_bert.checkpoint.tensors import bring_together, copies, describe_weights, files_by_name, write_tensors
 from ds_bert.files import write_atomically
 from ds_bert.stage_map import to_json
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 
 from ds_bert.checkpoint.manifest import Entry
 from ds_bert.errors import UserError
-from ds_bert.files import read_json, reading
+from ds_bert.files import read_json, reading, write_json
+from ds_bert.modeling.heads import HEADS
 
 WEIGHTS = "model"
 EXTRA = "ds_bert"
@@ -203,3 +205,115 @@ def _listed_files(index: Path) -> set[str]:
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"{index}: has no weight_map from names to files; needed is Hugging Face's index")
     return set(places.values())
+
+
+# A parameter whose name has one of these parts, or one of a head's, is one that Hugging Face has no class for.
+_EXTRA_MODULES = frozenset({"conditional", "adapter", "meta"})
+
+
+def is_extra(name: str) -> bool:
+    """Whether Hugging Face has no class for a parameter of this name."""
+    of_heads = (module for head in HEADS.values() for module in head.extra_modules)
+    return not _EXTRA_MODULES.union(of_heads).isdisjoint(name.split("."))
+
+
+def files_by_name(layers_of_processes: Iterable[Mapping[str, int]]) -> dict[str, tuple[str, str]]:
+    """For every parameter the names of the files with its weight and its moments.
+
+    Args:
+        layers_of_processes: for the parameters of each process the number of its first layer that has them.
+    """
+    layers: dict[str, int] = {}
+    for layers_by_name in layers_of_processes:
+        for name, layer in layers_by_name.items():
+            layers[name] = min(layer, layers.get(name, layer))
+    ours = {name: layer for name, layer in layers.items() if not is_extra(name)}
+    extra = {name: layer for name, layer in layers.items() if is_extra(name)}
+    weights = _file_of_each(WEIGHTS, ours) | _file_of_each(EXTRA, extra)
+    moments = _file_of_each(MOMENTS, layers)
+    return {name: (weights[name], moments[name]) for name in sorted(layers)}
+
+
+def _file_of_each(kind: str, layers: Mapping[str, int]) -> dict[str, str]:
+    """Give the parameters of each layer a file."""
+    numbers = sorted(set(layers.values()))
+    return {name: part_name(kind, numbers.index(layer), len(numbers)) for name, layer in layers.items()}
+
+
+def describe_weights(folder: Path, files: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+    """Write what loaders need to know: Hugging Face's index, and, in ``config.json``, what Hugging Face cannot load.
+
+    Args:
+        folder: of the checkpoint.
+        files: the file of every weight.
+        sizes: bytes of each file's tensors.
+    """
+    ours = {name: file for name, file in files.items() if not is_extra(name)}
+    if len(set(ours.values())) > 1:
+        total = {"total_size": sum(sizes[file] for file in set(ours.values()))}
+        write_json(folder / INDEX, {"metadata": total, "weight_map": dict(sorted(ours.items()))})
+    extra = sorted(files.keys() - ours)
+    if extra:
+        config = folder / "config.json"
+        fields = read_json(config) if config.is_file() else {}
+        described = {"extra_weights": sorted({files[name] for name in extra}), "parameters": extra}
+        write_json(config, {**fields, "ds_bert": described})
+
+
+def host_memory(elements: int, dtype: torch.dtype, pinned: bool = False) -> torch.Tensor:
+    """Reserve memory of the host, pinned where a GPU is to copy into it while other things go on."""
+    return torch.empty(elements, dtype=dtype, pin_memory=pinned)
+
+
+def copies(parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy one-dimensional tensors of one device to the host; a GPU is waited for once."""
+    device = next((part.device for part in parts.values()), torch.device("cpu"))
+    if device.type != "cuda":
+        return {name: host_memory(len(part), part.dtype).copy_(part) for name, part in parts.items()}
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        copied = {
+            name: host_memory(len(part), part.dtype, pinned=True).copy_(part, non_blocking=True)
+            for name, part in parts.items()
+        }
+    stream.synchronize()
+    return copied
+
+
+def bring_together(shares: Mapping[str, Any], writer: int, rank: int, group: Any) -> dict[str, torch.Tensor]:
+    """Send this process's parts of a file's tensors to its writer, or put them together with those of the others.
+
+    All processes that have parts of several files must call this for them in the same order.
+
+    Args:
+        shares: of the file's tensors by their names there: all on the writer, on others at least those that it holds
+            a part of; the engine's `Share`, or one whose ``part`` is on the host already.
+        writer: rank of the process that writes the file.
+        rank: this process's.
+        group: a gloo group of all processes.
+
+    Returns:
+        On the writer the whole tensors, on the CPU: where nothing had to be copied, views of what was handed in.
+        Nothing on the others.
+    """
+    parts = {name: share.part for name, share in shares.items()}
+    if any(part.device.type != "cpu" for part in parts.values()):
+        parts = copies(parts)
+    whole: dict[str, torch.Tensor] = {}
+    works: list[Any] = []
+    for name, share in sorted(shares.items()):  # every two processes must see their messages in the same order
+        flat, size = parts[name], prod(share.shape)
+        if rank == writer and len(flat) < size:
+            flat = host_memory(size, flat.dtype)
+            flat[share.begin : share.begin + len(parts[name])].copy_(parts[name])
+        for holder, begin, end in share.sources(writer):
+            if rank == writer != holder:
+                works.append(dist.irecv(flat[begin:end], holder, group))
+            elif rank == holder != writer:
+                works.append(dist.isend(flat, writer, group))
+        if rank == writer:
+            whole[name] = flat.view(share.shape)
+    for work in works:
+        work.wait()
+    return whole

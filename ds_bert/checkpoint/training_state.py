@@ -13,7 +13,7 @@ from typing import Any
 
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.manifest import ARGUMENTS, STATE, check_files, faults
-from ds_bert.checkpoint.run_model import best_known_to, offer_model
+from ds_bert.checkpoint.pretrained import best_known_to, offer_model
 from ds_bert.checkpoint.saving import TrainedStage, gather, save_checkpoint
 from ds_bert.checkpoint.tensors import MOMENTS, TensorFolder, has_tensors
 from ds_bert.errors import UserError

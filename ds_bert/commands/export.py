@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ds_bert.checkpoint.convert.classes import class_name
     from ds_bert.checkpoint.convert.export import plan_export
     from ds_bert.checkpoint.folders import check_files, claim_empty
-    from ds_bert.checkpoint.run_model import checkpoint_in
+    from ds_bert.checkpoint.pretrained import checkpoint_in
     from ds_bert.checkpoint.tensors import TensorFolder
     from ds_bert.modeling.config import load_model_config
 
@@ -68,7 +68,7 @@ def _write(export: "Export", source: Path, arguments: argparse.Namespace) -> Non
 
     from ds_bert.checkpoint.convert.model_card import model_card
     from ds_bert.checkpoint.convert.model_folder import write_model
-    from ds_bert.checkpoint.run_facts import read_facts
+    from ds_bert.checkpoint.inspection import read_facts
     from ds_bert.checkpoint.tensors import TensorFolder
     from ds_bert.commands.tokenizer_folder import write_tokenizer
     from ds_bert.files import write_atomically

@@ -81,7 +81,7 @@ def _read(arguments: argparse.Namespace) -> "Source":
     from ds_bert.checkpoint.convert.pipedream import read_pipedream
     from ds_bert.checkpoint.convert.tensorflow import read_tensorflow
     from ds_bert.checkpoint.folders import say_on_stderr
-    from ds_bert.checkpoint.run_model import model_in
+    from ds_bert.checkpoint.pretrained import model_in
 
     kind, source = arguments.kind, arguments.source
     _refuse_other_flags(arguments)

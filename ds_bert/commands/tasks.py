@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Make the tasks, print what was made and what to do next."""
     if arguments.embeddings:
         from ds_bert.checkpoint.folders import say_on_stderr
-        from ds_bert.checkpoint.run_model import model_in
+        from ds_bert.checkpoint.pretrained import model_in
 
         arguments.embeddings = model_in(arguments.embeddings, say_on_stderr)
     settings = TaskSettings(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ds_bert.data.randomness import below, random_bits, uniform
+from ds_bert.data.sampler import below, random_bits, uniform
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ds_bert.data.blocks import Block, blocks
-from ds_bert.data.randomness import below, permutation, random_bits
-from ds_bert.data.shards import ShardedCorpus
+from ds_bert.data.sampler import below, permutation, random_bits
+from ds_bert.data.shards import Block, ShardedCorpus, blocks
 from ds_bert.errors import UserError
 
 IS_NEXT, NOT_NEXT = 0, 1  # as transformers' BertForPreTraining counts

@@ -8,7 +8,7 @@ import numpy as np
 from ds_bert.data.arrays import shard_name
 from ds_bert.data.masking import Masker
 from ds_bert.data.pairs import PairPlan, count_examples, plan_pairs
-from ds_bert.data.randomness import random_bits
+from ds_bert.data.sampler import random_bits
 from ds_bert.data.shards import ShardedCorpus
 from ds_bert.errors import UserError
 

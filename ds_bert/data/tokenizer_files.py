@@ -1,25 +1,34 @@
-"""Reading a tokenizer's files into transformers' own tokenizer object.
-
-A folder is read by transformers' AutoTokenizer, so that its ids here are those of `pipeline()` there, whatever lies in
-it. That leaves what AutoTokenizer cannot read: a vocabulary without a word on the tokenizer it is for, or a file that
-the user names. It is read as WordPiece or as a SentencePiece model, with the settings beside it.
-"""
+"""The special tokens that a model needs: of padding, of what is unknown, [CLS], [SEP] and [MASK], in this order."""
 
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ds_bert.data import sentencepiece
-from ds_bert.data.special_tokens import ROLES, refuse_missing
+from tokenizers import models
+
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, read_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+ROLES = ("pad", "unk", "cls", "sep", "mask")
+WORDPIECE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SENTENCEPIECE = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+
+
+def refuse_missing(vocabulary: Collection[str], needed: Sequence[str], origin: str | Path) -> None:
+    """Raise `UserError` naming the special tokens that a vocabulary lacks, if it does."""
+    missing = [token for token in needed if token not in vocabulary]
+    if missing:
+        kind = "SentencePiece" if needed[0] == SENTENCEPIECE[0] else "WordPiece"
+        raise UserError(f"{origin}: lacks {', '.join(missing)}, but a {kind} tokenizer needs {', '.join(needed)}")
+
 
 TOKENIZER_JSON = "tokenizer.json"
 VOCABULARY = "vocab.txt"
@@ -89,7 +98,7 @@ def _read_file(path: Path) -> "PreTrainedTokenizerBase":
         with _alone(path, TOKENIZER_JSON) as folder:
             return _by_transformers(path, lambda auto: auto.from_pretrained(str(folder), **_LOCAL))
     if path.suffix == ".model":
-        return sentencepiece.read_model(path, _read_config(path.parent))
+        return _read_sentencepiece(path, _read_config(path.parent))
     return _read_vocabulary(path)
 
 
@@ -148,3 +157,53 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if re.search("[\ud800-\udfff]", json.dumps(config, ensure_ascii=False)):
         raise UserError(f"{path}: holds half of a character (a lone surrogate), which no file can be written with")
     return config
+
+
+_NEVER_BEST = -100.0  # a log-probability far below that of any piece
+
+
+def _read_sentencepiece(path: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerBase":
+    """Build ALBERT's tokenizer from a SentencePiece model.
+
+    Args:
+        path: of the model.
+        config: what tokenizer_config.json says: ``do_lower_case`` (true if absent) and ``keep_accents`` (false).
+
+    Raises:
+        UserError: the file is no SentencePiece model, one of another kind than unigram, or lacks a special token.
+    """
+    # Through the package's own message classes: its processor does not tell the normaliser.
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+    from transformers import AlbertTokenizer
+
+    proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made when it is imported
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise UserError(f"{path}: no SentencePiece model ({error})") from None
+    if not proto.pieces or proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
+        found = proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type).lower() if proto.pieces else "empty"
+        raise UserError(f"{path}: its SentencePiece model is {found}, but needed is a unigram model such as ALBERT's")
+    pieces = [(piece.piece, _NEVER_BEST if _ends_in_number(piece.piece) else piece.score) for piece in proto.pieces]
+    refuse_missing({piece for piece, _ in pieces}, SENTENCEPIECE, path)
+    tokenizer = AlbertTokenizer(
+        vocab=pieces,
+        do_lower_case=bool(config.get("do_lower_case", True)),
+        keep_accents=bool(config.get("keep_accents", False)),
+        _spm_precompiled_charsmap=proto.normalizer_spec.precompiled_charsmap or None,
+    )
+    tokenizer.backend_tokenizer.model = models.Unigram(pieces, unk_id=proto.trainer_spec.unk_id, byte_fallback=False)
+    return tokenizer
+
+
+def _ends_in_number(piece: str) -> bool:
+    return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
+
+
+def continues_word(piece: str) -> bool:
+    """Say whether a piece continues the word before it: English letters that do not begin one.
+
+    Digits, signs and other scripts stand for themselves, as when ALBERT's words were masked.
+    """
+    return piece.isascii() and piece.isalpha()

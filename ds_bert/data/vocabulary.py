@@ -13,14 +13,17 @@ import numpy as np
 import tokenizers
 from tokenizers import models
 
-from ds_bert.data import sentencepiece, special_tokens
-from ds_bert.data.special_tokens import ROLES, refuse_missing
 from ds_bert.data.tokenizer_files import (
     CONFIG,
+    ROLES,
+    SENTENCEPIECE,
     SENTENCEPIECE_MODEL,
     TOKENIZER_JSON,
     VOCABULARY,
+    WORDPIECE,
+    continues_word,
     read_tokenizer,
+    refuse_missing,
     sentencepiece_model_of,
 )
 from ds_bert.errors import UserError
@@ -29,7 +32,7 @@ from ds_bert.files import read_json, write_atomically, write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPECIAL_TOKENS = special_tokens.WORDPIECE
+SPECIAL_TOKENS = WORDPIECE
 FEWEST_TOKENS = 100
 CONTINUATION = "##"
 # What transformers keeps of how and where it read a tokenizer; it is no part of the tokenizer.
@@ -93,7 +96,7 @@ class Tokenizer:
     @cached_property
     def is_continuation(self) -> np.ndarray:
         """Bool of shape (size,): the token continues a word ("##ing", or "ing" where words begin with "▁")."""
-        continues = sentencepiece.continues_word if self._is_sentencepiece else _continues_word
+        continues = continues_word if self._is_sentencepiece else _continues_word
         return np.array([continues(token) for token in self.tokens])
 
     @cached_property
@@ -244,7 +247,7 @@ class _Saved:
 
 def _special_tokens_of(theirs: "PreTrainedTokenizerBase", is_sentencepiece: bool) -> tuple[str, ...]:
     """What transformers names so; else the usual ones: a tokenizer.json by itself names none."""
-    usual = special_tokens.SENTENCEPIECE if is_sentencepiece else special_tokens.WORDPIECE
+    usual = SENTENCEPIECE if is_sentencepiece else WORDPIECE
     named = (getattr(theirs, f"{role}_token") for role in ROLES)
     return tuple(token or default for token, default in zip(named, usual, strict=True))
 

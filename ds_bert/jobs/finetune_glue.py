@@ -1,8 +1,9 @@
 """Fine-tune on a GLUE task, or on sentences or sentence pairs of one's own, as a pipeline."""
 
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.training.finetune_arguments import GlueArguments
-from ds_bert.training.start import Told, begin
+from ds_bert.flags import Told
+from ds_bert.jobs import begin
+from ds_bert.training.job_arguments import GlueArguments
 
 
 def main(told: Told | None = None) -> int:

@@ -1,8 +1,9 @@
 """Fine-tune on multiple choice (RACE, DREAM, or JSON lines of one's own), as a pipeline."""
 
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.training.finetune_arguments import MultipleChoiceArguments
-from ds_bert.training.start import Told, begin
+from ds_bert.flags import Told
+from ds_bert.jobs import begin
+from ds_bert.training.job_arguments import MultipleChoiceArguments
 
 
 def main(told: Told | None = None) -> int:

@@ -1,8 +1,9 @@
 """Fine-tune on SQuAD v1.1 or v2.0, as a pipeline."""
 
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.training.finetune_arguments import SquadArguments
-from ds_bert.training.start import Told, begin
+from ds_bert.flags import Told
+from ds_bert.jobs import begin
+from ds_bert.training.job_arguments import SquadArguments
 
 
 def main(told: Told | None = None) -> int:

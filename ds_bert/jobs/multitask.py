@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from ds_bert.errors import exit_on_user_error, leave
+from ds_bert.flags import Told
+from ds_bert.jobs import begin
 from ds_bert.multitask.arguments import MultitaskArguments, settle
-from ds_bert.training.start import Told, begin
 
 
 def main(told: Told | None = None) -> int:

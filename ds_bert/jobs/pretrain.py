@@ -1,8 +1,9 @@
 """Pre-train BERT as a pipeline: masked words and next sentences, on text from `ds-bert prepare`."""
 
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.training.pretrain_arguments import PretrainArguments
-from ds_bert.training.start import Told, begin
+from ds_bert.flags import Told
+from ds_bert.jobs import begin
+from ds_bert.training.job_arguments import PretrainArguments
 
 
 def main(told: Told | None = None) -> int:

@@ -10,7 +10,7 @@ from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import Grid
 from ds_bert.meta.learner import TaskBatches
 from ds_bert.meta.tasks.episode import EpisodeSource, support_batches
-from ds_bert.training.feed import split_features
+from ds_bert.training.data_loader import split_features
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ds_bert.meta.feed import micro_batch
 from ds_bert.meta.fine_tuned import FineTunedLabels, FineTunedWeights
 from ds_bert.meta.task import Method, Task
 from ds_bert.meta.tasks.episode import Episode, stratified_order
-from ds_bert.training.learning_rate import learning_rate
+from ds_bert.training.optimization import learning_rate
 
 _FOR_EVER = timedelta(days=1000)
 _AHEAD = 16  # most batches of a test set that wait for a slower stage

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ds_bert.checkpoint.hub import local_folder
-from ds_bert.checkpoint.pretrained import PretrainedWeights
+from ds_bert.checkpoint.pretrained import PretrainedWeights, local_folder
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
 from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import Grid
@@ -25,16 +24,15 @@ from ds_bert.modeling.adapters.layers import MetaModel
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
-from ds_bert.training.checks import check_at_most, traced_steps
-from ds_bert.training.job import all_ranks
+from ds_bert.training.consistency import check_same_arguments
+from ds_bert.training.deepspeed_config import check_at_most, traced_steps
+from ds_bert.training.job import all_ranks, choose_stage_map
 from ds_bert.training.overview import (
     describe_devices,
     describe_model,
     machine_and_device,
     show_overview,
 )
-from ds_bert.training.placement import choose_stage_map
-from ds_bert.training.resumption import check_same_arguments
 from ds_bert.training.run import claim_output_dir
 from ds_bert.training.trace import keep_trace
 

@@ -9,7 +9,7 @@ from ds_bert.multitask.uncertainty import FORMS
 from ds_bert.schedules import SCHEDULES
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.declaration import BATCH, CONTENT, DATA, MODEL, OPTIMIZER, SAME, Bounds, Kind, argument, redeclare
-from ds_bert.training.finetune_arguments import FinetuneArguments
+from ds_bert.training.job_arguments import FinetuneArguments
 
 PUBLISHED = {"CA-MTL-base": ("base", "bert-base-uncased"), "CA-MTL-large": ("large", "bert-large-uncased")}
 

@@ -20,9 +20,8 @@ from ds_bert.multitask.sampling import (
 from ds_bert.multitask.scoring import Chooser
 from ds_bert.multitask.task_list import ALL, AVERAGE, SPREAD
 from ds_bert.multitask.tasks import DIAGNOSTIC, MultitaskTask
-from ds_bert.tasks.task import Examples
-from ds_bert.training.best import LOSS
-from ds_bert.training.feed import Feed, Tensors, split_features
+from ds_bert.tasks.task import LOSS, Examples
+from ds_bert.training.data_loader import Feed, Tensors, split_features
 from ds_bert.training.finetuning import FinetuneJob
 from ds_bert.training.loop import Outcome
 

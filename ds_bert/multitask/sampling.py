@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ds_bert.data.randomness import permutation
-from ds_bert.data.sampler import LengthGroupedSampler
+from ds_bert.data.sampler import LengthGroupedSampler, permutation
 
 KINDS = ("sequential", "proportional", "uniform", "uncertainty")
 

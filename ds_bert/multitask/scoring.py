@@ -5,7 +5,7 @@ import numpy as np
 from ds_bert.engine.engine import Engine
 from ds_bert.multitask.tasks import MultitaskTask
 from ds_bert.multitask.uncertainty import entropies, most_uncertain, scores
-from ds_bert.training.feed import Feed
+from ds_bert.training.data_loader import Feed
 from ds_bert.training.run import share
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -12,12 +12,72 @@ from ds_bert.checkpoint.saving import CheckpointSaver
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.optimizer import StepResult
 from ds_bert.errors import JobFailure, StopSignal, UserError
+from ds_bert.tasks.task import is_error
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.best import BEST, Best
-from ds_bert.training.learning_rate import learning_rate, warmup_steps
 from ds_bert.training.log import RunLog
 from ds_bert.training.meter import Meter
-from ds_bert.training.profiling import Profiler
+from ds_bert.training.optimization import learning_rate, warmup_steps
+from ds_bert.training.trace import Profiler
+
+BEST = "best.json"
+
+
+class Best:
+    """Remembers the best evaluation of a run.
+
+    Args:
+        metric: measure to compare by; "": the first one of the first evaluation. Higher is better, but see `is_error`.
+        patience: evaluations without a better one after which training ends; 0 never ends it.
+        known: what `known` said when the checkpoint that the run goes on from was written.
+    """
+
+    def __init__(self, metric: str, patience: int, known: Mapping[str, Any] | None = None) -> None:
+        known = known or {}
+        self.metric, self.patience = metric or known.get("metric", ""), patience
+        self.step: int | None = known.get("step") if known.get("metric") == self.metric else None
+        self.value: float | None = known.get("value") if self.step is not None else None
+        self.worse = known.get("evaluations_since", 0) if self.step is not None else 0
+
+    def note(self, step: int, measures: dict[str, float]) -> bool:
+        """Take note of an evaluation; return whether it is the best so far.
+
+        Raises:
+            UserError: it did not measure what is to be compared.
+        """
+        self.metric = self.metric or next(iter(measures), "")
+        if self.metric not in measures:
+            raise UserError(
+                f"the best checkpoint is to be chosen by {self.metric!r}, but the evaluation gave "
+                f"{', '.join(measures) or 'no measure'}; name one of its measures with --metric_for_best_model, or as "
+                "the task's best_metric"
+            )
+        value = measures[self.metric]
+        if value != value:  # not a number: no better than anything
+            better = False
+        elif self.value is None:
+            better = True
+        else:
+            better = value < self.value if is_error(self.metric) else value > self.value
+        if better:
+            self.step, self.value, self.worse = step, value, 0
+        else:
+            self.worse += 1
+        return better
+
+    @property
+    def found(self) -> tuple[str, int, float] | None:
+        """(measure, step, value) of the best evaluation so far; None where there was none."""
+        return None if self.step is None or self.value is None else (self.metric, self.step, self.value)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether so many evaluations brought nothing better that training may end."""
+        return 0 < self.patience <= self.worse
+
+    def known(self) -> dict[str, Any]:
+        """What `best.json` holds once the best checkpoint is whole, and each checkpoint for the run to go on with."""
+        known = {"step": self.step, "metric": self.metric, "value": self.value, "evaluations_since": self.worse}
+        return {"checkpoint": f"checkpoint-{self.step}", **known}
 
 
 @dataclass
@@ -261,3 +321,6 @@ def _means(measures: Sequence[dict[str, float]]) -> dict[str, float]:
     """Each measure's mean over the steps that have it: not every step has every task."""
     keys = dict.fromkeys(key for step in measures for key in step)
     return {key: fmean(step[key] for step in measures if key in step) for key in keys}
+
+
+"""What every evaluation measures, beside what its task does."""

@@ -6,8 +6,11 @@ the way, beside the votes to stop, so that measuring costs no collective.
 
 import resource
 import socket
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Any
 
 import psutil
@@ -16,8 +19,7 @@ import torch
 from ds_bert.checkpoint.saving import gather
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
-from ds_bert.training.precision import known_peak
-from ds_bert.training.stragglers import IN_A_ROW, TOO_SLOW, Stragglers
+from ds_bert.training.optimization import known_peak
 
 _FIGURES = 3  # of a rank: seconds computed per token, bytes of memory, times that the allocator had to free some
 
@@ -182,3 +184,67 @@ def _tokens(item: Any) -> int:
 def _retries(device: torch.device) -> int:
     """How often the caching allocator had to give its blocks back before it got what was asked of it."""
     return torch.cuda.memory_stats(device).get("num_alloc_retries", 0) if device.type == "cuda" else 0
+
+
+TOO_SLOW = 1.5  # times the median
+IN_A_ROW = 5  # steps that a rank must have been too slow, so that a hiccup is none
+AGAIN_AFTER = 100  # steps before the same rank is named again
+_PAST = 100  # steps of its own that a rank is compared with,
+_ENOUGH = 10  # and the fewest
+
+
+class Stragglers:
+    """Watches the ranks of a grid, whose rank is stage x replicas + replica.
+
+    Replicas of a stage do the same work, so a rank is held against the others of its stage: more than `TOO_SLOW` times
+    their median for `IN_A_ROW` steps, and it is a straggler. Without replicas it is held against its own past. Stages
+    are not compared: a cut need not be even.
+
+    Args:
+        num_replicas: copies of the pipeline.
+        world_size: number of ranks.
+    """
+
+    def __init__(self, num_replicas: int, world_size: int) -> None:
+        self.num_replicas = num_replicas
+        self._slow_for = [0] * world_size
+        self._named_at: dict[int, int] = {}
+        self._past: list[deque[float]] = [deque(maxlen=_PAST) for _ in range(world_size)]
+
+    def note(self, step: int, seconds: Sequence[float]) -> dict[int, float]:
+        """Take in a step.
+
+        Args:
+            step: its number.
+            seconds: that each rank computed, for work of the same size; 0 where that is not known.
+
+        Returns:
+            The stragglers to be named now: how many times as long as it should each took in this step.
+        """
+        found = {}
+        stages = [
+            sorted(seconds[first : first + self.num_replicas]) for first in range(0, len(seconds), self.num_replicas)
+        ]
+        for rank, own in enumerate(seconds):
+            usual = self._usual(rank, own, stages[rank // self.num_replicas])
+            self._past[rank].append(own)
+            is_slow = usual > 0 and own > TOO_SLOW * usual
+            self._slow_for[rank] = self._slow_for[rank] + 1 if is_slow else 0
+            is_new = step >= self._named_at.get(rank, step - AGAIN_AFTER) + AGAIN_AFTER
+            if self._slow_for[rank] >= IN_A_ROW and is_new:
+                self._named_at[rank] = step
+                found[rank] = own / usual
+        return found
+
+    def _usual(self, rank: int, own: float, of_stage: Sequence[float]) -> float:
+        """What a rank should take; 0 where that is not known yet."""
+        if self.num_replicas > 1:
+            return _median_of_others(of_stage, own) if of_stage[0] > 0 else 0.0
+        known = [value for value in self._past[rank] if value > 0]
+        return median(known) if len(known) >= _ENOUGH else 0.0
+
+
+def _median_of_others(ascending: Sequence[float], own: float) -> float:
+    """The median of all values but one that is ``own``; there may be hundreds, so they are not sorted again."""
+    place, count = bisect_left(ascending, own), len(ascending) - 1
+    return fmean(ascending[middle + (middle >= place)] for middle in ((count - 1) // 2, count // 2))

@@ -1,24 +1,31 @@
 """The model and tokenizer that a fine-tuning job starts from, read and checked before any process waits for another."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from ds_bert.checkpoint.folders import say_on_stderr
-from ds_bert.checkpoint.hub import local_folder
-from ds_bert.checkpoint.pretrained import PretrainedWeights
-from ds_bert.checkpoint.run_model import model_in, say_nothing
+from ds_bert.checkpoint.pretrained import PretrainedWeights, local_folder, model_in, say_nothing
 from ds_bert.data.labels import head_names
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
+from ds_bert.engine.buckets import Share
+from ds_bert.engine.engine import Engine
+from ds_bert.engine.execution import Objective
+from ds_bert.engine.module import StageModule
+from ds_bert.engine.process_group import Grid
+from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.launcher import launcher_world
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.model import build_config
+from ds_bert.modeling.layers import initialize
+from ds_bert.modeling.model import build_config, carry_declaration, model_layers
 from ds_bert.training.arguments import PretrainedModelArguments
-from ds_bert.training.checks import check_at_most
+from ds_bert.training.deepspeed_config import check_at_most
 
 Settled = TypeVar("Settled", bound=Any)
 
@@ -157,3 +164,91 @@ def _override(arguments: PretrainedModelArguments, fields: dict[str, Any]) -> No
     for name, value in values.items():
         if value is not None:
             fields[name] = value
+
+
+_MOST_SHOWN = 10  # names in a message
+
+
+def check_weights(
+    weights: PretrainedWeights, config: Any, head: str | Callable[[Any], Any], drop_head: bool = False
+) -> tuple[tuple[str, ...], str]:
+    """Compare the weights' shapes with the model's.
+
+    Args:
+        weights: to start from.
+        config: the model's.
+        head: name of a head, or a function from ``config`` to a layer.
+        drop_head: whether the head is to start with fresh weights in any case.
+
+    Returns:
+        Names that must start with fresh weights though there are stored ones, which are the head's with ``drop_head``;
+        and a sentence on those that are missing, "" if none is.
+
+    Raises:
+        UserError: a shape does not fit, or there is nothing of this model.
+    """
+    with torch.device("meta"):
+        layers = [make_layer() for make_layer in model_layers(config, head)]
+    shapes = [
+        {layer.hugging_face_name(name): tuple(parameter.shape) for name, parameter in layer.named_parameters()}
+        for layer in layers
+    ]
+    of_head = tuple(name for name in shapes[-1] if not name.startswith(f"{config.model_type}."))
+    everything = {name: shape for layer in shapes for name, shape in layer.items()}
+    missing = [name for name in everything if name not in weights]
+    if all(name in missing for name in everything if name not in of_head):
+        raise UserError(f"{weights.folder}: its weights have none of this model's names, such as {missing[0]}")
+    for name, shape in everything.items():
+        if name in weights and weights.shape(name) != shape and not (drop_head and name in of_head):
+            advice = "; begin with a fresh head with --drop_classifier" if name in of_head else ""
+            raise UserError(
+                f"{weights.folder}: {name} has shape {weights.shape(name)}, but this model's is {shape}{advice}"
+            )
+    shown = ", ".join(missing[:_MOST_SHOWN]) + (f", …, {len(missing)} in all" if len(missing) > _MOST_SHOWN else "")
+    note = f"{weights.folder}: has no {shown}; these start with fresh weights" if missing else ""
+    return of_head if drop_head else (), note
+
+
+def build_engine(
+    config: Any,
+    head: str | Callable[[Any], Any],
+    objective: Objective,
+    grid: Grid,
+    settings: EngineSettings,
+    micro_batches: int,
+) -> Engine:
+    """Build this process's stage of a model with fresh weights; all processes must call it.
+
+    Args:
+        config: the model, from `ds_bert.modeling.model.build_config`.
+        head: name of a head, or a function from ``config`` to a layer.
+        objective: the loss and its measures.
+        grid: this process's place.
+        settings: schedule, optimizer, precision, sharding; ``settings.seed`` is that of the first weights, too.
+        micro_batches: micro-batches of a global batch per replica.
+    """
+    module = StageModule(model_layers(config, head), grid.stage_map.cuts, grid, settings.seed, settings.recompute)
+    for name, parameter in module.parameters_by_name().items():
+        initialize(name, parameter.data, config.initializer_range, settings.seed, config.pad_token_id)
+    carry = carry_declaration(config, settings.dtype)
+    return Engine(module, carry, objective, settings, grid, micro_batches)
+
+
+def load_weights(engine: Engine, weights: PretrainedWeights, fresh: Collection[str] = ()) -> None:
+    """Start from a folder's weights; what it lacks, and the ``fresh`` names, stay as initialised.
+
+    Raises:
+        UserError: a tensor has another shape than the model's; no weight has changed.
+    """
+
+    def is_taken(share: Share) -> bool:
+        return share.name in weights and share.name not in fresh
+
+    for share in filter(is_taken, engine.boundary.shares(0)):
+        weights.check(share.name, share.shape)
+
+    def read(share: Share) -> None:
+        if is_taken(share):
+            weights.read_part(share.name, share.begin, share.part)
+
+    engine.boundary.load(read, (), {}, 0)

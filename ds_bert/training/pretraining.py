@@ -21,16 +21,14 @@ from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
-from ds_bert.training.build import build_engine
-from ds_bert.training.checks import check_at_most, total_steps
-from ds_bert.training.feed import Feed
+from ds_bert.training.data_loader import Feed
+from ds_bert.training.deepspeed_config import check_at_most, total_steps
 from ds_bert.training.job import Job, Plan, Run
+from ds_bert.training.job_arguments import PretrainArguments
 from ds_bert.training.loop import Course
 from ds_bert.training.meter import Work
-from ds_bert.training.model_source import refuse_conditional
-from ds_bert.training.pretrain_arguments import PretrainArguments
+from ds_bert.training.model_source import build_engine, check_weights, refuse_conditional
 from ds_bert.training.run import share
-from ds_bert.training.weights import check_weights
 
 
 @dataclass

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+import torch
 import torch.distributed as dist
 
 from ds_bert.checkpoint import folders
@@ -13,17 +15,17 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.heartbeat import SILENCE, Heartbeat
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Span
-from ds_bert.errors import UserError
+from ds_bert.errors import JobFailure, UserError
 from ds_bert.files import write_atomically, write_json
 from ds_bert.launcher import launcher_world
+from ds_bert.schedules import SCHEDULES
+from ds_bert.schedules.simulator import bubble_share
 from ds_bert.stage_map import StageMap, to_json
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.charts import Measures, draw_course, terminal_charts
-from ds_bert.training.log import RunLog, read_log
+from ds_bert.training.consistency import check_same_run
+from ds_bert.training.log import Measures, RunLog, draw_course, read_log, terminal_charts
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter
-from ds_bert.training.resumption import check_same_run
-from ds_bert.training.summary import summarize, summary_lines
 from ds_bert.training.trace import keep_trace
 
 T = TypeVar("T")
@@ -180,3 +182,121 @@ def _gather_spans(engine: Engine) -> list[Any]:
     everyone: list[Any] = [None] * engine.place.world_size
     dist.all_gather_object(everyone, engine.timeline.spans, group=engine.control)
     return everyone
+
+
+# What torch, cuBLAS and the CPU's allocator say; torch.OutOfMemoryError has "out of memory", too.
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class OutOfMemory(JobFailure):
+    """There is not enough memory for what a job wants to do."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+@contextmanager
+def explaining_out_of_memory(engine: Engine, arguments: TrainingArguments) -> Iterator[None]:
+    """Turn an error of that kind into a sentence that says where it was met and what would help.
+
+    Raises:
+        OutOfMemory: in the place of such an error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory {_where(engine)}: {_held(engine.place.device)}; what helps: {_remedies(engine, arguments)}"
+        ) from error
+
+
+def _where(engine: Engine) -> str:
+    number, total = engine.execution.under_way, engine.micro_batches
+    if not engine.module.training:
+        return "while evaluating" + ("" if number is None else f", micro-batch {number + 1}")
+    step = engine.steps_done
+    if number is None:
+        return f"in step {step + 1}"
+    if engine.settings.never_drains:  # which numbers micro-batches on from step to step
+        step = number // total
+    return f"in step {step + 1}, micro-batch {number % total + 1} of {total}"
+
+
+def _held(device: torch.device) -> str:
+    if device.type == "cuda":
+        allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+        _, total = torch.cuda.mem_get_info(device)
+        return f"{_gib(allocated)} allocated and {_gib(reserved)} reserved of the device's {_gib(total)}"
+    machine = psutil.virtual_memory()
+    return (
+        f"this process holds {_gib(psutil.Process().memory_info().rss)}, {_gib(machine.available)} of the machine's "
+        f"{_gib(machine.total)} are free"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _remedies(engine: Engine, arguments: TrainingArguments) -> str:
+    """What the run does not do yet, that which changes nothing of its numbers first."""
+    if not engine.module.training:
+        return f"a smaller --per_device_eval_batch_size (now {arguments.per_device_eval_batch_size})"
+    settings, size = engine.settings, arguments.per_device_train_batch_size
+    possible = {
+        f"a smaller --per_device_train_batch_size (now {size}) with more --gradient_accumulation_steps (now "
+        f"{arguments.gradient_accumulation_steps})": size > 1,
+        "--gradient_checkpointing": not settings.recompute,
+        "--schedule 1f1b": settings.schedule != "1f1b",
+        "more stages (--num_stages, --stage_map)": True,
+        "ZeRO stage 1 (zero_optimization.stage in --deepspeed_config)": not settings.zero_stage
+        and engine.place.num_replicas > 1,
+    }
+    return ", ".join(remedy for remedy, is_left in possible.items() if is_left)
+
+
+def summarize(engine: Engine, outcome: Outcome, micro_batches: int, meter: Meter) -> dict[str, Any]:
+    """Gather the figures of all processes; a collective call.
+
+    Returns:
+        `Meter.speeds`; the share of time each stage computed (mean of its replicas); the bubble share measured (mean
+        idle share of all stages) and that of an even cut in theory; bytes sent between stages in all; and each stage's
+        peak memory in bytes (of the device, or of the process on CPUs; maximum of its replicas).
+    """
+    seconds = max(outcome.seconds, 1e-9)
+    busy_share = outcome.busy_seconds / seconds
+    mine = (engine.place.stage, busy_share, engine.execution.transport.bytes_sent, meter.peak_memory())
+    everyone: list[Any] = [None] * engine.place.world_size
+    dist.all_gather_object(everyone, mine, group=engine.control)
+    stages = range(engine.place.num_stages)
+    of_stage = [[figures for figures in everyone if figures[0] == stage] for stage in stages]
+    busy = [sum(share for _, share, _, _ in figures) / len(figures) for figures in of_stage]
+    return {
+        **meter.speeds(outcome.samples, seconds),
+        "busy_share_per_stage": busy,
+        "bubble_share": 1.0 - sum(busy) / len(stages),
+        "bubble_share_even_cut": bubble_share(SCHEDULES[engine.settings.schedule], len(stages), micro_batches),
+        "bytes_sent": sum(sent for _, _, sent, _ in everyone),
+        "peak_memory_per_stage": [max(peak for *_, peak in figures) for figures in of_stage],
+    }
+
+
+def summary_lines(figures: dict[str, Any]) -> list[str]:
+    """Put the figures into words."""
+    share = f"; {figures['share_of_peak']:.1%} of the peak FLOP/s" if "share_of_peak" in figures else ""
+    shares = ", ".join(f"stage {stage} {share:.0%}" for stage, share in enumerate(figures["busy_share_per_stage"]))
+    memory = ", ".join(f"stage {s} {peak / 2**30:.2f} GiB" for s, peak in enumerate(figures["peak_memory_per_stage"]))
+    return [
+        f"speed:  {figures['samples_per_second']:.1f} samples/s, {figures['tokens_per_second']:,.0f} tokens/s "
+        f"({figures['tokens_per_second_per_rank']:,.0f} per rank{share})",
+        f"busy:   {shares}; idle {figures['bubble_share']:.0%} on average "
+        f"(an even cut in theory: {figures['bubble_share_even_cut']:.0%})",
+        f"memory: {memory} at the most",
+        f"sent:   {figures['bytes_sent'] / 1e6:,.1f} MB between stages",
+    ]

@@ -4,10 +4,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch.profiler import ProfilerActivity, profile
+
+from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import COMPUTE, Span
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically
 from ds_bert.stage_map import StageMap
+from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.deepspeed_config import named_steps
 
 TRACE, PICTURE = "trace.json", "schedule.png"
 _DIGIT = 0.008  # of the picture's width is what a digit takes; a box that is narrower has no number
@@ -157,3 +162,61 @@ def inner_steps(steps: range) -> range:
 def spell_steps(steps: range) -> str:
     """Return "step 3", or "steps 3 to 5"."""
     return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+
+
+FOLDER = "profile"
+_ROWS = 12  # of the table
+
+
+class Profiler:
+    """Profiles the steps that ``--profile_steps`` names; without it, none.
+
+    Args:
+        arguments: of the job.
+        place: of this process.
+    """
+
+    def __init__(self, arguments: TrainingArguments, place: Grid) -> None:
+        self.steps = named_steps(arguments, "profile_steps")
+        self.place = place
+        self._folder = (arguments.report_dir or Path()) / FOLDER
+        self._running: profile | None = None
+        self._lines: list[str] = []
+
+    def reach(self, step: int) -> None:
+        """Begin or end profiling, if it is time to, before ``step`` (from 1) begins."""
+        if step in self.steps and self._running is None:
+            device = [ProfilerActivity.CUDA] if self.place.device.type == "cuda" else []
+            self._running = profile(activities=[ProfilerActivity.CPU, *device])
+            self._running.start()
+            self._first = step
+        elif step not in self.steps and self._running is not None:
+            self._stop(step - 1)
+
+    def end(self, last: int) -> list[str]:
+        """End profiling after step ``last``, if that is still to be done; return the table in lines."""
+        if self._running is not None:
+            self._stop(last)
+        return self._lines
+
+    def abandon(self) -> None:
+        """End profiling after a failure: torch runs one profiler at a time, and the process may go on."""
+        if self._running is not None:
+            self._running.stop()
+
+    def _stop(self, last: int) -> None:
+        assert self._running is not None
+        finished, self._running = self._running, None
+        finished.stop()
+        path = self._folder / f"rank-{self.place.stage_map.launcher_rank(self.place.rank)}.json.gz"
+        steps = f"steps {self._first} to {last}"
+        try:
+            self._folder.mkdir(exist_ok=True)
+            finished.export_chrome_trace(str(path))
+            self._lines = [f"profile: {self._folder} ({steps}, a file per rank, for Perfetto)"]
+        except (OSError, RuntimeError) as error:
+            self._lines = [f"profile: {path} could not be written: {error}"]
+        unit = "device" if self.place.device.type == "cuda" else "cpu"
+        averages = finished.key_averages()
+        table = averages.table(sort_by=f"self_{unit}_time_total", row_limit=_ROWS, max_name_column_width=40)
+        self._lines += [f"operations of {self.place} by their own time, {steps}:", *table.splitlines()]

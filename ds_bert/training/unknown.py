@@ -4,21 +4,58 @@ import importlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from ds_bert.errors import did_you_mean, meant
-from ds_bert.training.successors import SUCCESSORS, VALUES
 
 # The jobs, and the dataclass of each one's arguments. Two belong to rooms above this one, so they are named only.
 JOBS = {
-    "pipelines/pretrain.py": "ds_bert.training.pretrain_arguments:PretrainArguments",
-    "pipelines/finetune_glue.py": "ds_bert.training.finetune_arguments:GlueArguments",
-    "pipelines/finetune_squad.py": "ds_bert.training.finetune_arguments:SquadArguments",
-    "pipelines/finetune_multiple_choice.py": "ds_bert.training.finetune_arguments:MultipleChoiceArguments",
+    "pipelines/pretrain.py": "ds_bert.training.job_arguments:PretrainArguments",
+    "pipelines/finetune_glue.py": "ds_bert.training.job_arguments:GlueArguments",
+    "pipelines/finetune_squad.py": "ds_bert.training.job_arguments:SquadArguments",
+    "pipelines/finetune_multiple_choice.py": "ds_bert.training.job_arguments:MultipleChoiceArguments",
     "pipelines/multitask.py": "ds_bert.multitask.arguments:MultitaskArguments",
     "pipelines/meta_train.py": "ds_bert.meta.arguments:MetaTrainArguments",
     "pipelines/few_shot.py": "ds_bert.meta.arguments:FewShotArguments",
 }
+
+
+def _read_table(text: str) -> dict[str, list[str]]:
+    """Return the sentences of each name."""
+    successors: dict[str, list[str]] = {}
+    sentences: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("    "):
+            sentences.append(line.strip())
+        elif line and not line.startswith("#"):
+            if sentences:  # names begin a new entry; they may take several lines
+                sentences = []
+            successors |= dict.fromkeys(line.split(), sentences)
+    return successors
+
+
+SUCCESSORS = _read_table(Path(__file__).with_name("successors.txt").read_text(encoding="utf-8"))
+"""Sentences on each name that others have; `successors.txt` says how it is written."""
+
+# Values that transformers or DeepSpeed know: {argument: (what they look like, what to say)}
+VALUES: dict[str, tuple[tuple[str, str], ...]] = {
+    "optim": (
+        ("adamw_(torch|torch_fused|torch_xla|torch_npu_fused|hf|apex_fused|anyprecision)|fused_?adamw?", "use adamw"),
+        (".*(4bit|8bit|32bit).*", "moments have 32 bits here: use adamw with ZeRO 1, which shares them out"),
+    ),
+    "lr_scheduler_type": (
+        ("constant_with_warmup|WarmupLR", "use constant, with --warmup_steps or --warmup_ratio"),
+        ("polynomial|WarmupDecayLR", "use linear, which is the polynomial of power 1"),
+        ("cosine_with_restarts|WarmupCosineLR", "use cosine, which is one cycle without restarts"),
+    ),
+    "schedule": (("pipedream[-_ ]?(2bw)?|double.buffer.*", "use 2bw"), ("dapple|pipedream[-_ ]?flush", "use 1f1b")),
+    "warmup_steps": ((r"0?\.\d+(e-?\d+)?|\d+(\.\d+)?e-\d+", "a share of the steps is --warmup_ratio"),),
+    "eval_steps": (("epoch", "-1 is after every epoch"), ("no|None", "0 is at the end only")),
+    "save_steps": (("epoch", "-1 is after every epoch"), ("no|None", "0 is at the end only")),
+    "save_total_limit": (("None", "0 keeps all"),),
+}
+
 _FEW = 4  # scripts that are named one by one
 
 

@@ -18,7 +18,7 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.layers import Carry
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
-from ds_bert.training.build import build_engine
+from ds_bert.training.model_source import build_engine
 from tests.support.processes import run_on_ranks
 from tests.support.text import VOCABULARY, prepare_data
 from tests.support.toy import ROWS, global_batch, toy_config, toy_map

@@ -10,9 +10,8 @@ import transformers
 from transformers import pipeline
 
 from ds_bert.checkpoint import folders
-from ds_bert.checkpoint.layout import describe_weights
 from ds_bert.checkpoint.pretrained import PretrainedWeights
-from ds_bert.checkpoint.tensors import write_tensors
+from ds_bert.checkpoint.tensors import describe_weights, write_tensors
 from ds_bert.cli import main
 from ds_bert.files import write_json
 from ds_bert.modeling.config import load_model_config

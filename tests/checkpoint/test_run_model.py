@@ -11,8 +11,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertTokenizer
 
 from ds_bert.checkpoint import folders
-from ds_bert.checkpoint.hub import local_folder
-from ds_bert.checkpoint.run_model import checkpoint_in, model_in, offer_model
+from ds_bert.checkpoint.pretrained import checkpoint_in, local_folder, model_in, offer_model
 from ds_bert.checkpoint.saving import STATE
 from ds_bert.cli import main
 from ds_bert.errors import UserError

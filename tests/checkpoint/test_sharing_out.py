@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ds_bert.checkpoint import gathering, saving, tensors
+from ds_bert.checkpoint import saving, tensors
 from ds_bert.checkpoint.manifest import faults
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.saving import CheckpointSaver
@@ -22,7 +22,7 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.pretraining import PretrainingObjective
-from ds_bert.training.build import build_engine, load_weights
+from ds_bert.training.model_source import build_engine, load_weights
 from tests.support.checkpoints import contents, describe, same, state_of, toy_fields
 from tests.support.memory import Allocations, on_host
 from tests.support.processes import run_on_ranks
@@ -86,7 +86,7 @@ def _round_trip(grid: Grid, settings: EngineSettings, out: Path, patch: pytest.M
         peaks.append(allocations.peak)
         return result
 
-    patch.setattr(saving, "bring_together", partial(measured, gathering.bring_together))  # in a thread, too
+    patch.setattr(saving, "bring_together", partial(measured, tensors.bring_together))  # in a thread, too
     engine = _engine(grid, settings)
     _train(engine, 0, STEPS)
     expected = _merged(grid, engine)
@@ -123,7 +123,7 @@ def _round_trips(stage_map: StageMap, settings: list[EngineSettings], out: Path)
     for number, one in enumerate(settings):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tensors, "_PIECE", PIECE)
-            patch.setattr(gathering, "host_memory", on_host(gathering.host_memory))
+            patch.setattr(tensors, "host_memory", on_host(tensors.host_memory))
             patch.setattr(dist, "all_gather_object", on_host(dist.all_gather_object))
             peaks = _round_trip(grid, one, out / str(number), patch)
         found.append((*peaks, sum(parameter.numel() for parameter in parameters)))

@@ -8,9 +8,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from ds_bert.checkpoint.layout import describe_weights
 from ds_bert.checkpoint.manifest import hash_file
-from ds_bert.checkpoint.tensors import EXTRA, INDEX, MOMENTS, TensorFolder, has_tensors, part_name, write_tensors
+from ds_bert.checkpoint.tensors import (
+    EXTRA,
+    INDEX,
+    MOMENTS,
+    TensorFolder,
+    describe_weights,
+    has_tensors,
+    part_name,
+    write_tensors,
+)
 from ds_bert.errors import UserError
 
 A = torch.arange(6.0).view(2, 3)

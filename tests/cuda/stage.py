@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from ds_bert.checkpoint.gathering import copies
+from ds_bert.checkpoint.tensors import copies
 from ds_bert.engine.buckets import Share
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid, start_process_group
@@ -21,8 +21,8 @@ from ds_bert.multitask.objective import objective_of
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
-from ds_bert.training.build import build_engine
-from ds_bert.training.feed import Feed, split_features
+from ds_bert.training.data_loader import Feed, split_features
+from ds_bert.training.model_source import build_engine
 from tests.support.fake_cuda import processes
 from tests.support.fake_cuda.recording import RECORDER, Phase
 from tests.support.fine_tuning import examples, objective

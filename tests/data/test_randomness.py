@@ -1,6 +1,6 @@
 import numpy as np
 
-from ds_bert.data.randomness import below, permutation, random_bits, uniform
+from ds_bert.data.sampler import below, permutation, random_bits, uniform
 
 MASK = (1 << 64) - 1
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ds_bert.data.prepare import train_vocabulary
 from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer, check_fits, load_tokenizer
-from ds_bert.data.vocabulary_training import train_vocabulary
 from ds_bert.errors import UserError
 
 TEXT = [
@@ -22,7 +22,7 @@ def trained() -> Tokenizer:
 
 def test_training_is_deterministic_across_processes(trained: Tokenizer) -> None:
     call = f"train_vocabulary(lambda: iter({TEXT * 3!r}), 150)"
-    code = f"from ds_bert.data.vocabulary_training import *\nprint({call}.fingerprint)"
+    code = f"from ds_bert.data.prepare import *\nprint({call}.fingerprint)"
     # Hash maps of the trainer are seeded anew in every process.
     prints = {subprocess.check_output([sys.executable, "-c", code], text=True).strip() for _ in range(3)}
     assert prints == {trained.fingerprint}

@@ -7,8 +7,8 @@ from ds_bert.data.features import Features, make_features
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.stage_map import StageMap
-from ds_bert.training.build import build_engine
-from ds_bert.training.feed import Feed
+from ds_bert.training.data_loader import Feed
+from ds_bert.training.model_source import build_engine
 from tests.support.fine_tuning import BEAM, objective
 from tests.support.models import CHOICES, toy_model
 from tests.support.processes import run_on_ranks

@@ -21,7 +21,7 @@ from ds_bert.multitask.tasks import MultitaskTask, combine
 from ds_bert.multitask.uncertainty import FORMS
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.task import Task
-from ds_bert.training.feed import Feed
+from ds_bert.training.data_loader import Feed
 from tests.support.conditional import example_logits
 from tests.support.models import chain, toy_model
 from tests.support.processes import run_on_ranks

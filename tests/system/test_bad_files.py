@@ -8,8 +8,8 @@ import pytest
 
 from ds_bert import cli
 from ds_bert.checkpoint import folders
-from ds_bert.checkpoint.hub import local_folder
 from ds_bert.checkpoint.manifest import faults, hash_file, read_manifest, write_manifest
+from ds_bert.checkpoint.pretrained import local_folder
 from ds_bert.errors import UserError
 from tests.support.jobs import pretrain
 from tests.support.refusal import Job, the_sentence

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ds_bert.data.prepare import train_vocabulary
 from ds_bert.data.vocabulary import Tokenizer
-from ds_bert.data.vocabulary_training import train_vocabulary
 from ds_bert.tasks.multiple_choice.features import fill_in
 from tests.support.benchmarks import glue, multiple_choice, squad
 from tests.support.squad import qa, write_squad

@@ -9,8 +9,8 @@ from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap
-from ds_bert.training.agreement import check_agreement
-from ds_bert.training.pretrain_arguments import PretrainArguments
+from ds_bert.training.consistency import check_agreement
+from ds_bert.training.job_arguments import PretrainArguments
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map
 

@@ -3,7 +3,7 @@
 import pytest
 
 from ds_bert.errors import UserError
-from ds_bert.training.best import Best
+from ds_bert.training.loop import Best
 
 
 @pytest.mark.parametrize("metric", ["loss", "mlm_loss", "mse", "rmse", "task_mae"])

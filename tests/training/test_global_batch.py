@@ -9,8 +9,8 @@ from ds_bert.errors import UserError
 from ds_bert.meta.arguments import MetaTrainArguments
 from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.global_batch import how_to_keep
-from ds_bert.training.placement import check_schedule
+from ds_bert.training.consistency import how_to_keep
+from ds_bert.training.job import check_schedule
 
 
 def stage_map(stages: int, replicas: int) -> StageMap:

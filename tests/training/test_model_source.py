@@ -10,9 +10,8 @@ from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.meta.arguments import MetaTrainArguments
 from ds_bert.multitask.arguments import MultitaskArguments
-from ds_bert.training.finetune_arguments import FinetuneArguments
+from ds_bert.training.job_arguments import FinetuneArguments, PretrainArguments
 from ds_bert.training.model_source import load_source
-from ds_bert.training.pretrain_arguments import PretrainArguments
 from ds_bert.training.pretraining import load_model
 from tests.support.model_folder import write_bert_folder, write_vocabulary
 

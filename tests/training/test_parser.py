@@ -10,9 +10,8 @@ import pytest
 
 from ds_bert.errors import UserError
 from ds_bert.training.declaration import Resume, Subject, argument
-from ds_bert.training.finetune_arguments import GlueArguments
+from ds_bert.training.job_arguments import GlueArguments, PretrainArguments
 from ds_bert.training.parser import parse_arguments
-from ds_bert.training.pretrain_arguments import PretrainArguments
 
 
 def run_json(folder: Path, **values: Any) -> str:

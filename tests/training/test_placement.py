@@ -5,7 +5,7 @@ import pytest
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.placement import check_schedule
+from ds_bert.training.job import check_schedule
 
 
 def stage_map(stages: int, depths: tuple[int, ...] | None = None) -> StageMap:

@@ -1,7 +1,7 @@
 import pytest
 
+from ds_bert.training.job_arguments import PretrainArguments
 from ds_bert.training.parser import parse_arguments
-from ds_bert.training.pretrain_arguments import PretrainArguments
 from ds_bert.training.pretraining import choose_objective
 
 

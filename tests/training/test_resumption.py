@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from ds_bert.errors import UserError
+from ds_bert.training.consistency import check_same_arguments
 from ds_bert.training.declaration import Resume, flags_of
+from ds_bert.training.job_arguments import PretrainArguments
 from ds_bert.training.overview import describe_resumption
-from ds_bert.training.pretrain_arguments import PretrainArguments
-from ds_bert.training.resumption import check_same_arguments
 from ds_bert.training.unknown import jobs
 
 JOBS = {Path(script).stem: kind for kind, script in jobs().items()}
@@ -86,7 +86,7 @@ def test_every_flag_changed_on_resume(job: str, tmp_path: Path, monkeypatch: pyt
     kind = JOBS[job]
     before = kind()
     state = {"step": 500, "arguments": json.loads(json.dumps(asdict(before)))}
-    monkeypatch.setattr("ds_bert.training.resumption.read_state", lambda *_: state)
+    monkeypatch.setattr("ds_bert.training.consistency.read_state", lambda *_: state)
     for name in flags_of(kind):
         now = replace(before, **{"output_dir": str(tmp_path), "resume": True, name: another(kind, name)})
         expected, value = outcome(job, name), getattr(now, name)

@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 import pytest
 
-from ds_bert.training.stragglers import AGAIN_AFTER, IN_A_ROW, Stragglers, _median_of_others
+from ds_bert.training.meter import AGAIN_AFTER, IN_A_ROW, Stragglers, _median_of_others
 
 STEPS = 40
 

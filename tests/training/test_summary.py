@@ -12,7 +12,7 @@ from ds_bert.engine.timeline import Timeline
 from ds_bert.stage_map import StageMap
 from ds_bert.training.loop import Outcome
 from ds_bert.training.meter import Meter, Work
-from ds_bert.training.summary import summarize, summary_lines
+from ds_bert.training.run import summarize, summary_lines
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map
 

@@ -11,13 +11,13 @@ from ds_bert.tasks.glue.task import GlueOptions
 from ds_bert.tasks.multiple_choice.task import MultipleChoiceOptions
 from ds_bert.tasks.squad.task import SquadOptions
 from ds_bert.tasks.task import DataOptions, TaskOptions
-from ds_bert.training.finetune_arguments import (
+from ds_bert.training.finetuning import options_of
+from ds_bert.training.job_arguments import (
     FinetuneArguments,
     GlueArguments,
     MultipleChoiceArguments,
     SquadArguments,
 )
-from ds_bert.training.finetuning import options_of
 
 JOBS = [(GlueOptions, GlueArguments), (SquadOptions, SquadArguments), (MultipleChoiceOptions, MultipleChoiceArguments)]
 NO_FLAGS = {"data", "declared_labels", "setting_names"}  # a list of tasks says these, not a flag

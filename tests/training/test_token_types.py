@@ -11,11 +11,10 @@ import pytest
 from ds_bert.data.features import Features, make_features
 from ds_bert.errors import UserError
 from ds_bert.tasks.task import Split, Task
-from ds_bert.training.finetune_arguments import FinetuneArguments
 from ds_bert.training.finetuning import fine_tune
 from ds_bert.training.job import Plan
+from ds_bert.training.job_arguments import FinetuneArguments, PretrainArguments
 from ds_bert.training.model_source import Source
-from ds_bert.training.pretrain_arguments import PretrainArguments
 from ds_bert.training.pretraining import load_model
 from tests.support.checkpoints import toy_fields
 

@@ -19,8 +19,7 @@ from ds_bert.cli import COMMANDS
 from ds_bert.errors import UserError
 from ds_bert.training.declaration import flags_of
 from ds_bert.training.parser import _Parser, parse_arguments
-from ds_bert.training.successors import SUCCESSORS, VALUES
-from ds_bert.training.unknown import JOBS, _successor, explain, named_arguments
+from ds_bert.training.unknown import JOBS, SUCCESSORS, VALUES, _successor, explain, named_arguments
 from tests.test_docs import flags_of_command
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 from ds_bert import __version__
 from ds_bert.checkpoint.convert.classes import class_name, shapes_of
 from ds_bert.checkpoint.convert.export import Export
-from ds_bert.checkpoint.run_facts import RunFacts
+from ds_bert.checkpoint.inspection import RunFacts
 
 # transformers' pipelines; multiple choice has none, that of questions and answers is gone.
 PIPELINES = {

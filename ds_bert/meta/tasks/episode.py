@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ds_bert.data.features import Features
-from ds_bert.data.randomness import permutation
+from ds_bert.data.sampler import permutation
 from ds_bert.errors import UserError
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ds_bert.data.features import Features
-from ds_bert.data.randomness import below, permutation, random_bits, uniform
+from ds_bert.data.sampler import below, permutation, random_bits, uniform
 from ds_bert.errors import UserError
 from ds_bert.meta.tasks.episode import Episode, EpisodeSource, TaskShapes, TaskSource
 

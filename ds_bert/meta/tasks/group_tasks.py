@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ds_bert.data.randomness import below, permutation, random_bits, uniform
+from ds_bert.data.sampler import below, permutation, random_bits, uniform
 from ds_bert.errors import UserError
 from ds_bert.meta.tasks.groups import Groups
 from ds_bert.meta.tasks.task_set import TaskExamples

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
-from ds_bert.data.mapping import map_array
-from ds_bert.data.randomness import random_bits, uniform
+from ds_bert.data.arrays import map_array
+from ds_bert.data.sampler import random_bits, uniform
 from ds_bert.files import read_json, write_json
 from ds_bert.meta.tasks.text_index import TextIndex
 from ds_bert.meta.tasks.word_vectors import inverse_frequency_matrix, unit_rows

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ds_bert.data.features import Features
-from ds_bert.data.randomness import permutation
+from ds_bert.data.sampler import permutation
 from ds_bert.data.tables import Row, Table
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ds_bert.data.features import join_pair
-from ds_bert.data.randomness import below, permutation, random_bits
+from ds_bert.data.sampler import below, permutation, random_bits
 from ds_bert.errors import UserError
 from ds_bert.meta.tasks.task_set import TaskExamples
 from ds_bert.meta.tasks.task_settings import Sizes

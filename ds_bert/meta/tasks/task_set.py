@@ -34,7 +34,7 @@ from ds_bert.data.arrays import (
     write_arrays,
 )
 from ds_bert.data.features import Features
-from ds_bert.data.randomness import permutation
+from ds_bert.data.sampler import permutation
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import write_json

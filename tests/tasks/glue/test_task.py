@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from ds_bert.data.prepare import train_vocabulary
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
-from ds_bert.data.vocabulary_training import train_vocabulary
 from ds_bert.errors import UserError
 from ds_bert.tasks.glue.benchmark import TASKS
 from ds_bert.tasks.task import Outputs, Split
