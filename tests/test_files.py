@@ -180,18 +180,18 @@ def test_files_without_permission_are_not_said_to_be_missing(tmp_path: Path) -> 
     program = """
 import os, sys
 from pathlib import Path
-import ds_bert.data.corpus, ds_bert.data.tables, ds_bert.meta.tasks.word_vectors
+import ds_bert.data.corpus, ds_bert.data.tables, ds_bert.meta.tasks.groups
 from ds_bert.checkpoint.tensors import TensorFolder
-from ds_bert.checkpoint.convert.unpickle import load_pickle
+from ds_bert.checkpoint.convert.source import load_pickle
 from ds_bert.errors import exit_on_user_error
 from ds_bert.data import corpus, tables
-from ds_bert.meta.tasks import word_vectors
+from ds_bert.meta.tasks import groups
 from ds_bert.files import read_json
 folder = Path(sys.argv[1])
 os.setuid(65534)
 for job in (
     lambda: TensorFolder(folder),
-    lambda: word_vectors._read_matrix(folder),
+    lambda: groups._read_matrix(folder),
     lambda: load_pickle(folder / "pytorch_model.bin"),
     lambda: read_json(folder / "a.json"),
     lambda: tables.open_table(folder / "a.csv"),

@@ -1,6 +1,6 @@
 """Runs on a node and prints what it has: versions, files, network. Standard library only, any Python from 3.8 on.
 
-`ds_bert.cluster.remote` sends this file's text to the node's Python, so that a node without ds_bert, or with another
+`ds_bert.cluster.nodes` sends this file's text to the node's Python, so that a node without ds_bert, or with another
 one, can be looked at too. The only argument is JSON: ``packages`` (names) and ``files`` (paths).
 """
 

@@ -66,11 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
 def _write(export: "Export", source: Path, arguments: argparse.Namespace) -> None:
     import torch
 
-    from ds_bert.checkpoint.convert.model_card import model_card
-    from ds_bert.checkpoint.convert.model_folder import write_model
+    from ds_bert.checkpoint.convert.export import model_card, write_model
     from ds_bert.checkpoint.inspection import read_facts
     from ds_bert.checkpoint.tensors import TensorFolder
-    from ds_bert.commands.tokenizer_folder import write_tokenizer
+    from ds_bert.commands.common import write_tokenizer
     from ds_bert.files import write_atomically
     from ds_bert.modeling.layers import initialize
 

@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the folder, and say what it holds and what was left out."""
     from ds_bert.checkpoint.convert.classes import check_encoder, class_name, head_of, shapes_of
-    from ds_bert.checkpoint.convert.model_folder import write_model
+    from ds_bert.checkpoint.convert.export import write_model
     from ds_bert.checkpoint.convert.source import standard_names
     from ds_bert.checkpoint.folders import claim_empty
-    from ds_bert.commands.tokenizer_folder import NO_TOKENIZER, write_tokenizer
+    from ds_bert.commands.common import NO_TOKENIZER, write_tokenizer
     from ds_bert.modeling.config import check_model_config
 
     source = _read(arguments)
@@ -76,9 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _read(arguments: argparse.Namespace) -> "Source":
-    from ds_bert.checkpoint.convert.deepspeed import read_deepspeed
-    from ds_bert.checkpoint.convert.hugging_face import read_hugging_face
-    from ds_bert.checkpoint.convert.pipedream import read_pipedream
+    from ds_bert.checkpoint.convert.pipeline_checkpoints import read_deepspeed, read_pipedream
+    from ds_bert.checkpoint.convert.source import read_hugging_face
     from ds_bert.checkpoint.convert.tensorflow import read_tensorflow
     from ds_bert.checkpoint.folders import say_on_stderr
     from ds_bert.checkpoint.pretrained import model_in

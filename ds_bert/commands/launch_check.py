@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ds_bert.cluster.compare import differences
 from ds_bert.cluster.hostfile import Hostfile, check_slots, load_hostfile
-from ds_bert.cluster.remote import Report, Unanswered, ask_nodes
+from ds_bert.cluster.nodes import Report, Unanswered, ask_nodes, differences
 from ds_bert.cluster.traffic import Volumes, describe_links, spell_bytes, traffic_between, volumes_of_step
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json

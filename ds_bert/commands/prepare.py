@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ds_bert.commands.resumable import INTERRUPTED, made, num_cores
+from ds_bert.commands.common import INTERRUPTED, made, num_cores
 from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading
 from ds_bert.data.prepare import BAD_RECORDS, PartSummary, PrepareSettings, prepare, read_bad_records
 

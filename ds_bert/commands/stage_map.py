@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.cluster.hostfile import check_slots, load_hostfile
-from ds_bert.cluster.placement import place
-from ds_bert.cluster.traffic import describe_links, traffic_between, volumes_of_step
+from ds_bert.cluster.traffic import describe_links, place, traffic_between, volumes_of_step
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
 from ds_bert.modeling.config import load_model_config

@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ds_bert.commands.resumable import INTERRUPTED, made, num_cores
+from ds_bert.commands.common import INTERRUPTED, made, num_cores
 from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading
 from ds_bert.meta.tasks.task_settings import DEFAULT_SIZES, KINDS, LAYOUTS, SAMPLINGS, Sizes, TaskSettings
 from ds_bert.meta.tasks.text_to_tasks import FILE_LIST, PartSummary, make_tasks

@@ -3,15 +3,12 @@
 import hashlib
 import itertools
 import platform
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
-from tokenizers import trainers
 from tqdm import tqdm
 
 from ds_bert.data.corpus import (
@@ -24,7 +21,7 @@ from ds_bert.data.corpus import (
     find_files,
     read_documents,
 )
-from ds_bert.data.encoding import NumberedDocument, cut_text, encode_documents
+from ds_bert.data.encoding import NumberedDocument, encode_documents, train_vocabulary
 from ds_bert.data.prepare_state import (
     TRAIN,
     VALIDATION,
@@ -37,8 +34,7 @@ from ds_bert.data.prepare_state import (
 from ds_bert.data.python_docs import python_docs
 from ds_bert.data.sampler import random_bits, uniform
 from ds_bert.data.shards import MANIFEST, write_manifest
-from ds_bert.data.tokenizer_files import wordpiece
-from ds_bert.data.vocabulary import CONTINUATION, FEWEST_TOKENS, SPECIAL_TOKENS, Tokenizer, load_tokenizer
+from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_json
 
@@ -317,52 +313,3 @@ def _summarise(state: PrepareState, part: str, tokenizer: Tokenizer) -> PartSumm
 
 def _progress_bar(corpus: _Corpus, title: str) -> Any:
     return tqdm(total=corpus.num_bytes, desc=title, unit="B", unit_scale=True, disable=None)
-
-
-_LARGEST_ALPHABET = 1000
-
-
-def train_vocabulary(documents: Callable[[], Iterable[list[str]]], size: int) -> Tokenizer:
-    """Train an uncased WordPiece vocabulary of ``size`` tokens; the same text always gives the same vocabulary.
-
-    Args:
-        documents: gives a fresh iterator over the corpus; called twice.
-        size: how many tokens, special ones included.
-
-    Raises:
-        UserError: the size is below `FEWEST_TOKENS`, or the corpus yields fewer tokens than that.
-    """
-    if size < FEWEST_TOKENS:
-        raise UserError(f"--train_vocab {size}: a vocabulary needs at least {FEWEST_TOKENS} tokens")
-    backend = wordpiece({token: place for place, token in enumerate(SPECIAL_TOKENS)}, lower_case=True).backend_tokenizer
-    alphabet = _alphabet(backend, documents(), limit=min(_LARGEST_ALPHABET, size // 4))
-    # Left to itself, the trainer numbers the continuing characters in the random order of a hash map, and breaks ties
-    # by these numbers. Handed over as special tokens, characters get their numbers from here.
-    continuing = [CONTINUATION + character for character in alphabet if _can_continue(backend, character)]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size,
-        special_tokens=[*SPECIAL_TOKENS, *alphabet, *continuing],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        continuing_subword_prefix=CONTINUATION,
-        show_progress=False,
-    )
-    pieces = (piece for document in documents() for piece in cut_text(" ".join(document)))
-    backend.train_from_iterator(pieces, trainer)
-    vocabulary = backend.get_vocab(with_added_tokens=False)
-    return Tokenizer(wordpiece(vocabulary, lower_case=True), "the trained vocabulary")
-
-
-def _alphabet(backend: tokenizers.Tokenizer, documents: Iterable[list[str]], limit: int) -> list[str]:
-    counts: Counter[str] = Counter()
-    for document in documents:
-        for piece in cut_text(" ".join(document)):
-            counts.update(backend.normalizer.normalize_str(piece))
-    frequent = sorted(counts, key=lambda character: (-counts[character], character))
-    return sorted([character for character in frequent if not character.isspace()][:limit])
-
-
-def _can_continue(backend: tokenizers.Tokenizer, character: str) -> bool:
-    """Say whether the character may stand inside a word, unlike punctuation and Chinese."""
-    text = backend.normalizer.normalize_str("a" + character)
-    return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == ["a" + character]

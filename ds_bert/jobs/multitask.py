@@ -13,11 +13,10 @@ def main(told: Told | None = None) -> int:
     arguments, given = begin(MultitaskArguments, told)
     arguments = settle(arguments, given)
 
-    from ds_bert.multitask.checks import check_training
     from ds_bert.multitask.job import MultitaskJob
     from ds_bert.multitask.model import conditional_fields, for_tasks, freeze, labels_of_decoders, names_of_tasks
     from ds_bert.multitask.task_list import read_tasks
-    from ds_bert.multitask.tasks import build_tasks, combine
+    from ds_bert.multitask.tasks import build_tasks, check_training, combine
     from ds_bert.training.finetuning import data_options, fine_tune
     from ds_bert.training.job import make_plan
     from ds_bert.training.model_source import load_source, settle_model

@@ -12,11 +12,9 @@ from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.meta.execution import TaskExecution, Unit
 from ds_bert.meta.fast_weights import FastWeights, StageWeights
-from ds_bert.meta.learner import Learner, TaskBatches
-from ds_bert.meta.plan import Pass
-from ds_bert.meta.task import Task
+from ds_bert.meta.task import Learner, Pass, Task, TaskBatches
 from ds_bert.meta.unrolled import unrolled_loss
-from ds_bert.modeling.adapters.layers import STEP_SIZE
+from ds_bert.modeling.adapters import STEP_SIZE
 
 SUMS = ("loss", "tasks", "right_before", "right_after")
 

@@ -41,7 +41,7 @@ class Unit:
 
     Args:
         task: its state on this stage.
-        kind: see `ds_bert.meta.plan.Pass`.
+        kind: see `ds_bert.meta.task.Pass`.
         batch: its number is that of the dropout.
         scale: of the loss.
         rate: multiplies the step sizes, in a support pass.

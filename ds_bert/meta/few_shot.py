@@ -15,10 +15,9 @@ from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Transport
+from ds_bert.meta.data_loader import micro_batch
 from ds_bert.meta.execution import TaskExecution, Unit
-from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights
-from ds_bert.meta.feed import micro_batch
-from ds_bert.meta.fine_tuned import FineTunedLabels, FineTunedWeights
+from ds_bert.meta.fast_weights import FastWeights, FineTunedLabels, FineTunedWeights, LabelWeights, StageWeights
 from ds_bert.meta.task import Method, Task
 from ds_bert.meta.tasks.episode import Episode, stratified_order
 from ds_bert.training.optimization import learning_rate

@@ -1,5 +1,6 @@
 """The few-shot job: every split, by every method, one result after another on disk."""
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,26 +14,19 @@ from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically, write_json
-from ds_bert.meta import report
 from ds_bert.meta.arguments import FewShotArguments
 from ds_bert.meta.few_shot import Course, FewShot, Recipe
 from ds_bert.meta.few_shot_data import FewShotTasks
 from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
-from ds_bert.meta.selection import Selection
 from ds_bert.meta.task import Method
-from ds_bert.modeling.adapters.layers import MetaModel
+from ds_bert.modeling.adapters import MetaModel, Selection
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.consistency import check_same_arguments
 from ds_bert.training.deepspeed_config import check_at_most, traced_steps
 from ds_bert.training.job import all_ranks, choose_stage_map
-from ds_bert.training.overview import (
-    describe_devices,
-    describe_model,
-    machine_and_device,
-    show_overview,
-)
+from ds_bert.training.overview import describe_devices, describe_model, machine_and_device, show_overview
 from ds_bert.training.run import claim_output_dir
 from ds_bert.training.trace import keep_trace
 
@@ -185,7 +179,7 @@ def _learn_all(
     learner.timeline.collect(wait=True)
     spans = learner.gather(learner.timeline.spans)
     if is_first:
-        lines = report.table(tasks.name, report.summarize(results))
+        lines = table(tasks.name, summarize(results))
         if learner.timeline.traced:
             lines += keep_trace(output_dir, learner.grid.stage_map, spans, _DRAWN)
         print("\n".join(lines), flush=True)
@@ -203,12 +197,12 @@ def _learn(
 ) -> Iterator[dict[str, Any]]:
     """Yield results of splits that have none yet, as many at once as all replicas learn at once."""
     grid = learner.grid
-    missing = [split for split in splits if report.key_of(method, k, split) not in results]
+    missing = [split for split in splits if key_of(method, k, split) not in results]
     at_once = learner.at_once * grid.num_replicas
     for first in range(0, len(missing), at_once):
         mine = missing[first : first + at_once][grid.replica :: grid.num_replicas]
         measured = learner.learn(recipe, [tasks.episodes[k, split] for split in mine], mine) if mine else []
-        keys = [report.key_of(method, k, split) for split in mine]
+        keys = [key_of(method, k, split) for split in mine]
         everyone = learner.gather(dict(zip(keys, measured, strict=True)))
         yield {key: value for part in everyone for key, value in part.items()}
 
@@ -223,10 +217,65 @@ def _known(path: Path, arguments: FewShotArguments) -> dict[str, Any]:
 
 
 def _write(output_dir: Path, arguments: FewShotArguments, name: str, results: dict[str, Any]) -> None:
-    summary = report.summarize(results)
+    summary = summarize(results)
     write_json(
         output_dir / RESULTS,
         {"task": name, "arguments": asdict(arguments), "summary": summary, "results": dict(sorted(results.items()))},
     )
-    write_atomically(output_dir / "results.md", "\n".join(report.table(name, summary)) + "\n")
-    report.draw(output_dir / "accuracy.png", name, summary)
+    write_atomically(output_dir / "results.md", "\n".join(table(name, summary)) + "\n")
+    draw(output_dir / "accuracy.png", name, summary)
+
+
+Results = Mapping[str, Mapping[str, Any]]
+"""By "method/k/split": what was measured, "accuracy" among it."""
+
+
+def key_of(method: str, k: int, split: int) -> str:
+    """The name of one result."""
+    return f"{method}/{k}/{split}"
+
+
+def summarize(results: Results) -> dict[str, dict[int, dict[str, float]]]:
+    """Return mean, sample deviation and number of splits, by method and k."""
+    accuracies: dict[tuple[str, int], list[float]] = {}
+    for key, result in results.items():
+        method, size, _ = key.split("/")
+        accuracies.setdefault((method, int(size)), []).append(result["accuracy"])
+    summary: dict[str, dict[int, dict[str, float]]] = {}
+    for (method, k), values in sorted(accuracies.items(), key=lambda item: item[0][1]):
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        found = {"mean": statistics.mean(values), "deviation": deviation, "splits": len(values)}
+        summary.setdefault(method, {})[k] = found
+    return summary
+
+
+def table(name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[str]:
+    """Lines of a Markdown table: a row per method, a column per k, accuracy in percent, mean ± deviation."""
+    sizes = sorted({k for row in summary.values() for k in row})
+    lines = [f"| {name} | " + " | ".join(f"k = {k}" for k in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    for method, row in summary.items():
+        cells = [
+            f"{100 * row[k]['mean']:.1f} ± {100 * row[k]['deviation']:.1f} ({row[k]['splits']:.0f})"
+            if k in row
+            else "–"
+            for k in sizes
+        ]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def draw(path: Path, name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:
+    """Draw accuracy over k, with deviations, as a PNG."""
+    from matplotlib.figure import Figure  # not pyplot, whose state may be a notebook's
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    sizes: Sequence[int] = sorted({k for row in summary.values() for k in row})
+    for method, row in summary.items():
+        known = [k for k in sizes if k in row]
+        means, deviations = ([row[k][kind] for k in known] for kind in ("mean", "deviation"))
+        axes.errorbar(known, means, yerr=deviations, marker="o", capsize=3, label=method)
+    axes.set(xlabel="k, examples of each class", ylabel="accuracy", title=name, xticks=sizes)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

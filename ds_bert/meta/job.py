@@ -10,16 +10,13 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.meta.arguments import LEARNER, MetaTrainArguments
+from ds_bert.meta.data_loader import TaskFeed, TaskSampler
 from ds_bert.meta.engine import MetaEngine
-from ds_bert.meta.feed import TaskFeed, TaskSampler
-from ds_bert.meta.learner import Learner
 from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
-from ds_bert.meta.plan import task_passes
-from ds_bert.meta.selection import Selection
-from ds_bert.meta.task import Method
+from ds_bert.meta.task import Learner, Method, task_passes
 from ds_bert.meta.tasks.episode import EpisodeSource
 from ds_bert.meta.training_tasks import processes_of_run
-from ds_bert.modeling.adapters.layers import MetaModel
+from ds_bert.modeling.adapters import MetaModel, Selection
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.deepspeed_config import check_at_most, total_steps

@@ -8,8 +8,7 @@ from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
-from ds_bert.modeling.adapters.head import MetaHead
-from ds_bert.modeling.adapters.layers import MetaModel, initialize_meta, meta_layers
+from ds_bert.modeling.adapters import MetaHead, MetaModel, initialize_meta, meta_layers
 from ds_bert.modeling.families import families_that, family_of
 from ds_bert.modeling.model import build_config
 

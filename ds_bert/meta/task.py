@@ -1,13 +1,15 @@
-"""One task on one stage: its weights, the inner step it waits for, and, on the last stage, what it measures."""
+"""The passes of one task through the model, in their order."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch.nn import functional as F
 
+from ds_bert.engine.execution import MicroBatch
 from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights, clip_factor, no_norm, squared_norm_of
-from ds_bert.meta.loss import batch_loss, class_means, scores
+from ds_bert.modeling.adapters import Selection
 from ds_bert.modeling.layers import Carry
 
 
@@ -35,6 +37,123 @@ class Method:
         means_ND = class_means(rows_BD, labels["labels"], num_classes)
         weights_NE = torch.cat([means_ND, means_ND[:, :1] * 0], dim=1)
         return weights_NE if self.begin == "means" else torch.zeros_like(weights_NE)
+
+
+Kind = Literal["generate", "support", "query", "close", "predict"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One batch of a task through the model.
+
+    Args:
+        kind: "generate" makes the label embeddings; "support" is an inner step; "query" measures; "close" brings
+            the gradient of the label embeddings back to the network; "predict" is forward only.
+        part: which of the support's batches; not used by queries.
+        weight: of a query's loss.
+        number: of its dropout: "generate" and "close" are the same batch with the same dropout.
+    """
+
+    kind: Kind
+    part: int = 0
+    weight: float = 1.0
+    number: int = 0
+
+
+def query_steps(inner_steps: int, every: int) -> list[int]:
+    """After which inner steps the query is measured: before the first, after every ``every``-th, and at the end."""
+    between = range(every, inner_steps, every) if every else ()
+    return [0, *between, inner_steps] if inner_steps else [0]
+
+
+def query_weights(steps: Sequence[int], total: int, decay: float = 0.5) -> list[float]:
+    """Weights decay^(S - s) of the query's loss after step s of S, normalised to add up to 1."""
+    weights = [decay ** (total - step) for step in steps]
+    return [weight / sum(weights) for weight in weights]
+
+
+def task_passes(num_batches: int, inner_epochs: int, every: int) -> list[Pass]:
+    """List the passes of one task.
+
+    The support's first batch makes the label embeddings; each of the others is an inner step, ``inner_epochs`` times.
+
+    Args:
+        num_batches: of the support.
+        inner_epochs: times that the support is gone through.
+        every: inner steps between two queries; 0: at the beginning and at the end only.
+    """
+    order = [part for _ in range(inner_epochs) for part in range(1, num_batches)]
+    steps = query_steps(len(order), every)
+    weights = dict(zip(steps, query_weights(steps, len(order)), strict=True))
+    passes = [Pass("generate")]
+    for step in range(len(order) + 1):
+        if step:
+            passes.append(Pass("support", order[step - 1], number=len(passes)))
+        if step in weights:
+            passes.append(Pass("query", weight=weights[step], number=len(passes)))
+    return [*passes, Pass("close")]
+
+
+def class_means(rows_BE: torch.Tensor, labels_B: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Average the rows of each class, (N, E); every class must have one."""
+    members_NB = F.one_hot(labels_B, num_classes).to(rows_BE.dtype).t()
+    return members_NB @ rows_BE / members_NB.sum(1, keepdim=True)
+
+
+def scores(encoding_BD: torch.Tensor, weights_NE: torch.Tensor, euclidean: bool = False) -> torch.Tensor:
+    """Score the classes, (B, N): h·wᵀ + b, where b is the last of the E = D + 1 columns; or −‖h − w‖²."""
+    weights_ND = weights_NE[:, :-1]
+    if euclidean:
+        return -(encoding_BD[:, None] - weights_ND[None]).square().sum(-1)
+    return encoding_BD @ weights_ND.t() + weights_NE[:, -1]
+
+
+def batch_loss(scores_BN: torch.Tensor, labels: Carry) -> torch.Tensor:
+    """Mean cross-entropy of a batch."""
+    return F.cross_entropy(scores_BN, labels["labels"])
+
+
+@dataclass(frozen=True)
+class TaskBatches:
+    """One task of a replica.
+
+    Args:
+        number: in the global batch, counted over all replicas.
+        num_classes: N.
+        support: batches; the first makes the label embeddings.
+        query: one batch.
+    """
+
+    number: int
+    num_classes: int
+    support: Sequence[MicroBatch]
+    query: MicroBatch
+
+    def batch_of(self, item: Pass, passes: int) -> MicroBatch:
+        """The batch that goes through the model in one of ``passes``, with the number that its dropout follows from."""
+        batch = self.query if item.kind == "query" else self.support[item.part]
+        return replace(batch, number=self.number * passes + item.number)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """How tasks are learned.
+
+    Args:
+        passes: of a task, see `ds_bert.meta.task.task_passes`.
+        method: how classes are told apart.
+        selection: what is adapted, and what is trained.
+        first_order: whether inner gradients are constants to the outer loop.
+        tasks_in_flight: tasks of a replica that take turns.
+        step_size_range: bounds of the learned step sizes.
+    """
+
+    passes: Sequence[Pass]
+    method: Method
+    selection: Selection
+    first_order: bool = True
+    tasks_in_flight: int = 1
+    step_size_range: tuple[float, float] = (1e-8, 1.0)
 
 
 class Task:

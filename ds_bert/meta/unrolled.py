@@ -8,9 +8,8 @@ from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.transport import Uploader
 from ds_bert.meta.fast_weights import StageWeights, clip_factor
-from ds_bert.meta.learner import Learner, TaskBatches
-from ds_bert.meta.loss import batch_loss, scores
-from ds_bert.modeling.adapters.layers import LABELS, STEP_SIZE, group_of
+from ds_bert.meta.task import Learner, TaskBatches, batch_loss, scores
+from ds_bert.modeling.adapters import LABELS, STEP_SIZE, group_of
 
 Tensors = dict[str, torch.Tensor]
 _OWN = "labels"

@@ -8,7 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from ds_bert.errors import UserError
-from ds_bert.modeling.conditional.layers import conditional_carry, conditional_layers
+from ds_bert.modeling.conditional import conditional_carry, conditional_layers
 from ds_bert.modeling.config import is_conditional
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.heads import MakeHead, head_named

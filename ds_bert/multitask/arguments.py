@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import KINDS
+from ds_bert.multitask.sampling import FORMS
 from ds_bert.multitask.sampling import KINDS as SAMPLINGS
-from ds_bert.multitask.uncertainty import FORMS
 from ds_bert.schedules import SCHEDULES
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.declaration import BATCH, CONTENT, DATA, MODEL, OPTIMIZER, SAME, Bounds, Kind, argument, redeclare

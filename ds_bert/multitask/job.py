@@ -1,4 +1,4 @@
-"""One multi-task training with one seed: sampling, every task's measures, their average and spread."""
+"""Scoring candidates with the model as it is now: forwards only, pipelined, on all replicas, nothing dropped."""
 
 import statistics
 from collections.abc import Mapping
@@ -7,23 +7,95 @@ from typing import Any
 
 import numpy as np
 
+from ds_bert.engine.engine import Engine
 from ds_bert.files import write_json
 from ds_bert.multitask.arguments import MultitaskArguments
-from ds_bert.multitask.charts import draw_scores
 from ds_bert.multitask.sampling import (
     ProportionalSampler,
     SequentialSampler,
     TaskSampler,
     UncertaintySampler,
     UniformSampler,
+    entropies,
+    most_uncertain,
+    scores,
 )
-from ds_bert.multitask.scoring import Chooser
 from ds_bert.multitask.task_list import ALL, AVERAGE, SPREAD
 from ds_bert.multitask.tasks import DIAGNOSTIC, MultitaskTask
-from ds_bert.tasks.task import LOSS, Examples
+from ds_bert.tasks.task import LOSS, SCORE, Examples
 from ds_bert.training.data_loader import Feed, Tensors, split_features
 from ds_bert.training.finetuning import FinetuneJob
 from ds_bert.training.loop import Outcome
+from ds_bert.training.run import share
+
+
+class Chooser:
+    """Picks the candidates that the model is most uncertain of.
+
+    Which candidates are computed together follows from their lengths alone, so that a pick does not depend on the
+    number of replicas.
+
+    Args:
+        task: the tasks.
+        feed: of their training examples.
+        form: of uncertainty, see `ds_bert.multitask.sampling`.
+        size: candidates of a micro-batch.
+    """
+
+    def __init__(self, task: MultitaskTask, feed: Feed, form: str, size: int) -> None:
+        assert task.train is not None
+        self.engine: Engine = feed.engine
+        self.feed, self.form, self.size = feed, form, size
+        self.lengths, self.labels = task.train.lengths, task.label_counts
+        self.stand_in = task.stand_in()
+
+    def __call__(self, candidates: np.ndarray) -> np.ndarray:
+        """Return the places of as many candidates as one task has, the most uncertain first; a collective call.
+
+        Args:
+            candidates: numbers of examples, int64 (tasks, candidates of each).
+        """
+        entropy = self._entropies(candidates.reshape(-1))
+        picks = None
+        if self.engine.place.rank == 0:
+            found = scores(entropy.reshape(candidates.shape), self.labels, self.form, self.stand_in)
+            picks = most_uncertain(found, candidates.shape[1])
+        chosen = share(self.engine, picks)
+        assert chosen is not None
+        return chosen
+
+    def _entropies(self, numbers: np.ndarray) -> np.ndarray:
+        """Entropies of examples, float64, in their order, on rank 0; nothing elsewhere."""
+        order = np.argsort(-self.lengths[numbers], kind="stable")
+        parts = np.split(order, range(self.size, len(order), self.size))
+        place = self.engine.place
+        mine = range(place.replica, len(parts), place.num_replicas)
+        batches = [(np.zeros_like(parts[number]), numbers[parts[number]]) for number in mine]
+        outputs, _ = self.engine.predict(self.feed.micro_batches(batches, list(mine)))
+        found = np.zeros(len(numbers))
+        if outputs:
+            logits = [outputs[number]["logits"].numpy() for number in range(len(parts))]
+            found[order] = entropies(np.concatenate(logits))
+        return found
+
+
+def draw_scores(path: Path, scores: Mapping[str, float], average: float) -> None:
+    """Draw a PNG with a bar for each task and a line at their average."""
+    from matplotlib.figure import Figure  # not pyplot, whose state may be a notebook's
+
+    figure = Figure(figsize=(max(4.0, 0.9 * len(scores)), 4.0), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar(list(scores), list(scores.values()), color="tab:blue")
+    axes.axhline(average, color="tab:orange", label=f"average {average:.3f}", zorder=0)
+    axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=1, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(ylabel=f"held out ({SCORE})")
+    axes.margins(y=0.1)
+    for label in axes.get_xticklabels():
+        label.set(rotation=30, ha="right", rotation_mode="anchor")
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    figure.savefig(path, dpi=120)
+
 
 CHART, SEEN = "scores.png", "data_seen.json"
 

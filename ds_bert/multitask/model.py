@@ -7,7 +7,7 @@ from typing import Any
 
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
-from ds_bert.modeling.conditional.layers import TASK_EMBEDDING
+from ds_bert.modeling.conditional import TASK_EMBEDDING
 from ds_bert.modeling.families import encoder_part, families_that, family_of, is_embedding
 from ds_bert.multitask.arguments import MultitaskArguments
 from ds_bert.multitask.tasks import MultitaskTask

@@ -47,7 +47,7 @@ class MultitaskObjective:
         """Compute a micro-batch's share of the global batch's loss.
 
         Args:
-            outputs: ``logits`` (B, C) of `ds_bert.modeling.conditional.layers.MultitaskHead`.
+            outputs: ``logits`` (B, C) of `ds_bert.modeling.conditional.MultitaskHead`.
             labels: ``task_ids`` (B,) int64 and ``labels`` (B,), floating point: numbers, or numbers of classes.
             totals: the global batch's `counts`, (tasks,), on the CPU.
 

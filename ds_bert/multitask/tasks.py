@@ -11,10 +11,10 @@ from ds_bert.data.feature_cache import key_fingerprint
 from ds_bert.data.features import Features
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
-from ds_bert.modeling.conditional.layers import MultitaskHead
+from ds_bert.modeling.conditional import MultitaskHead
 from ds_bert.multitask.objective import objective_of
+from ds_bert.multitask.sampling import stand_in
 from ds_bert.multitask.task_list import AVERAGE, TaskEntry
-from ds_bert.multitask.uncertainty import stand_in
 from ds_bert.tasks.glue.benchmark import find_task
 from ds_bert.tasks.glue.own_data import SettingNames
 from ds_bert.tasks.glue.task import GlueOptions, glue_task
@@ -216,3 +216,35 @@ def _join(parts: Sequence[Any]) -> Features:
             "task_ids": np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
         },
     )
+
+
+def check_training(task: MultitaskTask, entries: Sequence[TaskEntry], sampling: str) -> None:
+    """Refuse training examples, as they are used, that nothing can be learned from.
+
+    Args:
+        task: of the entries.
+        entries: the list.
+        sampling: see `ds_bert.multitask.sampling.KINDS`.
+
+    Raises:
+        UserError: all examples of a task have one label, or uncertainty is asked for of regressions only.
+    """
+    if task.train is None:
+        return
+    for member, entry in zip(task.members, entries, strict=True):
+        _refuse_one_label(member, str(entry.train_file or "--tasks"))
+    if sampling == "uncertainty":
+        task.stand_in()
+
+
+def _refuse_one_label(task: Task, where: str) -> None:
+    if task.config["problem_type"] == "regression":
+        return
+    assert isinstance(task.train, Features)
+    found = np.unique(task.train.columns["labels"])
+    if len(found) < 2:
+        name = task.config["id2label"][int(found[0])]
+        raise UserError(
+            f"{where}: all {len(task.train)} training examples of {task.name} that are used have the label {name!r}, "
+            "needed are examples of at least two"
+        )

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from ds_bert.checkpoint.convert.pieces import assemble
+from ds_bert.checkpoint.convert.pipeline_checkpoints import assemble
 from ds_bert.cli import main
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.errors import UserError

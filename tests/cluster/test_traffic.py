@@ -5,12 +5,12 @@ from itertools import permutations
 
 import pytest
 
-from ds_bert.cluster.placement import place
 from ds_bert.cluster.traffic import (
     Link,
     Reduction,
     Volumes,
     describe_links,
+    place,
     spell_bytes,
     traffic_between,
     volumes_of_step,

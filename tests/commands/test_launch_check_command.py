@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from ds_bert.cli import main
-from ds_bert.cluster.compare import differences
 from ds_bert.cluster.hostfile import Hostfile
-from ds_bert.cluster.remote import Report
+from ds_bert.cluster.nodes import Report, differences
 from tests.support.refusal import the_sentence
 from tests.support.text import write_model
 

@@ -13,7 +13,7 @@ from ds_bert.engine.buckets import Share
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.conditional.layers import MultitaskHead
+from ds_bert.modeling.conditional import MultitaskHead
 from ds_bert.modeling.layers import Layer
 from ds_bert.modeling.model import model_layers
 from ds_bert.multitask.job import split_tasks

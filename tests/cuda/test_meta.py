@@ -9,11 +9,8 @@ import torch
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.meta.arguments import FewShotArguments
 from ds_bert.meta.few_shot import Course
-from ds_bert.meta.learner import Learner
-from ds_bert.meta.plan import task_passes
-from ds_bert.meta.selection import Selection
-from ds_bert.meta.task import Method
-from ds_bert.modeling.adapters.layers import meta_layers
+from ds_bert.meta.task import Learner, Method, task_passes
+from ds_bert.modeling.adapters import Selection, meta_layers
 from tests.cuda.cases import FIRST, LAST, MIDDLE, ONLY
 from tests.cuda.stage import Place, Reports, let_peers_answer, reload
 from tests.support.fake_cuda.recording import RECORDER, Phase

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ds_bert.data.prepare import train_vocabulary
+from ds_bert.data.encoding import train_vocabulary
 from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer, check_fits, load_tokenizer
 from ds_bert.errors import UserError
 

@@ -10,10 +10,8 @@ import pytest
 from ds_bert.engine import engine as engine_module
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.meta.learner import Learner
-from ds_bert.meta.plan import task_passes
-from ds_bert.meta.selection import Selection
-from ds_bert.meta.task import Method
+from ds_bert.meta.task import Learner, Method, task_passes
+from ds_bert.modeling.adapters import Selection
 from ds_bert.stage_map import StageMap
 from tests.support.meta import MetaCase, meta_config, meta_engine, tasks_of
 from tests.support.nccl import Hang, Nccl

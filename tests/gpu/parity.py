@@ -17,10 +17,8 @@ import numpy as np
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.meta.learner import Learner
-from ds_bert.meta.plan import task_passes
-from ds_bert.meta.selection import Selection
-from ds_bert.meta.task import Method
+from ds_bert.meta.task import Learner, Method, task_passes
+from ds_bert.modeling.adapters import Selection
 from tests.gpu.ranks import Bench, CheckFailed, run_ranks
 from tests.support.meta import MetaCase, gradients, meta_config
 from tests.support.reference import Trajectory, deviation

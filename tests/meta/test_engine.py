@@ -7,10 +7,8 @@ import torch
 
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.meta.learner import Learner
-from ds_bert.meta.plan import task_passes
-from ds_bert.meta.selection import Selection
-from ds_bert.meta.task import Method
+from ds_bert.meta.task import Learner, Method, task_passes
+from ds_bert.modeling.adapters import Selection
 from tests.support.meta import MetaCase, make_tasks, meta_config, meta_engine, meta_gradients
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ds_bert.meta.plan import query_steps, query_weights, task_passes
-from ds_bert.meta.selection import Selection
+from ds_bert.meta.task import query_steps, query_weights, task_passes
+from ds_bert.modeling.adapters import Selection
 from ds_bert.schedules.schedule import Backward, Forward, tasks_in_flight
 
 

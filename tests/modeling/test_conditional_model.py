@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertModel, PretrainedConfig
 
-from ds_bert.modeling.conditional.layers import MultitaskHead, conditional_carry
+from ds_bert.modeling.conditional import MultitaskHead, conditional_carry
 from ds_bert.modeling.config import arrangement
 from ds_bert.modeling.layers import BatchShape
 from ds_bert.modeling.model import carry_declaration, model_layers

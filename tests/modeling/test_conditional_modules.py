@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ds_bert.modeling.conditional.layers import (
+from ds_bert.modeling.conditional import (
     ConditionalAttention,
     ConditionalBottleneck,
     Film,

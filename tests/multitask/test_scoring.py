@@ -12,13 +12,12 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.conditional.layers import MultitaskHead
+from ds_bert.modeling.conditional import MultitaskHead
 from ds_bert.modeling.layers import initialize
 from ds_bert.modeling.model import carry_declaration, model_layers
-from ds_bert.multitask.job import split_tasks
-from ds_bert.multitask.scoring import Chooser
+from ds_bert.multitask.job import Chooser, split_tasks
+from ds_bert.multitask.sampling import FORMS
 from ds_bert.multitask.tasks import MultitaskTask, combine
-from ds_bert.multitask.uncertainty import FORMS
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.task import Task
 from ds_bert.training.data_loader import Feed

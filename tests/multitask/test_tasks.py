@@ -9,9 +9,8 @@ import pytest
 
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.errors import UserError
-from ds_bert.multitask.checks import check_training
 from ds_bert.multitask.task_list import read_tasks
-from ds_bert.multitask.tasks import MultitaskTask, build_tasks, combine
+from ds_bert.multitask.tasks import MultitaskTask, build_tasks, check_training, combine
 from ds_bert.tasks.task import DataOptions
 from tests.support.many_tasks import write_tasks
 

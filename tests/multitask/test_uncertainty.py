@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ds_bert.errors import UserError
-from ds_bert.multitask.uncertainty import entropies, most_uncertain, scores, stand_in
+from ds_bert.multitask.sampling import entropies, most_uncertain, scores, stand_in
 
 NAMES, LABELS = ["cola", "mnli", "stsb", "mrpc"], [2, 3, 0, 2]
 LOGITS = np.random.default_rng(0).normal(0, 2, (4, 5, 3)).astype(np.float32)

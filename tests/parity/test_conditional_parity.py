@@ -13,7 +13,7 @@ from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.conditional.layers import MultitaskHead
+from ds_bert.modeling.conditional import MultitaskHead
 from ds_bert.modeling.layers import initialize
 from ds_bert.modeling.model import carry_declaration, model_layers
 from ds_bert.multitask.job import split_tasks

@@ -14,12 +14,11 @@ from transformers import BertConfig, BertModel
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.meta.arguments import FewShotArguments
-from ds_bert.meta.feed import micro_batch
+from ds_bert.meta.data_loader import micro_batch
 from ds_bert.meta.few_shot import Course, FewShot
-from ds_bert.meta.learner import Learner
-from ds_bert.meta.selection import Selection
-from ds_bert.meta.task import Method
+from ds_bert.meta.task import Learner, Method
 from ds_bert.meta.tasks.episode import Episode, stratified_order
+from ds_bert.modeling.adapters import Selection
 from tests.support.few_shot import few_shot_learner, make_episode, recipe_of
 from tests.support.meta import Reference, first_weights, meta_config, step_size_of
 from tests.support.processes import run_on_ranks

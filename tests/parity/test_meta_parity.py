@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ds_bert.meta.learner import Learner
-from ds_bert.meta.plan import task_passes
-from ds_bert.meta.selection import Selection
-from ds_bert.meta.task import Method
+from ds_bert.meta.task import Learner, Method, task_passes
+from ds_bert.modeling.adapters import Selection
 from tests.support.meta import MetaCase, Reference, first_weights, meta_config, meta_gradients
 
 TASKS, TOLERANCE = 4, 1e-6

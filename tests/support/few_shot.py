@@ -15,7 +15,7 @@ from ds_bert.meta.arguments import FewShotArguments
 from ds_bert.meta.few_shot import Course, FewShot, Recipe
 from ds_bert.meta.few_shot_job import Model
 from ds_bert.meta.tasks.episode import Episode
-from ds_bert.modeling.adapters.layers import meta_layers
+from ds_bert.modeling.adapters import meta_layers
 from ds_bert.modeling.model import carry_declaration
 from tests.support.meta import CLASSES, first_weights
 from tests.support.toy import VOCABULARY

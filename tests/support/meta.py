@@ -15,9 +15,8 @@ from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.meta.engine import MetaEngine
-from ds_bert.meta.learner import Learner, TaskBatches
-from ds_bert.modeling.adapters.head import MetaHead
-from ds_bert.modeling.adapters.layers import MetaModel, initialize_meta, meta_layers
+from ds_bert.meta.task import Learner, TaskBatches
+from ds_bert.modeling.adapters import MetaHead, MetaModel, initialize_meta, meta_layers
 from ds_bert.modeling.model import build_config, carry_declaration
 from tests.support.state import load_by_name
 from tests.support.toy import ENCODER_LAYERS, VOCABULARY, toy_map

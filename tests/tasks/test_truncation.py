@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ds_bert.data.prepare import train_vocabulary
+from ds_bert.data.encoding import train_vocabulary
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.tasks.multiple_choice.features import fill_in
 from tests.support.benchmarks import glue, multiple_choice, squad

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ds_bert.multitask.charts import draw_scores
+from ds_bert.multitask.job import draw_scores
 from ds_bert.training.log import HEIGHT, WIDTH, Measures, draw_course, terminal_chart, terminal_charts
 
 FALLING = [{"step": step, "train/loss": 10.0 - step / 100} for step in range(1, 201)]

@@ -9,7 +9,7 @@ import torch
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.meta.learner import TaskBatches
+from ds_bert.meta.task import TaskBatches
 from ds_bert.stage_map import StageMap
 from ds_bert.training.meter import Meter, Work
 from tests.support.meters import fake_engine, meter_of

@@ -17,13 +17,20 @@ from ds_bert.data.workers import map_in_order
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_json
 from ds_bert.meta.tasks.group_tasks import Choice, GroupTasks
-from ds_bert.meta.tasks.groups import Groups, held_out, sentence_clusters, with_clusters, word_groups
+from ds_bert.meta.tasks.groups import (
+    Groups,
+    held_out,
+    model_word_vectors,
+    sentence_clusters,
+    text_word_vectors,
+    with_clusters,
+    word_groups,
+)
 from ds_bert.meta.tasks.pair_tasks import PairTasks
 from ds_bert.meta.tasks.published_files import encode_tasks
 from ds_bert.meta.tasks.task_set import TaskExamples, write_task_manifest, write_task_shard
 from ds_bert.meta.tasks.task_settings import LAYOUTS, PAIRS, SMLMT, TaskSettings
 from ds_bert.meta.tasks.text_index import TextIndex, build_index
-from ds_bert.meta.tasks.word_vectors import model_word_vectors, text_word_vectors
 
 FILE_LIST = "data.json"
 CORPUS = "corpus"

@@ -6,9 +6,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from ds_bert.errors import UserError
-from ds_bert.meta.tasks.groups import k_means, sentence_clusters
+from ds_bert.meta.tasks.groups import (
+    inverse_frequency_matrix,
+    k_means,
+    model_word_vectors,
+    sentence_clusters,
+    text_word_vectors,
+)
 from ds_bert.meta.tasks.text_index import Sentences, TextIndex
-from ds_bert.meta.tasks.word_vectors import inverse_frequency_matrix, model_word_vectors, text_word_vectors
 
 
 def write_model(folder: Path, rows: int, name: str = "bert.embeddings.word_embeddings.weight") -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ds_bert.data.prepare import train_vocabulary
+from ds_bert.data.encoding import train_vocabulary
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.tasks.glue.benchmark import TASKS

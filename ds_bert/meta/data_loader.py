@@ -8,7 +8,7 @@ import numpy as np
 from ds_bert.data.features import Features
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import Grid
-from ds_bert.meta.learner import TaskBatches
+from ds_bert.meta.task import TaskBatches
 from ds_bert.meta.tasks.episode import EpisodeSource, support_batches
 from ds_bert.training.data_loader import split_features
 

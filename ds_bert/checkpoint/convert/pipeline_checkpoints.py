@@ -7,10 +7,12 @@ so a name's longest known ending says what the parameter is, and what stands bef
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ds_bert.checkpoint.convert.source import Source, load_pickle, load_tensors, named_tensors
 from ds_bert.errors import UserError
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.families.family import Family
@@ -124,3 +126,105 @@ def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], na
 def _by_number(name: str) -> list[tuple[int, str]]:
     """Sort "layers.10" after "layers.9"."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"\.", name)]
+
+
+_LAYER = re.compile(r"layer_(\d+)(?:-model_(\d+))?-model_states\.pt")
+_WHOLE = "mp_rank_00_model_states.pt"
+
+
+def read_deepspeed(folder: Path, config_path: Path, fields: Mapping[str, Any], tag: str | None) -> Source:
+    """Read the weights of a checkpoint; its optimizer state stays behind.
+
+    Args:
+        folder: the save_dir, or the folder of one tag in it.
+        config_path, fields: the model's configuration, which the files do not have.
+        tag: which checkpoint of the save_dir; None for the one that its file `latest` names.
+
+    Raises:
+        UserError: there is none, or a file is damaged, holds code, or is one slice of a tensor-parallel model.
+    """
+    folder = _tagged(folder, tag)
+    layers: dict[int, Path] = {}
+    for path in folder.glob("layer_*-model_states.pt"):
+        if match := _LAYER.fullmatch(path.name):
+            if int(match[2] or 0) > 0:
+                raise UserError(f"{path}: is one slice of a tensor-parallel model, which cannot be joined here")
+            layers[int(match[1])] = path
+    whole = folder / _WHOLE
+    if layers:
+        pieces = [(str(layers[index]), load_tensors(layers[index])) for index in sorted(layers)]
+        weights = assemble(pieces, fields)
+    elif whole.is_file():
+        weights = _whole_model(whole)
+    else:
+        raise UserError(f"{folder}: has neither layer_<index>-model_states.pt nor {_WHOLE}, which DeepSpeed writes")
+    return Source(config_path, dict(fields), weights, notes=[f"{folder.name} of DeepSpeed"])
+
+
+def _tagged(folder: Path, tag: str | None) -> Path:
+    latest = folder / "latest"
+    if tag is None and latest.is_file():
+        tag = latest.read_text(encoding="utf-8").strip()
+    found = folder / tag if tag else folder
+    if not found.is_dir():
+        raise UserError(f"{found}: no such folder; needed is a checkpoint of DeepSpeed")
+    return found
+
+
+def _whole_model(path: Path) -> dict[str, Any]:
+    if (path.parent / "mp_rank_01_model_states.pt").is_file():
+        raise UserError(f"{path}: is one slice of a tensor-parallel model, which cannot be joined here")
+    data = load_pickle(path)
+    module = data.get("module") if isinstance(data, dict) else None
+    if module is None:
+        raise UserError(f'{path}: has no "module" with weights, and no layer_<index>-model_states.pt lies beside it')
+    return named_tensors(module, str(path))
+
+
+_FILE = re.compile(r"checkpoint\.(\d+)\.pth\.tar\.epoch\.(\d+)")
+_MODULE = re.compile(r"module(\d+)")
+
+
+def read_pipedream(folder: Path, config_path: Path, fields: Mapping[str, Any], epoch: int | None) -> Source:
+    """Merge the stages of an epoch.
+
+    Args:
+        folder: PipeDream's checkpoint_dir.
+        config_path, fields: the model's configuration, which the files do not have.
+        epoch: which; None for the last.
+
+    Raises:
+        UserError: there are none, or a stage is missing, damaged or holds code.
+    """
+    epochs: dict[int, dict[int, Path]] = {}
+    for path in folder.glob("checkpoint.*.pth.tar.epoch.*") if folder.is_dir() else ():
+        if match := _FILE.fullmatch(path.name):
+            epochs.setdefault(int(match[2]), {})[int(match[1])] = path
+    if not epochs:
+        raise UserError(f"{folder}: has no checkpoint.<stage>.pth.tar.epoch.<epoch>, which PipeDream writes")
+    chosen = max(epochs) if epoch is None else epoch
+    if chosen not in epochs:
+        raise UserError(f"{folder}: has no epoch {chosen}; it has {', '.join(map(str, sorted(epochs)))}")
+    stages = epochs[chosen]
+    missing = sorted(set(range(max(stages) + 1)) - stages.keys())
+    if missing:
+        raise UserError(f"{folder}: epoch {chosen} has stage {max(stages)} but not stage {missing[0]}")
+    pieces = [piece for stage in sorted(stages) for piece in _modules(stages[stage])]
+    notes = [f"epoch {chosen}, {len(stages)} stage{'s' if len(stages) > 1 else ''}"]
+    return Source(config_path, dict(fields), assemble(pieces, fields), notes=notes)
+
+
+def _modules(path: Path) -> list[Piece]:
+    """The modules of a stage, in order."""
+    data = load_pickle(path)
+    state = data.get("state_dict") if isinstance(data, dict) else None
+    if not isinstance(state, dict):
+        raise UserError(f'{path}: has no "state_dict"; needed is a stage that PipeDream has saved')
+    modules = {int(match[1]): name for name in state if (match := _MODULE.fullmatch(str(name)))}
+    if not modules:
+        raise UserError(
+            f"{path}: its state_dict has no module0, module1, …; needed is a stage that PipeDream has saved"
+        )
+    return [
+        (f"{path}: {modules[number]}", named_tensors(state[modules[number]], str(path))) for number in sorted(modules)
+    ]
