@@ -5,8 +5,8 @@ import keyword
 import sys
 from collections.abc import Sequence
 
+from ds_bert.command_line import FLAG, FlagParser, take_extensions
 from ds_bert.errors import exit_on_user_error
-from ds_bert.flags import FLAG, FlagParser, take_extensions
 
 # One module of ds_bert/commands/ for each. A module has a docstring (the help's first line), ``add_arguments(parser)``
 # and ``run(arguments) -> int | None``; only the one asked for is imported, so that the command starts at once.

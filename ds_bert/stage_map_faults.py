@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from ds_bert.launcher import command_for, were_started
+from ds_bert.command_line import command_for, were_started
 
 MODULES = "module_to_stage_map"
 RANKS = "stage_to_rank_map"

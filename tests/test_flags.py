@@ -8,9 +8,9 @@ from itertools import chain
 import pytest
 
 from ds_bert import cli
+from ds_bert.command_line import FlagParser
 from ds_bert.errors import UserError, meant
 from ds_bert.files import find_config, shipped_configs
-from ds_bert.flags import FlagParser
 from tests.training.test_unknown import misspelt
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ds_bert"
-BASE = {"errors", "files", "flags", "launcher"}
+BASE = {"errors", "files", "command_line"}
 # Each room, and the rooms that it may import from.
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
-    "flags": {"errors"},
-    "launcher": set(),
+    "command_line": {"errors"},
     "stage_map_faults": BASE,
     "stage_map": BASE | {"stage_map_faults"},
     "schedules": set(),
@@ -41,7 +40,7 @@ WITHOUT_TORCH = (
     "data",
     "meta.tasks",
     "cluster",
-    "launcher",
+    "command_line",
 )
 # Only transformers reads a tokenizer as transformers does; it brings torch along, so it is imported when one is read.
 READ_TOKENIZERS = ("tokenizer_files.py", "vocabulary.py")

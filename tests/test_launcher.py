@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ds_bert.command_line import command_for
 from ds_bert.errors import UserError
-from ds_bert.launcher import command_for
 from ds_bert.modeling.config import load_model_config
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.job import choose_stage_map
@@ -46,7 +46,7 @@ def test_it_names_the_launcher_in_use(environ: dict[str, str], processes: int, c
     assert command_for(processes, environ) == command
 
 
-PROGRAM = "from ds_bert.launcher import command_for; print('\\nstart', command_for(6))"
+PROGRAM = "from ds_bert.command_line import command_for; print('\\nstart', command_for(6))"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from ds_bert.cli import main
 from ds_bert.files import shipped_configs
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import build_config, model_layers
-from ds_bert.training.deepspeed_config import total_steps
 from ds_bert.training.job_arguments import (
     FinetuneArguments,
     GlueArguments,
@@ -21,6 +20,7 @@ from ds_bert.training.job_arguments import (
     SquadArguments,
 )
 from ds_bert.training.parser import parse_arguments
+from ds_bert.training.settings import total_steps
 
 RECIPES = sorted((shipped_configs() / "recipes").glob("*.json"))
 

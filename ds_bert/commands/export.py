@@ -71,7 +71,7 @@ def _write(export: "Export", source: Path, arguments: argparse.Namespace) -> Non
     from ds_bert.checkpoint.tensors import TensorFolder
     from ds_bert.commands.common import write_tokenizer
     from ds_bert.files import write_atomically
-    from ds_bert.modeling.layers import initialize
+    from ds_bert.modeling.model import initialize
 
     tensors = TensorFolder(source).read_all(export.taken)
     dtype = next(iter(tensors.values())).dtype

@@ -11,9 +11,9 @@ from typing import Any
 from ds_bert.cluster.hostfile import Hostfile, check_slots, load_hostfile
 from ds_bert.cluster.nodes import Report, Unanswered, ask_nodes, differences
 from ds_bert.cluster.traffic import Volumes, describe_links, spell_bytes, traffic_between, volumes_of_step
+from ds_bert.command_line import import_extensions
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
-from ds_bert.flags import import_extensions
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import default_predictions, layer_costs
 from ds_bert.stage_map import StageMap, load_stage_map, require_ascending

@@ -39,7 +39,7 @@ import torch.distributed as dist
 from ds_bert.engine import process_group
 from ds_bert.engine.meeting import connect, meeting_address
 from ds_bert.engine.process_group import Grid
-from ds_bert.engine.watcher import Wire
+from ds_bert.engine.wire import Wire
 from ds_bert.errors import StartError
 
 SILENCE = 30.0  # seconds, by default, without a sign of life

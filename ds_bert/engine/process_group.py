@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from ds_bert.command_line import launcher_world, set_pipeline_defaults
 from ds_bert.engine.meeting import START_TIMEOUT, meet
 from ds_bert.errors import UserError
-from ds_bert.launcher import launcher_world, set_pipeline_defaults
 from ds_bert.stage_map import StageMap
 
 Backend = Literal["nccl", "gloo"]

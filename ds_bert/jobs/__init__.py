@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ds_bert import __version__
+from ds_bert.command_line import Told, launcher_world, wrong_choice
 from ds_bert.errors import UserError, did_you_mean
-from ds_bert.flags import Told, wrong_choice
-from ds_bert.launcher import launcher_world
 from ds_bert.training.unknown import JOBS as SCRIPTS
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 """Fine-tune a meta-trained model on a few examples of each class, beside plain methods, as a pipeline."""
 
+from ds_bert.command_line import Told
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.flags import Told
 from ds_bert.jobs import begin
 from ds_bert.meta.arguments import FewShotArguments
 

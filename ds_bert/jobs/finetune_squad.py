@@ -1,7 +1,7 @@
 """Fine-tune on SQuAD v1.1 or v2.0, as a pipeline."""
 
+from ds_bert.command_line import Told
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.flags import Told
 from ds_bert.jobs import begin
 from ds_bert.training.job_arguments import SquadArguments
 

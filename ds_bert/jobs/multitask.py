@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from ds_bert.command_line import Told
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.flags import Told
 from ds_bert.jobs import begin
 from ds_bert.multitask.arguments import MultitaskArguments, settle
 

@@ -1,7 +1,7 @@
 """Pre-train BERT as a pipeline: masked words and next sentences, on text from `ds-bert prepare`."""
 
+from ds_bert.command_line import Told
 from ds_bert.errors import exit_on_user_error, leave
-from ds_bert.flags import Told
 from ds_bert.jobs import begin
 from ds_bert.training.job_arguments import PretrainArguments
 

@@ -18,7 +18,7 @@ from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Field, Transport, Uploader
 from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use, no_norm
 from ds_bert.meta.task import Task
-from ds_bert.modeling import layers as carries
+from ds_bert.modeling import model as carries
 from ds_bert.schedules.schedule import (
     Backward,
     Forward,

@@ -20,7 +20,7 @@ from ds_bert.meta.execution import TaskExecution, Unit
 from ds_bert.meta.fast_weights import FastWeights, FineTunedLabels, FineTunedWeights, LabelWeights, StageWeights
 from ds_bert.meta.task import Method, Task
 from ds_bert.meta.tasks.episode import Episode, stratified_order
-from ds_bert.training.optimization import learning_rate
+from ds_bert.training.settings import learning_rate
 
 _FOR_EVER = timedelta(days=1000)
 _AHEAD = 16  # most batches of a test set that wait for a slower stage

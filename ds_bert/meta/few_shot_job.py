@@ -24,10 +24,10 @@ from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.consistency import check_same_arguments
-from ds_bert.training.deepspeed_config import check_at_most, traced_steps
 from ds_bert.training.job import all_ranks, choose_stage_map
 from ds_bert.training.overview import describe_devices, describe_model, machine_and_device, show_overview
 from ds_bert.training.run import claim_output_dir
+from ds_bert.training.settings import check_at_most, traced_steps
 from ds_bert.training.trace import keep_trace
 
 METHODS = ("meta", "fine-tuning", "head-only", "prototypes")

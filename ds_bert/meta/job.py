@@ -19,11 +19,11 @@ from ds_bert.meta.training_tasks import processes_of_run
 from ds_bert.modeling.adapters import MetaModel, Selection
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
-from ds_bert.training.deepspeed_config import check_at_most, total_steps
 from ds_bert.training.job import Job, Plan, Run, make_plan
 from ds_bert.training.loop import Course
 from ds_bert.training.meter import Work
 from ds_bert.training.model_source import Source
+from ds_bert.training.settings import check_at_most, total_steps
 
 
 def plan_meta_training(

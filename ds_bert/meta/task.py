@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights, clip_factor, no_norm, squared_norm_of
 from ds_bert.modeling.adapters import Selection
-from ds_bert.modeling.layers import Carry
+from ds_bert.modeling.model import Carry
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import numpy as np
 
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.training_state import read_state
+from ds_bert.command_line import launcher_world
 from ds_bert.data.feature_cache import cache_folder
 from ds_bert.data.features import Features, refuse_pairs
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import file_fingerprint
-from ds_bert.launcher import launcher_world
 from ds_bert.meta.arguments import MetaTrainArguments
 from ds_bert.meta.tasks.episode import EpisodeSource, TaskSource, fits_batches, misfit
 from ds_bert.meta.tasks.episode_sources import Divided, OpenedFile, RecordTasks, SupervisedTasks, mix

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ds_bert.modeling.families import encoder_part, family_of, is_embedding, is_feed_forward
-from ds_bert.modeling.layers import Carry, Embeddings, Layer, encoder_layers, initialize
+from ds_bert.modeling.model import Carry, Embeddings, Layer, encoder_layers, initialize
 
 
 class Adapter(nn.Module):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ds_bert.modeling.config import arrangement, has_side_stream, is_conditional
+from ds_bert.modeling.config import arrangement, has_side_stream
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.layers import BatchShape, Carry, Embeddings, Field, Layer, encoder_layers
+from ds_bert.modeling.model import Carry, Embeddings, Layer, encoder_layers
 
 
 class Film(nn.Module):
@@ -237,14 +237,3 @@ def conditional_layers(config: Any) -> list[Callable[[], Layer]]:
     """Describe embeddings and encoder of a conditional model; each layer is built by calling it."""
     encoder = [partial(ConditionalEncoderLayer, config, index) for index in range(config.num_hidden_layers)]
     return [partial(ConditionalEmbeddings, config), *encoder]
-
-
-def conditional_carry(config: Any, dtype: torch.dtype, shape: BatchShape) -> list[Field]:
-    """Declare what a conditional model's layers hand on beside `encoder_carry`; nothing for a plain model."""
-    if not is_conditional(config):
-        return []
-    hidden = config.hidden_size
-    fields = [Field("condition", (shape.rows, hidden), dtype, has_gradient=True)]
-    if has_side_stream(config):
-        fields.append(Field("side", (shape.rows, shape.length, hidden), dtype, has_gradient=True))
-    return fields

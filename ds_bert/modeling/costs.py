@@ -22,8 +22,7 @@ from typing import Any
 
 from ds_bert.modeling.families import family_of, fields_of
 from ds_bert.modeling.families.family import Fields
-from ds_bert.modeling.heads import head_named
-from ds_bert.modeling.heads.costs import Sizes
+from ds_bert.modeling.heads import Sizes, head_named
 
 _MASK_BYTES = 1  # for each element that passes dropout
 

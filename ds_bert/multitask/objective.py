@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ds_bert.engine.transport import upload
-from ds_bert.modeling.layers import Carry
+from ds_bert.modeling.model import Carry
 
 
 @dataclass(frozen=True)

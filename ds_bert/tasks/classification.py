@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ds_bert.data.features import IGNORED
-from ds_bert.modeling.layers import Carry
+from ds_bert.modeling.model import Carry
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ds_bert.checkpoint.folders import SEED, checkpoint_folder, claim_output_dir
 from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, read_state
+from ds_bert.command_line import launcher_world
 from ds_bert.data.feature_cache import cache_folder
 from ds_bert.data.features import Features, refuse_pairs
 from ds_bert.data.sampler import LengthGroupedSampler
@@ -18,13 +19,11 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
-from ds_bert.launcher import launcher_world
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.model import build_config
 from ds_bert.tasks.task import LOSS, SPLITS, DataOptions, Examples, Outputs, Split, Task, TaskOptions
 from ds_bert.training.data_loader import Feed
-from ds_bert.training.deepspeed_config import total_steps
 from ds_bert.training.job import Job, Plan, Run, all_ranks
 from ds_bert.training.job_arguments import FinetuneArguments
 from ds_bert.training.log import Measures
@@ -32,6 +31,7 @@ from ds_bert.training.loop import Best, Course
 from ds_bert.training.meter import Work
 from ds_bert.training.model_source import Source, build_engine, check_weights
 from ds_bert.training.run import keep_settings, share
+from ds_bert.training.settings import total_steps
 
 A = TypeVar("A", bound=FinetuneArguments)
 Options = TypeVar("Options", bound=TaskOptions)

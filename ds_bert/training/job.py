@@ -14,25 +14,23 @@ from typing import Any, Generic, TypeVar
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.saving import CheckpointSaver
 from ds_bert.checkpoint.training_state import go_on
+from ds_bert.command_line import command_for, launcher_world, were_started
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import Grid, process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.files import find_config
-from ds_bert.launcher import command_for, launcher_world, were_started
 from ds_bert.modeling.costs import layer_costs
 from ds_bert.modeling.model import build_config
 from ds_bert.schedules import SCHEDULES
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending
 from ds_bert.training.arguments import JobArguments, TrainingArguments
 from ds_bert.training.consistency import check_agreement
-from ds_bert.training.deepspeed_config import apply_deepspeed_config, check_together
 from ds_bert.training.log import Measures, RunLog
 from ds_bert.training.loop import Best, Course, Outcome, Training
 from ds_bert.training.meter import Meter, Work
 from ds_bert.training.model_source import load_weights
-from ds_bert.training.optimization import fp32_products, with_layerwise_decay
 from ds_bert.training.overview import (
     describe_batch,
     describe_engine,
@@ -40,7 +38,15 @@ from ds_bert.training.overview import (
     describe_steps,
     show_overview,
 )
-from ds_bert.training.run import claim_run, conclude, explaining_out_of_memory, failing_by_name, keep_settings
+from ds_bert.training.run import (
+    claim_run,
+    conclude,
+    explaining_out_of_memory,
+    failing_by_name,
+    fp32_products,
+    keep_settings,
+)
+from ds_bert.training.settings import apply_deepspeed_config, check_together, with_layerwise_decay
 
 A = TypeVar("A", bound=TrainingArguments)
 

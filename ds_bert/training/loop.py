@@ -16,7 +16,7 @@ from ds_bert.tasks.task import is_error
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.log import RunLog
 from ds_bert.training.meter import Meter
-from ds_bert.training.optimization import learning_rate, warmup_steps
+from ds_bert.training.settings import learning_rate, warmup_steps
 from ds_bert.training.trace import Profiler
 
 BEST = "best.json"

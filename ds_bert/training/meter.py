@@ -4,6 +4,7 @@ A process's figures stand at its rank's place of a vector that is zero elsewhere
 the way, beside the votes to stop, so that measuring costs no collective.
 """
 
+import re
 import resource
 import socket
 from bisect import bisect_left
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -19,7 +20,7 @@ import torch
 from ds_bert.checkpoint.saving import gather
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
-from ds_bert.training.optimization import known_peak
+from ds_bert.engine.settings import Precision
 
 _FIGURES = 3  # of a rank: seconds computed per token, bytes of memory, times that the allocator had to free some
 
@@ -248,3 +249,55 @@ def _median_of_others(ascending: Sequence[float], own: float) -> float:
     """The median of all values but one that is ``own``; there may be hundreds, so they are not sorted again."""
     place, count = bisect_left(ascending, own), len(ascending) - 1
     return fmean(ascending[middle + (middle >= place)] for middle in ((count - 1) // 2, count // 2))
+
+
+class Peak(NamedTuple):
+    """Dense TFLOP/s of matrix products, from the data sheets; 0 where a card has no units for it."""
+
+    bf16: float
+    fp16: float
+    tf32: float
+    fp32: float
+
+
+# By the words that a card's name must have; of several that fit, the one with the most words counts.
+_PEAKS = {
+    "V100": Peak(0, 125, 0, 15.7),
+    "V100 PCIE": Peak(0, 112, 0, 14),
+    "T4": Peak(0, 65, 0, 8.1),
+    "A10": Peak(125, 125, 62.5, 31.2),
+    "A30": Peak(165, 165, 82, 10.3),
+    "A40": Peak(149.7, 149.7, 74.8, 37.4),
+    "A100": Peak(312, 312, 156, 19.5),
+    "L4": Peak(121, 121, 60, 30.3),
+    "L40S": Peak(362, 362, 183, 91.6),
+    "RTX 3090": Peak(71, 71, 35.6, 35.6),  # sums in fp32, as training has them
+    "RTX 4090": Peak(165, 165, 82.6, 82.6),
+    "H100": Peak(989, 989, 494.5, 67),
+    "H100 PCIE": Peak(756, 756, 378, 51),
+    "H100 NVL": Peak(835, 835, 417.5, 60),
+    "H200": Peak(989, 989, 494.5, 67),
+    "H200 NVL": Peak(835, 835, 417.5, 60),
+    "B200": Peak(2250, 2250, 1125, 75),
+}
+
+
+# A slice of a card, or a weaker one of the same number.
+_OTHERS = {"MIG", "LAPTOP", "MOBILE", "MAX", "D", "TI", "SUPER"}
+
+
+def known_peak(name: str, precision: Precision, tf32: bool) -> float | None:
+    """The peak of a GPU in FLOP/s, dense; None for a card that is not known, or cannot do this.
+
+    Args:
+        name: as `torch.cuda.get_device_name` gives it, such as "NVIDIA A100-SXM4-80GB".
+        precision: of the layers' weights and activations.
+        tf32: whether fp32 products are taken in TF32; of no matter in other precisions, and on cards without it.
+    """
+    words = set(re.split(r"[^A-Z0-9]+", name.upper()))
+    fitting = [key for key in _PEAKS if words.issuperset(key.split())]
+    if not fitting or words & _OTHERS or precision == "fp64":
+        return None
+    peak = _PEAKS[max(fitting, key=lambda key: len(key.split()))]
+    tflops = ((tf32 and peak.tf32) or peak.fp32) if precision == "fp32" else getattr(peak, precision)
+    return tflops * 1e12 or None

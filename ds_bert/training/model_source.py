@@ -10,7 +10,7 @@ import torch
 
 from ds_bert.checkpoint.folders import say_on_stderr
 from ds_bert.checkpoint.pretrained import PretrainedWeights, local_folder, model_in, say_nothing
-from ds_bert.data.labels import head_names
+from ds_bert.command_line import launcher_world
 from ds_bert.data.vocabulary import Tokenizer, check_fits, load_tokenizer
 from ds_bert.engine.buckets import Share
 from ds_bert.engine.engine import Engine
@@ -19,17 +19,14 @@ from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
-from ds_bert.launcher import launcher_world
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.layers import initialize
-from ds_bert.modeling.model import build_config, carry_declaration, model_layers
+from ds_bert.modeling.model import build_config, carry_declaration, initialize, model_layers
 from ds_bert.training.arguments import PretrainedModelArguments
-from ds_bert.training.deepspeed_config import check_at_most
+from ds_bert.training.settings import check_at_most
 
 Settled = TypeVar("Settled", bound=Any)
 
-_CLASSIFIER = "classifier.weight"  # the last matrix of every head that tells labels apart
 _OVERRIDES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -55,18 +52,6 @@ class Source:
     def config_for(self, head_fields: Mapping[str, Any], head: str | Callable[[Any], Any]) -> Any:
         """Build the model's configuration with what a task's head adds to it."""
         return build_config({**self.fields, **head_fields}, head)
-
-    def kept_labels(self, drop_classifier: bool) -> list[str] | None:
-        """Names of the labels that a trained classifier tells apart, in the order of its rows.
-
-        None where the job begins with a fresh one: the model has none, or ``drop_classifier`` says so.
-
-        Raises:
-            UserError: the configuration's names are not those of the classifier's rows, or contradict each other.
-        """
-        if self.weights is None or drop_classifier or _CLASSIFIER not in self.weights:
-            return None
-        return head_names(self.fields, self.weights.shape(_CLASSIFIER)[0], str(self.weights.folder / "config.json"))
 
 
 def settle_model(arguments: Settled, name: str = "model_name_or_path") -> Settled:

@@ -13,7 +13,7 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.consistency import changes_since
-from ds_bert.training.optimization import warmup_steps
+from ds_bert.training.settings import warmup_steps
 
 
 def show_overview(grid: Grid, lines: Sequence[tuple[str, str]], notes: Collection[str] = ()) -> None:

@@ -17,10 +17,9 @@ from typing import Any, TypeVar
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from ds_bert.command_line import FlagParser, Told, import_extensions, refusal, set_pipeline_defaults, wrong_choice
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
-from ds_bert.flags import FlagParser, Told, import_extensions, refusal, wrong_choice
-from ds_bert.launcher import set_pipeline_defaults
 from ds_bert.training.declaration import Bounds, Flag, Kind, Subject, check_bounds, flags_of
 from ds_bert.training.unknown import explain, explain_value
 

@@ -11,13 +11,14 @@ import torch
 import torch.distributed as dist
 
 from ds_bert.checkpoint import folders
+from ds_bert.command_line import launcher_world
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.heartbeat import SILENCE, Heartbeat
 from ds_bert.engine.process_group import Grid
+from ds_bert.engine.settings import EngineSettings
 from ds_bert.engine.timeline import Span
 from ds_bert.errors import JobFailure, UserError
 from ds_bert.files import write_atomically, write_json
-from ds_bert.launcher import launcher_world
 from ds_bert.schedules import SCHEDULES
 from ds_bert.schedules.simulator import bubble_share
 from ds_bert.stage_map import StageMap, to_json
@@ -300,3 +301,28 @@ def summary_lines(figures: dict[str, Any]) -> list[str]:
         f"memory: {memory} at the most",
         f"sent:   {figures['bytes_sent'] / 1e6:,.1f} MB between stages",
     ]
+
+
+@contextmanager
+def fp32_products(place: Grid, settings: EngineSettings) -> Iterator[None]:
+    """Let CUDA take fp32 matrix products in TF32, or in full fp32, as the run wants it, for its time; rank 0 says so.
+
+    TF32 has fp32's range and 10 bits after the point; it needs a card of compute capability 8 or more. Nothing is
+    touched on CPUs, and in runs of another precision.
+    """
+    if place.device.type != "cuda" or settings.precision != "fp32":
+        yield
+        return
+    found = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    _set_fp32_products("high" if settings.tf32 else "highest", settings.tf32)
+    if settings.tf32 and place.rank == 0 and torch.cuda.get_device_capability(place.device) >= (8, 0):
+        print("fp32 matrix products in TF32; --tf32 false for full fp32", flush=True)
+    try:
+        yield
+    finally:
+        _set_fp32_products(*found)
+
+
+def _set_fp32_products(matmul: str, tf32: bool) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = tf32

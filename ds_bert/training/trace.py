@@ -12,7 +12,7 @@ from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically
 from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.deepspeed_config import named_steps
+from ds_bert.training.settings import named_steps
 
 TRACE, PICTURE = "trace.json", "schedule.png"
 _DIGIT = 0.008  # of the picture's width is what a digit takes; a box that is narrower has no number

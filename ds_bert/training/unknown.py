@@ -4,6 +4,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -21,22 +22,20 @@ JOBS = {
 }
 
 
-def _read_table(text: str) -> dict[str, list[str]]:
-    """Return the sentences of each name."""
-    successors: dict[str, list[str]] = {}
+@cache
+def successors() -> dict[str, list[str]]:
+    """Sentences on each name that others have; `successors.txt` says how it is written."""
+    known: dict[str, list[str]] = {}
     sentences: list[str] = []
-    for line in text.splitlines():
+    for line in Path(__file__).with_name("successors.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("    "):
             sentences.append(line.strip())
         elif line and not line.startswith("#"):
             if sentences:  # names begin a new entry; they may take several lines
                 sentences = []
-            successors |= dict.fromkeys(line.split(), sentences)
-    return successors
+            known |= dict.fromkeys(line.split(), sentences)
+    return known
 
-
-SUCCESSORS = _read_table(Path(__file__).with_name("successors.txt").read_text(encoding="utf-8"))
-"""Sentences on each name that others have; `successors.txt` says how it is written."""
 
 # Values that transformers or DeepSpeed know: {argument: (what they look like, what to say)}
 VALUES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -76,7 +75,7 @@ def explain(name: str, kind: type, spell: Callable[[str], str]) -> str:
         return f"it is switched off by {spell(positive)} false"
     if sentence := _successor(plain, own):
         return _spelt(sentence, spell)
-    if plain in SUCCESSORS and not any(plain in names for _, names in _arguments_of_jobs(kind)):
+    if plain in successors() and not any(plain in names for _, names in _arguments_of_jobs(kind)):
         return f"this job has nothing like it{_elsewhere(plain, kind, spell)}"
     if others := [script for script, names in _arguments_of_jobs(kind) if plain in names]:
         return f"it is an argument of {_scripts(others)}"
@@ -98,7 +97,7 @@ def named_arguments(sentence: str) -> set[str]:
 
 def _successor(name: str, own: Iterable[str]) -> str:
     """The first sentence of the table whose arguments the job has; "" if there is none."""
-    fitting = (sentence for sentence in SUCCESSORS.get(name, ()) if named_arguments(sentence) <= set(own))
+    fitting = (sentence for sentence in successors().get(name, ()) if named_arguments(sentence) <= set(own))
     return next(fitting, "")
 
 
@@ -117,7 +116,7 @@ def _scripts(scripts: list[str]) -> str:
 
 
 def _misspelt(name: str, kind: type, own: list[str], spell: Callable[[str], str]) -> str:
-    known = [*own, *(other for other in SUCCESSORS if _successor(other, own))]
+    known = [*own, *(other for other in successors() if _successor(other, own))]
     names = meant(name, known)
     if names and names[0] in own:
         return f"did you mean {' or '.join(spell(near) for near in names if near in own)}?"

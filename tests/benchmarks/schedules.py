@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ds_bert.command_line import launcher_world
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.launcher import launcher_world
-from ds_bert.modeling.layers import Field
+from ds_bert.modeling.model import Field
 from ds_bert.stage_map import StageMap
 
 FORWARD, BACKWARD = 0.020, 0.040

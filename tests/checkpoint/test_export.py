@@ -15,10 +15,10 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.layers import Carry
+from ds_bert.modeling.model import Carry
 from ds_bert.stage_map import StageMap
-from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from ds_bert.training.model_source import build_engine
+from ds_bert.training.pretraining import PretrainingObjective, split_batch
 from tests.support.processes import run_on_ranks
 from tests.support.text import VOCABULARY, prepare_data
 from tests.support.toy import ROWS, global_batch, toy_config, toy_map

@@ -21,8 +21,8 @@ from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
-from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.model_source import build_engine, load_weights
+from ds_bert.training.pretraining import PretrainingObjective
 from tests.support.checkpoints import contents, describe, same, state_of, toy_fields
 from tests.support.memory import Allocations, on_host
 from tests.support.processes import run_on_ranks

@@ -14,15 +14,14 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.conditional import MultitaskHead
-from ds_bert.modeling.layers import Layer
-from ds_bert.modeling.model import model_layers
+from ds_bert.modeling.model import Layer, model_layers
 from ds_bert.multitask.job import split_tasks
 from ds_bert.multitask.objective import objective_of
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.classification import ClassificationObjective
-from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from ds_bert.training.data_loader import Feed, split_features
 from ds_bert.training.model_source import build_engine
+from ds_bert.training.pretraining import PretrainingObjective, split_batch
 from tests.support.fake_cuda import processes
 from tests.support.fake_cuda.recording import RECORDER, Phase
 from tests.support.fine_tuning import examples, objective

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data.masking import IGNORED_LABEL, Masker, _cut_runs, _run_by_run
+from ds_bert.data.pretraining import IGNORED_LABEL, Masker, _cut_runs, _run_by_run
 from ds_bert.data.sampler import random_bits, uniform
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError

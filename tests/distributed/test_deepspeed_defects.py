@@ -13,7 +13,7 @@ from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings, LossScaling
 from ds_bert.modeling.model import model_layers
 from ds_bert.stage_map import StageMap
-from ds_bert.tasks.pretraining import split_batch
+from ds_bert.training.pretraining import split_batch
 from tests.support.processes import run_on_ranks
 from tests.support.reference import deviation, reference_loss, reference_model, train_reference
 from tests.support.toy import global_batch, part, toy_config, toy_map

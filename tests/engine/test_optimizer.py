@@ -10,7 +10,7 @@ import torch
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings, LossScaler, LossScaling
 from ds_bert.stage_map import StageMap
-from ds_bert.training.optimization import LayerwiseDecay
+from ds_bert.training.settings import LayerwiseDecay
 from tests.support.processes import run_on_ranks
 from tests.support.state import load_by_name, state_by_name
 from tests.support.toy import ENCODER_LAYERS, toy_map

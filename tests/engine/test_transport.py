@@ -5,7 +5,7 @@ import torch
 
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.transport import Transport, message_layout, pack, unpack
-from ds_bert.modeling.layers import BatchShape, Field, encoder_carry
+from ds_bert.modeling.model import BatchShape, Field, encoder_carry
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from ds_bert.modeling.heads.layers import BeamQuestionAnsweringHead
+from ds_bert.modeling.head_layers import BeamQuestionAnsweringHead
 from tests.support.beam import answer_logit, end_logit, start_logits
 from tests.support.models import BOTH, chain, toy_model
 

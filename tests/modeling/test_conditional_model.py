@@ -6,10 +6,9 @@ import pytest
 import torch
 from transformers import BertModel, PretrainedConfig
 
-from ds_bert.modeling.conditional import MultitaskHead, conditional_carry
+from ds_bert.modeling.conditional import MultitaskHead
 from ds_bert.modeling.config import arrangement
-from ds_bert.modeling.layers import BatchShape
-from ds_bert.modeling.model import carry_declaration, model_layers
+from ds_bert.modeling.model import BatchShape, carry_declaration, conditional_carry, model_layers
 from tests.support.conditional import example_logits
 from tests.support.models import Chain, chain, toy_model
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ds_bert.modeling.layers import embedding_lookup, tied_decoder
+from ds_bert.modeling.model import embedding_lookup, tied_decoder
 
 VOCABULARY, HIDDEN = 11, 6
 

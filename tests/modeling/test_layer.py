@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ds_bert.modeling.layers import initialize
+from ds_bert.modeling.model import initialize
 from tests.support.models import BOTH, chain, toy_model
 
 WORDS = "bert.embeddings.word_embeddings.weight"

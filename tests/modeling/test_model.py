@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 from ds_bert.errors import UserError
 from ds_bert.modeling.costs import layer_costs
 from ds_bert.modeling.families import FAMILIES, family_of
+from ds_bert.modeling.head_layers import SequenceClassificationHead
 from ds_bert.modeling.heads import HEADS, trainable_heads
-from ds_bert.modeling.heads.layers import SequenceClassificationHead
-from ds_bert.modeling.layers import Carry, Layer
-from ds_bert.modeling.model import build_config, carry_declaration, model_layers
+from ds_bert.modeling.model import Carry, Layer, build_config, carry_declaration, model_layers
 from tests.support.checkpoints import toy_fields
 from tests.support.models import BOTH, CHOICES, CLASSES, chain, toy_model, transformers_model
 from tests.support.toy import global_batch

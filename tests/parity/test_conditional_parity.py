@@ -14,8 +14,7 @@ from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.conditional import MultitaskHead
-from ds_bert.modeling.layers import initialize
-from ds_bert.modeling.model import carry_declaration, model_layers
+from ds_bert.modeling.model import carry_declaration, initialize, model_layers
 from ds_bert.multitask.job import split_tasks
 from ds_bert.multitask.model import Frozen
 from ds_bert.multitask.objective import objective_of

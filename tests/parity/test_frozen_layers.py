@@ -10,8 +10,7 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.layers import initialize
-from ds_bert.modeling.model import carry_declaration, model_layers
+from ds_bert.modeling.model import carry_declaration, initialize, model_layers
 from ds_bert.stage_map import StageMap
 from tests.support.fine_tuning import examples, micro_batches, objective, reference
 from tests.support.models import toy_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.training.optimization import LayerwiseDecay
+from ds_bert.training.settings import LayerwiseDecay
 from tests.support.reference import Trajectory, deviation, reference_loss, reference_model
 from tests.support.toy import ENCODER_LAYERS, global_batch, toy_config, toy_map
 from tests.support.training import Case, train_cases

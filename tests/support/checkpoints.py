@@ -13,8 +13,8 @@ from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.files import write_json
 from ds_bert.modeling.model import build_config
-from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.model_source import build_engine
+from ds_bert.training.pretraining import PretrainingObjective
 from tests.support.state import state_by_name
 from tests.support.toy import ROWS, SIZES, VOCABULARY, global_batch
 from tests.support.training import micro_batches

@@ -12,10 +12,10 @@ from transformers import PretrainedConfig
 from ds_bert.engine.execution import MicroBatch, Objective
 from ds_bert.engine.process_group import Grid
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.layers import initialize
+from ds_bert.modeling.model import initialize
 from ds_bert.tasks.classification import ClassificationObjective
-from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from ds_bert.tasks.squad.objective import BeamSpanObjective, SpanObjective
+from ds_bert.training.pretraining import PretrainingObjective, split_batch
 from tests.support.beam import answer_logit, end_logit, start_logits
 from tests.support.models import CHOICES, LABELS, chain, transformers_model
 from tests.support.toy import ROWS, global_batch, part

@@ -8,8 +8,7 @@ import transformers
 from transformers import PretrainedConfig
 
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.layers import Carry, Layer, initialize
-from ds_bert.modeling.model import build_config, model_layers
+from ds_bert.modeling.model import Carry, Layer, build_config, initialize, model_layers
 from tests.support.toy import SIZES
 
 BOTH = ("bert", "albert")

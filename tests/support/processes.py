@@ -27,7 +27,7 @@ _CONTEXT.set_forkserver_preload(
         "deepspeed",
         "transformers.models.bert.modeling_bert",
         "ds_bert.engine.engine",
-        "ds_bert.tasks.pretraining",
+        "ds_bert.training.pretraining",
     ]
 )
 

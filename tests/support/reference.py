@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForPreTraining
 
-from ds_bert.modeling.layers import initialize
+from ds_bert.modeling.model import initialize
 
 
 @dataclass(frozen=True)

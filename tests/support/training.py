@@ -13,10 +13,9 @@ from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.modeling.layers import initialize
-from ds_bert.modeling.model import carry_declaration, model_layers
+from ds_bert.modeling.model import carry_declaration, initialize, model_layers
 from ds_bert.stage_map import StageMap
-from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
+from ds_bert.training.pretraining import PretrainingObjective, split_batch
 from tests.support.processes import run_on_ranks
 from tests.support.reference import Trajectory
 from tests.support.state import state_by_name

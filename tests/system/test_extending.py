@@ -13,9 +13,9 @@ from transformers import BertModel, ElectraConfig, ElectraForTokenClassification
 
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.cli import main as ds_bert
+from ds_bert.command_line import import_extensions
 from ds_bert.data.vocabulary import load_tokenizer
-from ds_bert.flags import import_extensions
-from ds_bert.modeling.layers import initialize
+from ds_bert.modeling.model import initialize
 from ds_bert.schedules.schedule import one_f_one_b
 from ds_bert.schedules.simulator import bubble_share, simulate
 from ds_bert.training.log import read_log

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
+from ds_bert.training.pretraining import PretrainingObjective, split_batch
 from tests.support.toy import VOCABULARY, global_batch, part
 
 ROWS = 8

@@ -10,7 +10,7 @@ from ds_bert.errors import UserError
 from ds_bert.files import shipped_configs
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.declaration import flags_of
-from ds_bert.training.deepspeed_config import apply_deepspeed_config
+from ds_bert.training.settings import apply_deepspeed_config
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from ds_bert.training.optimization import learning_rate
+from ds_bert.training.settings import learning_rate
 
 PEAK = 3e-4
 

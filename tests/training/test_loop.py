@@ -11,10 +11,10 @@ import torch
 
 from ds_bert.engine.optimizer import StepResult
 from ds_bert.errors import StopSignal, UserError
-from ds_bert.tasks.pretraining import PretrainingObjective
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.log import RunLog, read_log
 from ds_bert.training.loop import Best, Course, Diverged, Training
+from ds_bert.training.pretraining import PretrainingObjective
 from tests.support.meters import fake_engine, meter_of
 
 NO_VOTES = [0.0, 0.0]

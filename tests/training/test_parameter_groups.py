@@ -4,7 +4,7 @@ import pytest
 from transformers import AlbertConfig, AlbertForPreTraining, BertConfig, BertForPreTraining
 
 from ds_bert.engine.settings import EngineSettings, by_dimensions
-from ds_bert.training.optimization import with_layerwise_decay
+from ds_bert.training.settings import with_layerwise_decay
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 11}
 BERT_POWERS = {

@@ -11,7 +11,7 @@ import torch
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.deepspeed_config import check_together, named_steps, ranges_of, total_steps, traced_steps
+from ds_bert.training.settings import check_together, named_steps, ranges_of, total_steps, traced_steps
 from ds_bert.training.trace import FOLDER, Profiler
 from tests.support.meters import ONE
 from tests.support.toy import toy_map

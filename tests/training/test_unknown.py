@@ -19,7 +19,7 @@ from ds_bert.cli import COMMANDS
 from ds_bert.errors import UserError
 from ds_bert.training.declaration import flags_of
 from ds_bert.training.parser import _Parser, parse_arguments
-from ds_bert.training.unknown import JOBS, SUCCESSORS, VALUES, _successor, explain, named_arguments
+from ds_bert.training.unknown import JOBS, VALUES, _successor, explain, named_arguments, successors
 from tests.test_docs import flags_of_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,14 +94,14 @@ def test_every_argument_of_transformers_is_taken_or_has_a_sentence(job: str, sou
     names = TRAINER if source == "TrainingArguments" else SCRIPTS[source].split()
     for name in set(names) - own(kind):
         elsewhere = any(name in own(other) for other in KINDS.values())
-        assert _successor(name, own(kind)) or elsewhere or name in SUCCESSORS, name
+        assert _successor(name, own(kind)) or elsewhere or name in successors(), name
         assert explain(name, kind, FLAGS) and "did you mean" not in explain(name, kind, FLAGS), name
 
 
 @pytest.mark.parametrize("job", KINDS)
 def test_what_is_named_exists_in_the_job_that_is_told_it(job: str) -> None:
     kind = KINDS[job]
-    for name in SUCCESSORS.keys() - own(kind):
+    for name in successors().keys() - own(kind):
         said = explain(name, kind, FLAGS)
         elsewhere = re.search(r"; in (\S+)(?: and \S+)*: .*", said)
         has = own(KINDS[Path(elsewhere[1]).stem]) if elsewhere else own(kind)
@@ -111,11 +111,11 @@ def test_what_is_named_exists_in_the_job_that_is_told_it(job: str) -> None:
 
 
 def test_every_sentence_is_told_to_some_job() -> None:
-    for name, sentences in SUCCESSORS.items():
+    for name, sentences in successors().items():
         told = {_successor(name, own(kind)) for kind in KINDS.values() if name not in own(kind)}
         unused = [sentence for sentence in sentences if sentence not in told]
         # an entry has several names, and some of them are arguments of the jobs that this sentence is for
-        others = {other for other, entry in SUCCESSORS.items() if entry is sentences}
+        others = {other for other, entry in successors().items() if entry is sentences}
         for sentence in unused:
             assert any(
                 _successor(other, own(kind)) == sentence
@@ -126,7 +126,7 @@ def test_every_sentence_is_told_to_some_job() -> None:
 
 def test_commands_in_sentences_exist() -> None:
     quoted = {
-        command for sentences in SUCCESSORS.values() for text in sentences for command in re.findall("`(.*?)`", text)
+        command for sentences in successors().values() for text in sentences for command in re.findall("`(.*?)`", text)
     }
     ours = {command.split()[1]: re.findall(r"--\w+", command) for command in quoted if command.startswith("ds-bert ")}
     assert {"prepare", "export", "import"} <= set(ours) <= set(COMMANDS)
@@ -190,7 +190,7 @@ def misspelt(name: str) -> set[str]:
 def test_misspelt_arguments_are_told_the_right_spelling(job: str) -> None:
     kind = KINDS[job]
     for name in own(kind):
-        wrong = sorted(misspelt(name) - own(kind) - SUCCESSORS.keys())
+        wrong = sorted(misspelt(name) - own(kind) - successors().keys())
         for word in random.Random(name).sample(wrong, 5) if len(name) > 6 else ():
             assert f"--{name}" in explain(word, kind, FLAGS), (word, explain(word, kind, FLAGS))
 

@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ds_bert.data.sampler import LengthGroupedSampler
 from ds_bert.engine.module import layer_seed
-from ds_bert.modeling.layers import initialize
+from ds_bert.modeling.model import initialize
 
 Batch = list[list[int]]  # numbers of the examples in each micro-batch
 

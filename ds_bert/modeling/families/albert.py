@@ -127,7 +127,7 @@ class Albert(Family):
 
     def pooler(self, config: Any) -> "nn.Module":
         """Build a linear layer and tanh on the first token."""
-        from ds_bert.modeling.layers import FirstTokenPooler
+        from ds_bert.modeling.model import FirstTokenPooler
 
         return FirstTokenPooler(config.hidden_size, config.hidden_size)
 

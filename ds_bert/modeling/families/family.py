@@ -137,7 +137,7 @@ class Family:
         part = self.encoder_part(name)
         return part is not None and re.match(self.feed_forward, part[1]) is not None
 
-    # --- Its modules, which the layers of the pipeline are made of; see `ds_bert.modeling.layers` -----------
+    # --- Its modules, which the layers of the pipeline are made of; see `ds_bert.modeling.model` -----------
     def theirs(self, name: str) -> Any:
         """Return transformers' class of a part of the model: "Layer" is BertLayer."""
         room = self.model_type.replace("-", "_")

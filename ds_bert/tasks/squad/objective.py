@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from ds_bert.data.features import IGNORED
-from ds_bert.modeling.layers import Carry
+from ds_bert.modeling.model import Carry
 
 
 class SpanObjective:

@@ -27,8 +27,8 @@ from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
-from ds_bert.tasks.pretraining import PretrainingObjective, split_batch
 from ds_bert.training.model_source import build_engine
+from ds_bert.training.pretraining import PretrainingObjective, split_batch
 
 
 def stage_engine(arguments: argparse.Namespace, schedule: Literal["1f1b", "2bw"]) -> Engine:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ds_bert.modeling.families import family_of
-from ds_bert.modeling.layers import Carry, Layer
+from ds_bert.modeling.model import Carry, Layer
 
 
 class SequenceClassificationHead(Layer):

@@ -1,16 +1,19 @@
 """DeepSpeed's JSON and the command line as one set of settings: "auto" is filled in, contradictions are refused."""
 
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
+from transformers import PretrainedConfig
 
 from ds_bert.engine.optimizers import OPTIMIZERS, optimizers_with
-from ds_bert.engine.settings import EngineSettings, LossScaling, Precision
+from ds_bert.engine.settings import EngineSettings, LossScaling, ParameterGroup, Precision, by_dimensions
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
+from ds_bert.modeling.families import encoder_part, family_of, is_embedding
 from ds_bert.training.arguments import TRACED, JobArguments, TrainingArguments
 from ds_bert.training.declaration import Bounds, Kind, flags_of
 
@@ -279,3 +282,66 @@ def traced_steps(arguments: JobArguments) -> range | int:
         UserError: ``--trace_steps`` is given and names none.
     """
     return named_steps(arguments, "trace_steps") or (TRACED if arguments.trace else 0)
+
+
+def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, course: str) -> float:
+    """Return the learning rate of ``step``, counted from 0.
+
+    Args:
+        step: optimizer steps taken before.
+        total_steps: of the whole training; at its end "linear" and "cosine" reach 0.
+        warmup_steps: steps over which the rate rises linearly from 0.
+        peak: highest rate.
+        course: "linear", "cosine" or "constant" after the warm-up.
+    """
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if course == "linear":
+        return peak * max(0.0, 1.0 - progress)
+    if course == "cosine":
+        return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return peak
+
+
+def warmup_steps(arguments: TrainingArguments, total_steps: int) -> int:
+    """Steps over which the rate rises: those that were given, or a share of all."""
+    return arguments.warmup_steps or round(arguments.warmup_ratio * total_steps)
+
+
+@dataclass(frozen=True)
+class LayerwiseDecay:
+    """Scale learning rates by layer as ELECTRA's code does (Clark et al. 2020, google-research/electra).
+
+    With decay d, the head has scale 1, encoder layer k of L (from 1) d^(L+2-k), and the embeddings d^(L+2): the last
+    encoder layer has d^2, and no parameter d^1. Pooler and all else outside embeddings and encoder belong to the head;
+    a word matrix that is tied to the head, to the embeddings.
+    """
+
+    decay: float
+    num_layers: int
+
+    def __call__(self, name: str, dimensions: int) -> ParameterGroup:
+        """Return the group of the parameter that Hugging Face knows as ``name``."""
+        depth = 0 if is_embedding(name) else self.num_layers + 2
+        if part := encoder_part(name):
+            depth = part[0] + 1
+        return replace(by_dimensions(name, dimensions), lr_scale=self.decay ** (self.num_layers + 2 - depth))
+
+
+def with_layerwise_decay(settings: EngineSettings, decay: float, config: PretrainedConfig) -> EngineSettings:
+    """Give the parameters of each layer a learning rate of their own.
+
+    Where encoder layers share their parameters, each group of them counts as one layer, however often it is passed
+    through. With one group, the encoder has d^2 and the embeddings have d^3.
+
+    Args:
+        settings: of the engine.
+        decay: `--layerwise_lr_decay`, more than 0 and at most 1, which changes nothing.
+        config: the model.
+
+    """
+    if decay == 1.0:
+        return settings
+    num_layers = family_of(config).num_groups(vars(config))
+    return replace(settings, parameter_group=LayerwiseDecay(decay, num_layers))
