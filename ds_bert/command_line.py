@@ -1,6 +1,7 @@
 """Command lines whose unknown flags and values are refused with what was probably meant."""
 
 import argparse
+import importlib
 import importlib.util
 import os
 import sys
@@ -111,6 +112,12 @@ def _run(path: Path) -> None:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f", line {lines[-1]}" if lines else ""
         raise UserError(f"{FLAG} {path}{where}: {type(error).__name__}: {error}") from error
+
+
+def load_named(named: str) -> Any:
+    """Import what "module:name" names."""
+    module, _, name = named.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def take_extensions(words: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from ds_bert.data.tagging import encode_sentences, read_sentences, write_sentenc
 from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.tasks.classification import ClassificationObjective
 from ds_bert.tasks.task import Outputs, Split, Task
-from ds_bert.training.finetuning import fine_tune
+from ds_bert.training.finetuning import fine_tune, kept_labels
 from ds_bert.training.job import make_plan
 from ds_bert.training.job_arguments import FinetuneArguments
 from ds_bert.training.model_source import load_source
@@ -35,7 +35,7 @@ def main() -> int:
     paths = [next(iter(sorted(folder.glob(f"{split}.*"))), folder / f"{split}.jsonl") for split in splits]
     files = [read_sentences(path) for path in paths]
     tags = sorted_names(tag for sentences in files for each in sentences for tag in each.tags)
-    tags = in_order_of_head(tags, source.kept_labels(arguments.drop_classifier), "the files have", may_lack=True)
+    tags = in_order_of_head(tags, kept_labels(source, arguments.drop_classifier), "the files have", may_lack=True)
     train, gold = (encode_sentences(each, tags, source.tokenizer, arguments.max_seq_length) for each in files)
     wanted = gold.features.token_columns["labels"]
 

@@ -11,10 +11,10 @@ import numpy as np
 import tokenizers
 from tokenizers import trainers
 
-from ds_bert.data.arrays import token_dtype
 from ds_bert.data.corpus import (
     RawDocument,
 )
+from ds_bert.data.shards import token_dtype
 from ds_bert.data.tokenizer_files import wordpiece
 from ds_bert.data.vocabulary import CONTINUATION, FEWEST_TOKENS, SPECIAL_TOKENS, CorpusTokenizer, Tokenizer
 from ds_bert.data.workers import map_in_order

@@ -25,8 +25,8 @@ import numpy as np
 
 from ds_bert.command_line import launcher_world
 from ds_bert.data import cache_space
-from ds_bert.data.arrays import map_array
 from ds_bert.data.features import Features
+from ds_bert.data.shards import map_array
 from ds_bert.errors import UserError
 from ds_bert.files import make_folder, write_json
 

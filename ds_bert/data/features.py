@@ -5,10 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ds_bert.errors import UserError
-
 # Of a batch's arrays, the first stage reads these; all others are read by the last stage.
-INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 IGNORED = -100  # the label of a token that has none
 _PAD_TO = 8  # lengths are rounded up to a multiple: fewer shapes, better aligned products
 
@@ -94,15 +91,6 @@ class Features:
 def count_of(part: int, whole: int, noun: str = "example") -> str:
     """Say how many of how many: "1 of 20 examples is", "3 of 20 examples are"."""
     return f"{part:,} of {whole:,} {noun}s {'is' if part == 1 else 'are'}"
-
-
-def refuse_pairs(title: str, type_vocab_size: int) -> None:
-    """Raise `UserError` where pairs, of which ``title`` names the origin, meet a model that has one token type only."""
-    if type_vocab_size < 2:
-        raise UserError(
-            f"{title}: has pairs of texts, the second of token type 1, but the model's type_vocab_size is "
-            f"{type_vocab_size}; needed is a model with 2"
-        )
 
 
 def make_features(

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ds_bert.data.arrays import shard_name
 from ds_bert.data.encoding import EncodedDocument
-from ds_bert.data.shards import write_shard
+from ds_bert.data.shards import shard_name, write_shard
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_json
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ds_bert.data.arrays import shard_name
 from ds_bert.data.pairs import PairPlan, count_examples, plan_pairs
 from ds_bert.data.sampler import below, random_bits, uniform
-from ds_bert.data.shards import ShardedCorpus
+from ds_bert.data.shards import ShardedCorpus, shard_name
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 

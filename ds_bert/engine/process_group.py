@@ -297,7 +297,8 @@ def start_process_group(
         _share_cores()
     _import_deepspeed()  # takes seconds, in which nobody would notice that this process has died
     launcher_rank, world_size = launcher_world()
-    store = meet(launcher_rank, world_size, timeout_seconds, start_timeout)
+    alone = world_size == 1  # nobody is to be met, and no port needed
+    store = dist.HashStore() if alone else meet(launcher_rank, world_size, timeout_seconds, start_timeout)
     backend = choose_backend(transport, device, store, launcher_rank, world_size)
     rank = stage_map.grid_rank(launcher_rank)
     os.environ["RANK"] = str(rank)

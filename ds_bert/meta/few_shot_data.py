@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ds_bert.data.features import Features, join_pair, make_features, refuse_pairs
+from ds_bert.data.features import Features, join_pair, make_features
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.meta.arguments import FewShotArguments
@@ -16,6 +16,7 @@ from ds_bert.meta.tasks.episode import Episode
 from ds_bert.meta.tasks.episode_sources import subset
 from ds_bert.meta.tasks.leopard import LeopardTask
 from ds_bert.meta.tasks.published_files import num_classes_of, read_examples
+from ds_bert.modeling.config import refuse_pairs
 
 
 @dataclass(frozen=True)

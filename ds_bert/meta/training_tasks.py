@@ -12,7 +12,7 @@ from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.training_state import read_state
 from ds_bert.command_line import launcher_world
 from ds_bert.data.feature_cache import cache_folder
-from ds_bert.data.features import Features, refuse_pairs
+from ds_bert.data.features import Features
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import file_fingerprint
@@ -21,6 +21,7 @@ from ds_bert.meta.tasks.episode import EpisodeSource, TaskSource, fits_batches, 
 from ds_bert.meta.tasks.episode_sources import Divided, OpenedFile, RecordTasks, SupervisedTasks, mix
 from ds_bert.meta.tasks.published_files import ListedFile, files_of, num_classes_of, read_listed
 from ds_bert.meta.tasks.task_set import MANIFEST, TaskSet
+from ds_bert.modeling.config import refuse_pairs
 from ds_bert.tasks.glue.task import GlueOptions, glue_task
 from ds_bert.tasks.task import DataOptions
 from ds_bert.training.model_source import Source

@@ -8,8 +8,7 @@ from typing import Any
 
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
-from ds_bert.modeling.families import FAMILIES
-from ds_bert.modeling.families.family import Family
+from ds_bert.modeling.families import FAMILIES, Family
 
 SIZES = (
     "vocab_size",
@@ -185,3 +184,12 @@ def arrangement(config: Any, index: int) -> Arrangement:
 
 def _has_bottleneck(config: Any) -> bool:
     return getattr(config, "conditional_bottleneck", True)
+
+
+def refuse_pairs(title: str, type_vocab_size: int) -> None:
+    """Raise `UserError` where pairs, of which ``title`` names the origin, meet a model that has one token type only."""
+    if type_vocab_size < 2:
+        raise UserError(
+            f"{title}: has pairs of texts, the second of token type 1, but the model's type_vocab_size is "
+            f"{type_vocab_size}; needed is a model with 2"
+        )

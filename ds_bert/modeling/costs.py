@@ -20,8 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert.modeling.families import family_of, fields_of
-from ds_bert.modeling.families.family import Fields
+from ds_bert.modeling.families import Fields, family_of, fields_of
 from ds_bert.modeling.heads import Sizes, head_named
 
 _MASK_BYTES = 1  # for each element that passes dropout

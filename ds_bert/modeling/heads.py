@@ -12,8 +12,9 @@ With width E of the word embeddings (E = H in BERT), C scores and M masked posit
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ds_bert.command_line import load_named
 
 if TYPE_CHECKING:
     from ds_bert.modeling.model import Layer
@@ -147,8 +148,7 @@ class Head:
         assert self.layer is not None, "a head that is only exported"
         if callable(self.layer):
             return self.layer(config)
-        module, _, name = self.layer.partition(":")
-        return getattr(import_module(module), name)(config)
+        return load_named(self.layer)(config)
 
 
 _LAYERS = "ds_bert.modeling.head_layers"

@@ -16,6 +16,7 @@ from torch import nn
 from torch.autograd import Function
 from transformers import PretrainedConfig
 
+from ds_bert.command_line import load_named
 from ds_bert.errors import UserError
 from ds_bert.modeling.config import has_side_stream, is_conditional
 from ds_bert.modeling.families import family_of
@@ -261,6 +262,7 @@ class PretrainingHead(Layer):
 
 # What a configuration says of labels, and of the folder that it was read from: its weights' type and what they lack.
 _OF_LABELS = ("num_labels", "id2label", "label2id", "problem_type", "finetuning_task")
+_CONDITIONAL = "ds_bert.modeling.conditional:conditional_layers"  # named, as they build on the layers here
 _OF_FOLDER = ("dtype", "torch_dtype", "ds_bert")
 
 
@@ -304,9 +306,7 @@ def model_layers(config: PretrainedConfig, head: str | MakeHead) -> list[Callabl
     """
     last = partial(head_named(head).make, config)
     if is_conditional(config):
-        from ds_bert.modeling.conditional import conditional_layers  # it builds on the layers here
-
-        return [*conditional_layers(config), last]
+        return [*load_named(_CONDITIONAL)(config), last]
     return [partial(Embeddings, config), *encoder_layers(config), last]
 
 

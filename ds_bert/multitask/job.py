@@ -22,9 +22,10 @@ from ds_bert.multitask.sampling import (
 )
 from ds_bert.multitask.task_list import ALL, AVERAGE, SPREAD
 from ds_bert.multitask.tasks import DIAGNOSTIC, MultitaskTask
-from ds_bert.tasks.task import LOSS, SCORE, Examples
+from ds_bert.tasks.task import SCORE, Examples
 from ds_bert.training.data_loader import Feed, Tensors, split_features
 from ds_bert.training.finetuning import FinetuneJob
+from ds_bert.training.log import LOSS
 from ds_bert.training.loop import Outcome
 from ds_bert.training.run import share
 

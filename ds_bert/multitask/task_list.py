@@ -9,7 +9,7 @@ from typing import Any
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, read_text
 from ds_bert.tasks.glue.benchmark import OTHER_TASKS, find_task
-from ds_bert.tasks.task import is_error
+from ds_bert.training.log import is_error
 
 PAPER = ("cola", "mnli", "rte", "wnli", "qqp", "stsb", "sst2", "qnli", "mrpc")
 """GLUE's tasks in the order of the paper's task ids."""

@@ -18,7 +18,8 @@ from ds_bert.multitask.task_list import AVERAGE, TaskEntry
 from ds_bert.tasks.glue.benchmark import find_task
 from ds_bert.tasks.glue.own_data import SettingNames
 from ds_bert.tasks.glue.task import GlueOptions, glue_task
-from ds_bert.tasks.task import LOSS, SCORE, DataOptions, Outputs, Split, Task, is_error
+from ds_bert.tasks.task import SCORE, DataOptions, Outputs, Split, Task
+from ds_bert.training.log import LOSS, is_error
 
 DIAGNOSTIC = "diagnostic"
 

@@ -10,17 +10,6 @@ import numpy as np
 from ds_bert.data.features import Features
 from ds_bert.errors import UserError
 
-LOSS = "loss"
-
-
-_ERRORS = (LOSS, "mse", "rmse", "mae")
-
-
-def is_error(measure: str) -> bool:
-    """Whether a measure is the better the lower it is: one named so, or whose name ends so (`mlm_loss`)."""
-    return measure.rpartition("_")[2] in _ERRORS
-
-
 SPLITS = ("train", "eval", "predict")
 """What is read to train on, to measure, and to predict."""
 
@@ -120,7 +109,7 @@ class Task:
         evaluation: splits with known answers, by name ("validation", "validation_mismatched", …).
         prediction: splits to predict ("test", …).
         best_metric: measure of the first evaluation split by which the best checkpoint is chosen; "": the first one
-            returned. Higher is better, but see `ds_bert.tasks.task.is_error`.
+            returned. Higher is better, but see `ds_bert.training.log.is_error`.
         measures: names of all that could choose it; not checked where there are none.
         unit, loss_unit: what measures and loss are counted in, for charts.
         fingerprint: of the data, the tokenizer and the options that the training examples follow from.

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ds_bert.data.features import INPUTS
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.execution import MicroBatch
-from ds_bert.tasks.task import Outputs
 
 Tensors = dict[str, torch.Tensor]
 
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+"""What the first stage needs of a batch; the rest is the last stage's."""
 _EVALUATED_AT_ONCE = 64  # micro-batches per replica that are read before they are computed
 
 
@@ -90,7 +90,7 @@ class Feed:
             sums += self.engine.evaluate(micro_batches)
         return self.engine.objective.report(sums)
 
-    def predict(self, lengths: np.ndarray, size: int) -> tuple[list[Outputs], float | None]:
+    def predict(self, lengths: np.ndarray, size: int) -> tuple[list[Mapping[str, np.ndarray]], float | None]:
         """Compute outputs and loss of all examples, each once, those of like length together; a collective call.
 
         Args:
@@ -102,7 +102,7 @@ class Feed:
             what it needs (None where none has); nothing on the others.
         """
         order = np.argsort(-lengths, kind="stable")
-        outputs: dict[int, Outputs] = {}
+        outputs: dict[int, Mapping[str, np.ndarray]] = {}
         objective = self.engine.objective
         sums = torch.zeros(len(objective.sums), dtype=torch.float64)
         for micro_batches, first in self._once(order, size):

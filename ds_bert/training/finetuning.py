@@ -1,36 +1,36 @@
 """The fine-tuning job: train on a task's examples, keep the best checkpoint, measure, write predictions."""
 
-import statistics
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ds_bert.checkpoint.folders import SEED, checkpoint_folder, claim_output_dir
+from ds_bert.checkpoint.folders import checkpoint_folder
 from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, read_state
-from ds_bert.command_line import launcher_world
 from ds_bert.data.feature_cache import cache_folder
-from ds_bert.data.features import Features, refuse_pairs
+from ds_bert.data.features import Features
+from ds_bert.data.labels import head_names
 from ds_bert.data.sampler import LengthGroupedSampler
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
-from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.config import load_model_config, refuse_pairs
 from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.model import build_config
-from ds_bert.tasks.task import LOSS, SPLITS, DataOptions, Examples, Outputs, Split, Task, TaskOptions
+from ds_bert.tasks.task import SPLITS, DataOptions, Examples, Outputs, Split, Task, TaskOptions
 from ds_bert.training.data_loader import Feed
 from ds_bert.training.job import Job, Plan, Run, all_ranks
 from ds_bert.training.job_arguments import FinetuneArguments
-from ds_bert.training.log import Measures
+from ds_bert.training.log import LOSS, Measures
 from ds_bert.training.loop import Best, Course
 from ds_bert.training.meter import Work
 from ds_bert.training.model_source import Source, build_engine, check_weights
 from ds_bert.training.run import keep_settings, share
+from ds_bert.training.seeds import RESULTS, claim_seeds, for_each_seed, report_seeds
 from ds_bert.training.settings import total_steps
 
 A = TypeVar("A", bound=FinetuneArguments)
@@ -328,51 +328,15 @@ def _labels_of(config: Any) -> str:
     return "; ".join(", ".join(names) for names in heads)
 
 
-RESULTS = "eval_results.json"
+def kept_labels(source: Source, drop_classifier: bool) -> list[str] | None:
+    """Names of the labels that a trained classifier tells apart, in the order of its rows.
 
-
-def for_each_seed(arguments: A) -> list[A]:
-    """The arguments of one run per seed, each with its own folder; as they are without a list of seeds.
-
-    Raises:
-        UserError: a seed stands in the list twice.
-    """
-    if not arguments.seeds:
-        return [arguments]
-    if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise UserError(f"--seeds {' '.join(map(str, arguments.seeds))}: a seed stands there twice")
-    runs = [replace(arguments, seed=seed, seeds=[]) for seed in arguments.seeds]
-    folder = arguments.report_dir
-    return [replace(run, output_dir=str(folder / f"{SEED}{run.seed}")) for run in runs] if folder else runs
-
-
-def claim_seeds(arguments: FinetuneArguments) -> None:
-    """Make sure that ``output_dir`` is that of runs with several seeds, or free.
+    None where the job begins with a fresh one: the model has none, or ``drop_classifier`` says so.
 
     Raises:
-        UserError: it holds something else, and ``overwrite_output_dir`` does not say to move it aside.
+        UserError: the configuration's names are not those of the classifier's rows, or contradict each other.
     """
-    folder = arguments.run_dir
-    if not (arguments.seeds and folder) or (arguments.overwrite_output_dir and launcher_world()[0]):
-        return
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in found if name != RESULTS and not name.startswith(SEED)]
-    if not others:
-        return
-    if arguments.resume or not arguments.overwrite_output_dir:
-        raise UserError(
-            f"{folder}: --output_dir holds {others[0]}, which no run with --seeds wrote; name another folder, or start "
-            "anew with --overwrite_output_dir (which moves it aside)"
-        )
-    claim_output_dir(folder, resume=False, overwrite=True)
-
-
-def report_seeds(output_dir: Path, seeds: Sequence[int], results: Sequence[Mapping[str, float]]) -> None:
-    """Write and print mean and standard deviation over the seeds."""
-    summary = {}
-    for name in results[0]:
-        values = [result[name] for result in results]
-        deviation = statistics.stdev(values)
-        summary[name] = {"mean": statistics.mean(values), "deviation": deviation, "values": values}
-        print(f"{name:<32} {summary[name]['mean']:.4f} ± {deviation:.4f} over seeds {', '.join(map(str, seeds))}")
-    write_json(output_dir / RESULTS, {"seeds": list(seeds), **summary})
+    weights, matrix = source.weights, "classifier.weight"  # the last matrix of every head that tells labels apart
+    if weights is None or drop_classifier or matrix not in weights:
+        return None
+    return head_names(source.fields, weights.shape(matrix)[0], str(weights.folder / "config.json"))

@@ -196,7 +196,8 @@ class Job(ABC, Generic[A]):
             with explaining_out_of_memory(self.engine, self.arguments):
                 if self.run.weights:
                     load_weights(self.engine, self.run.weights, self.run.fresh)
-                check_agreement(self.engine, self.arguments, grid.stage_map, self.run.data)
+                if grid.world_size > 1:
+                    check_agreement(self.engine, self.arguments, grid.stage_map, self.run.data)
                 self.resumed_from = self.resume()
                 return self.do()
         finally:

@@ -1,8 +1,8 @@
-"""The arguments of the pre-training job."""
+"""The arguments of pre-training and of the fine-tuning jobs."""
 
 from dataclasses import dataclass
 
-from ds_bert.modeling.families import FAMILIES
+from ds_bert.modeling.families import pretraining_defaults
 from ds_bert.training.arguments import PretrainedModelArguments, TrainingArguments
 from ds_bert.training.declaration import (
     BATCH,
@@ -20,12 +20,6 @@ from ds_bert.training.declaration import (
     at_least,
     redeclare,
 )
-
-
-def _of_families(name: str) -> str:
-    """Say which families were pre-trained with another value of an argument than its default."""
-    said = {family.class_prefix: family.pretraining.get(name) for family in FAMILIES.values()}
-    return "".join(f" Default for {title}: {str(value).lower()}." for title, value in said.items() if value is not None)
 
 
 @dataclass
@@ -46,14 +40,15 @@ class PretrainArguments(TrainingArguments):
     ngram_mask: int = argument(
         0,
         "Mask runs of 1 to this many whole words, shorter ones more often; 0 or 1 for none."
-        + _of_families("ngram_mask"),
+        + pretraining_defaults("ngram_mask"),
         DATA,
         SAME,
         at_least(0),
     )
     sentence_order: bool = argument(
         False,
-        "Predict whether A and B were swapped, instead of whether B follows A." + _of_families("sentence_order"),
+        "Predict whether A and B were swapped, instead of whether B follows A."
+        + pretraining_defaults("sentence_order"),
         DATA,
         SAME,
     )

@@ -12,7 +12,16 @@ from typing import Any
 from tqdm import tqdm
 
 from ds_bert.files import write_atomically
-from ds_bert.tasks.task import LOSS, is_error
+
+LOSS = "loss"
+
+
+_ERRORS = (LOSS, "mse", "rmse", "mae")
+
+
+def is_error(measure: str) -> bool:
+    """Whether a measure is the better the lower it is: one named so, or whose name ends so (`mlm_loss`)."""
+    return measure.rpartition("_")[2] in _ERRORS
 
 
 class RunLog:

@@ -12,11 +12,10 @@ from ds_bert.checkpoint.saving import CheckpointSaver
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.optimizer import StepResult
 from ds_bert.errors import JobFailure, StopSignal, UserError
-from ds_bert.tasks.task import is_error
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.log import RunLog
+from ds_bert.training.log import RunLog, is_error
 from ds_bert.training.meter import Meter
-from ds_bert.training.settings import learning_rate, warmup_steps
+from ds_bert.training.settings import learning_rate, named_steps, warmup_steps
 from ds_bert.training.trace import Profiler
 
 BEST = "best.json"
@@ -156,7 +155,8 @@ class Training:
         self.first_step = engine.steps_done
         self.unsound: list[int] = []  # global batches whose loss or gradient was not finite
         self._unshown: list[dict[str, float]] = []  # measures of the steps since those that the log has
-        self.profiler = Profiler(arguments, engine.place)
+        profiled = named_steps(arguments, "profile_steps")
+        self.profiler = Profiler(profiled, arguments.report_dir, engine.place) if profiled else None
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -171,9 +171,11 @@ class Training:
                 self._step(stop)
                 self._evaluate_and_save()
             self._finish_saving()
-            self.outcome.profile = self.profiler.end(self.engine.steps_done)
+            if self.profiler:
+                self.outcome.profile = self.profiler.end(self.engine.steps_done)
         except BaseException as failure:
-            self.profiler.abandon()
+            if self.profiler:
+                self.profiler.abandon()
             self.log.close()
             # Not for other failures of several processes: where a peer has died, it would be waited for.
             if isinstance(failure, Diverged) or self.engine.place.world_size == 1:
@@ -186,7 +188,8 @@ class Training:
     def _step(self, stop: StopSignal) -> None:
         arguments, engine, outcome = self.arguments, self.engine, self.outcome
         step, begin, busy = engine.steps_done, time.perf_counter(), engine.timeline.busy_seconds
-        self.profiler.reach(step + 1)
+        if self.profiler:
+            self.profiler.reach(step + 1)
         rate = learning_rate(
             step, self.course.steps, self.warmup_steps, arguments.learning_rate, arguments.lr_scheduler_type
         )

@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.training_state import describe_model
 from ds_bert.command_line import launcher_world
-from ds_bert.data.features import refuse_pairs
 from ds_bert.data.pretraining import PretrainingDataset
 from ds_bert.data.sampler import GlobalBatchSampler
 from ds_bert.data.vocabulary import check_fits, load_tokenizer
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
-from ds_bert.modeling.config import load_model_config
+from ds_bert.modeling.config import load_model_config, refuse_pairs
 from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import Carry, build_config

@@ -11,8 +11,6 @@ from ds_bert.engine.timeline import COMPUTE, Span
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically
 from ds_bert.stage_map import StageMap
-from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.settings import named_steps
 
 TRACE, PICTURE = "trace.json", "schedule.png"
 _DIGIT = 0.008  # of the picture's width is what a digit takes; a box that is narrower has no number
@@ -169,17 +167,17 @@ _ROWS = 12  # of the table
 
 
 class Profiler:
-    """Profiles the steps that ``--profile_steps`` names; without it, none.
+    """Profiles some steps.
 
     Args:
-        arguments: of the job.
+        steps: those that ``--profile_steps`` names, counted from 1.
+        folder: the job's, for the files; None: this one.
         place: of this process.
     """
 
-    def __init__(self, arguments: TrainingArguments, place: Grid) -> None:
-        self.steps = named_steps(arguments, "profile_steps")
-        self.place = place
-        self._folder = (arguments.report_dir or Path()) / FOLDER
+    def __init__(self, steps: range, folder: Path | None, place: Grid) -> None:
+        self.steps, self.place = steps, place
+        self._folder = (folder or Path()) / FOLDER
         self._running: profile | None = None
         self._lines: list[str] = []
 

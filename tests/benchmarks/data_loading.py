@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ds_bert.data.arrays import shard_name
 from ds_bert.data.pairs import NUM_SPECIAL
 from ds_bert.data.pretraining import PretrainingDataset
 from ds_bert.data.sampler import GlobalBatchSampler
-from ds_bert.data.shards import write_manifest, write_shard
+from ds_bert.data.shards import shard_name, write_manifest, write_shard
 from ds_bert.data.vocabulary import load_tokenizer
 
 

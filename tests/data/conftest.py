@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data.arrays import shard_name
-from ds_bert.data.shards import write_manifest, write_shard
+from ds_bert.data.shards import shard_name, write_manifest, write_shard
 from ds_bert.data.vocabulary import load_tokenizer
 
 

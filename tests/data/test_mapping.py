@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data.arrays import map_array
 from ds_bert.data.feature_cache import cached_features
 from ds_bert.data.features import make_features
-from ds_bert.data.shards import ShardedCorpus, write_manifest, write_shard
+from ds_bert.data.shards import ShardedCorpus, map_array, write_manifest, write_shard
 from ds_bert.data.tokenizer_files import wordpiece
 from ds_bert.data.vocabulary import SPECIAL_TOKENS, Tokenizer
 from ds_bert.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data import shards
+from ds_bert.data import pairs
 from ds_bert.data.pairs import IN_ORDER, IS_NEXT, NOT_NEXT, SWAPPED, PairPlan, count_examples, plan_pairs
 from ds_bert.data.shards import ShardedCorpus
 from ds_bert.errors import UserError
@@ -46,7 +46,7 @@ def document_of(place: int, bounds: np.ndarray) -> int:
 def test_every_token_is_used_once_and_pairs_are_what_they_say(
     corpus: ShardedCorpus, epoch: int, block_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_FEWEST_TOKENS", block_tokens)
+    monkeypatch.setattr(pairs, "_FEWEST_TOKENS", block_tokens)
     plan = plan_pairs(corpus, LENGTH, seed=1, epoch=epoch)
     bounds, used = document_bounds(corpus), Counter[int]()
     for start_a, len_a, start_b, len_b, label in rows(plan):
@@ -134,7 +134,7 @@ def test_one_giant_document_among_small_ones(write_corpus: Callable[..., Path]) 
 def test_order_pairs_are_neighbours_and_use_every_token(
     corpus: ShardedCorpus, epoch: int, block_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_FEWEST_TOKENS", block_tokens)
+    monkeypatch.setattr(pairs, "_FEWEST_TOKENS", block_tokens)
     plan = plan_pairs(corpus, LENGTH, seed=1, epoch=epoch, sentence_order=True)
     bounds, starts, used = document_bounds(corpus), sentence_starts(corpus), Counter[int]()
     for start_a, len_a, start_b, len_b, label in rows(plan):

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data.arrays import token_dtype
-from ds_bert.data.shards import ShardedCorpus
+from ds_bert.data.shards import ShardedCorpus, token_dtype
 from ds_bert.errors import UserError
 
 DOCUMENTS = [[3, 4], [5], [1, 2, 3], [9]]

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AlbertTokenizer, AutoTokenizer, BertTokenizer
 
-from ds_bert.data.arrays import tokenizer_of
+from ds_bert.data.shards import tokenizer_of
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
 from tests.support.tokenizer_folders import (

@@ -77,7 +77,7 @@ def _run(folder: Path, steps: str | None, taken: range, rank: int = 0) -> tuple[
         rank: of two, on a map that exchanges them.
     """
     place = Grid(toy_map(2, 1, [[1], [0]]), rank, torch.device("cpu"), 30.0)
-    profiler = Profiler(TrainingArguments(profile_steps=steps, output_dir=str(folder)), place)
+    profiler = Profiler(named_steps(TrainingArguments(profile_steps=steps), "profile_steps"), folder, place)
     for step in taken:
         profiler.reach(step)
         with torch.profiler.record_function(f"step {step}"):
@@ -119,9 +119,7 @@ def test_these_steps_and_no_others(
 
 
 def test_the_table_is_by_self_time(tmp_path: Path) -> None:
-    profiler = Profiler(
-        TrainingArguments(profile_steps="1", output_dir=str(tmp_path)), Grid(ONE, 0, torch.device("cpu"), 30.0)
-    )
+    profiler = Profiler(range(1, 2), tmp_path, Grid(ONE, 0, torch.device("cpu"), 30.0))
     profiler.reach(1)
     large = torch.ones(700, 700)
     for _ in range(3):

@@ -14,8 +14,7 @@ import torch
 
 from ds_bert.checkpoint.convert.source import Source, load_pickle, load_tensors, named_tensors
 from ds_bert.errors import UserError
-from ds_bert.modeling.families import family_of
-from ds_bert.modeling.families.family import Family
+from ds_bert.modeling.families import Family, family_of
 
 Piece = tuple[str, Mapping[str, torch.Tensor]]
 """Where it was read, and its parameters."""

@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 
-from ds_bert.data.arrays import map_array
 from ds_bert.data.sampler import random_bits, uniform
+from ds_bert.data.shards import map_array
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, reading, write_json

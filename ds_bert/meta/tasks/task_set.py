@@ -23,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from ds_bert.data.arrays import (
+from ds_bert.data.features import Features
+from ds_bert.data.sampler import permutation
+from ds_bert.data.shards import (
     check_offsets,
     open_array,
     read_manifest,
@@ -33,8 +35,6 @@ from ds_bert.data.arrays import (
     verify_arrays,
     write_arrays,
 )
-from ds_bert.data.features import Features
-from ds_bert.data.sampler import permutation
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import write_json

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ds_bert.data.arrays import map_array
 from ds_bert.data.sampler import random_bits
-from ds_bert.data.shards import ShardedCorpus
+from ds_bert.data.shards import ShardedCorpus, map_array
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_json

@@ -10,9 +10,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ds_bert.data.arrays import shard_name
 from ds_bert.data.prepare import PrepareSettings, prepare
-from ds_bert.data.shards import ShardedCorpus
+from ds_bert.data.shards import ShardedCorpus, shard_name
 from ds_bert.data.workers import map_in_order
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_json

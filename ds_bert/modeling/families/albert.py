@@ -7,7 +7,7 @@ name is one tied parameter, whatever stages the layers lie on. With 12 layers an
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from ds_bert.modeling.families.family import Family, Fields
+from ds_bert.modeling.families import Family, Fields
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,3 +156,6 @@ def _activation(name: str) -> "nn.Module":
     from transformers.activations import ACT2FN
 
     return nn.GELU(approximate="tanh") if name == "gelu_new" else ACT2FN[name]
+
+
+ALBERT = Albert()

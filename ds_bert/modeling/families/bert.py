@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2019)."""
 
-from ds_bert.modeling.families.family import Family
+from ds_bert.modeling.families import Family
 
 
 class Bert(Family):
@@ -46,3 +46,6 @@ class Bert(Family):
         (r"cls/seq_relationship/output_weights", r"cls.seq_relationship.weight"),
         (r"cls/seq_relationship/output_bias", r"cls.seq_relationship.bias"),
     )
+
+
+BERT = Bert()
