@@ -114,8 +114,10 @@ def _run(path: Path) -> None:
         raise UserError(f"{FLAG} {path}{where}: {type(error).__name__}: {error}") from error
 
 
-def load_named(named: str) -> Any:
-    """Import what "module:name" names."""
+def load_named(named: Any) -> Any:
+    """Import what "module:name" names; what is no text is returned as it is."""
+    if not isinstance(named, str):
+        return named
     module, _, name = named.partition(":")
     return getattr(importlib.import_module(module), name)
 

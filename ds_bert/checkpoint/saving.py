@@ -20,7 +20,7 @@ from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.manifest import ARGUMENTS, STAGE_MAP, STATE, THREADS, Entry
 from ds_bert.checkpoint.pretrained import offer_model
 from ds_bert.checkpoint.tensors import bring_together, copies, describe_weights, files_by_name, write_tensors
-from ds_bert.files import write_atomically
+from ds_bert.files import write_atomically, write_json
 from ds_bert.stage_map import to_json
 
 
@@ -280,3 +280,13 @@ def gather(group: Any, value: Any, world_size: int) -> list[Any]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def describe_model(config: Any, tokenizer: Any) -> Callable[[Path], None]:
+    """Return a function that writes a Hugging Face ``config.json`` and a tokenizer into a folder."""
+
+    def describe(folder: Path) -> None:
+        write_json(folder / "config.json", json.loads(config.to_json_string(use_diff=False)))
+        tokenizer.save(folder, config.max_position_embeddings)
+
+    return describe

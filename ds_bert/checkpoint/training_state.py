@@ -5,9 +5,7 @@ whatever the cut. So the step is all that a run needs besides weights and moment
 generator's state is kept, and the data's position is the step, too.
 """
 
-import json
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from ds_bert.checkpoint.pretrained import best_known_to, offer_model
 from ds_bert.checkpoint.saving import TrainedStage, gather, save_checkpoint
 from ds_bert.checkpoint.tensors import MOMENTS, TensorFolder, has_tensors
 from ds_bert.errors import UserError
-from ds_bert.files import read_json, write_json
+from ds_bert.files import read_json
 
 __all__ = ["save_checkpoint"]  # known by this name here, too
 
@@ -42,33 +40,21 @@ def read_state(checkpoint: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     return state
 
 
-def go_on(engine: TrainedStage, output_dir: str | Path | None, found: Path | None) -> Path | None:
-    """Go on from a run's newest whole checkpoint, if the processes have found one; all processes call this.
+def resume(engine: TrainedStage, found: Path) -> Path:
+    """Go on from a run's newest whole checkpoint; all processes call this.
 
     Args:
         engine: with first weights.
-        output_dir: where each process has looked; None where nothing is kept.
-        found: the checkpoint that this process has found there; None for none.
+        found: the newest checkpoint that all processes have found; where it is damaged, an earlier one takes its place.
 
     Returns:
-        The checkpoint that was loaded; None where all have found none.
+        The checkpoint that was loaded.
 
     Raises:
-        UserError: on all processes, where they have not found the same; or as `load_newest` does.
+        UserError: on all processes, as `load_newest` does.
     """
-    place = engine.place
-    seen = gather(engine.control, (found.name if found else None, socket.gethostname()), place.world_size)
-    for rank, (name, host) in enumerate(seen):
-        if name != seen[0][0]:
-            raise UserError(
-                f"{output_dir}: {place.describe(rank)} on {host} finds {name or 'no checkpoint'} to go on from, "
-                f"{place.describe(0)} on {seen[0][1]} finds {seen[0][0] or 'none'}; needed is an --output_dir that "
-                "all processes see"
-            )
-    if found is None:
-        return None
     newest = load_newest(found.parent, engine)
-    if place.rank == 0:  # a run that was killed may have come no further than to its checkpoint
+    if engine.place.rank == 0:  # a run that was killed may have come no further than to its checkpoint
         offer_model(found.parent, best_known_to(newest))
     return newest
 
@@ -161,13 +147,3 @@ class _Stored:
             return self._weights, share.name
         assert self._rest
         return self._rest, f"{share.kind}/{share.name}"
-
-
-def describe_model(config: Any, tokenizer: Any) -> Callable[[Path], None]:
-    """Return a function that writes a Hugging Face ``config.json`` and a tokenizer into a folder."""
-
-    def describe(folder: Path) -> None:
-        write_json(folder / "config.json", json.loads(config.to_json_string(use_diff=False)))
-        tokenizer.save(folder, config.max_position_embeddings)
-
-    return describe

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ds_bert.engine.optimizers import OPTIMIZERS
+from ds_bert.command_line import load_named
+from ds_bert.engine.optimizers import OPTIMIZERS, Make
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings, ParameterGroup
 from ds_bert.engine.transport import Group, Work
@@ -327,4 +328,5 @@ def make_torch_optimizer(
         }
         for bucket, group in buckets
     ]
-    return OPTIMIZERS[settings.optimizer].make(groups, settings.optimizer_options)
+    make: Make = load_named(OPTIMIZERS[settings.optimizer].maker)
+    return make(groups, settings.optimizer_options)

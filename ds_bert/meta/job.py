@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ds_bert.checkpoint.training_state import describe_model
+from ds_bert.checkpoint.saving import describe_model
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError

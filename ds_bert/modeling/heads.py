@@ -146,8 +146,6 @@ class Head:
     def make(self, config: Any) -> "Layer":
         """Build the layer."""
         assert self.layer is not None, "a head that is only exported"
-        if callable(self.layer):
-            return self.layer(config)
         return load_named(self.layer)(config)
 
 

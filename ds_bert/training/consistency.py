@@ -1,5 +1,6 @@
 """What a resumed run must have in common with its checkpoint, and what may be another now, which is said."""
 
+import socket
 from collections.abc import Iterator, Mapping
 from math import gcd
 from pathlib import Path
@@ -127,6 +128,28 @@ def check_agreement(engine: Engine, arguments: TrainingArguments, stage_map: Sta
                     f"{key}: {first} has {known[0][1]!r}, {place.describe(rank)} has {value!r}; needed is the same on "
                     "all nodes"
                 )
+
+
+def check_found(engine: Engine, run_dir: Path | None, found: Path | None) -> None:
+    """Refuse ranks that have not found the same checkpoint to go on from; all processes call this.
+
+    Args:
+        engine: for its processes.
+        run_dir: where each has looked; None where nothing is kept.
+        found: the checkpoint that this process has found there; None for none.
+
+    Raises:
+        UserError: on all processes, naming two ranks, their machines, and what each has found.
+    """
+    place = engine.place
+    seen = gather(engine.control, (found.name if found else None, socket.gethostname()), place.world_size)
+    for rank, (name, host) in enumerate(seen):
+        if name != seen[0][0]:
+            raise UserError(
+                f"{run_dir}: {place.describe(rank)} on {host} finds {name or 'no checkpoint'} to go on from, "
+                f"{place.describe(0)} on {seen[0][1]} finds {seen[0][0] or 'none'}; needed is an --output_dir that "
+                "all processes see"
+            )
 
 
 def _checkpoint_of(arguments: TrainingArguments) -> str | None:

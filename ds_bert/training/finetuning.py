@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ds_bert.checkpoint.folders import checkpoint_folder
-from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, read_state
+from ds_bert.checkpoint.saving import describe_model
+from ds_bert.checkpoint.training_state import load_checkpoint, read_state
 from ds_bert.data.feature_cache import cache_folder
 from ds_bert.data.features import Features
 from ds_bert.data.labels import head_names

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.saving import CheckpointSaver
-from ds_bert.checkpoint.training_state import go_on
+from ds_bert.checkpoint.training_state import resume
 from ds_bert.command_line import command_for, launcher_world, were_started
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.heartbeat import Heartbeat
@@ -26,7 +26,7 @@ from ds_bert.modeling.model import build_config
 from ds_bert.schedules import SCHEDULES
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending
 from ds_bert.training.arguments import JobArguments, TrainingArguments
-from ds_bert.training.consistency import check_agreement
+from ds_bert.training.consistency import check_agreement, check_found
 from ds_bert.training.log import Measures, RunLog
 from ds_bert.training.loop import Best, Course, Outcome, Training
 from ds_bert.training.meter import Meter, Work
@@ -198,6 +198,7 @@ class Job(ABC, Generic[A]):
                     load_weights(self.engine, self.run.weights, self.run.fresh)
                 if grid.world_size > 1:
                     check_agreement(self.engine, self.arguments, grid.stage_map, self.run.data)
+                    check_found(self.engine, self.arguments.run_dir, self.found)
                 self.resumed_from = self.resume()
                 return self.do()
         finally:
@@ -207,7 +208,7 @@ class Job(ABC, Generic[A]):
 
     def resume(self) -> Path | None:
         """Load the run's newest checkpoint and return it; None where there is none."""
-        return go_on(self.engine, self.arguments.run_dir, self.found)
+        return resume(self.engine, self.found) if self.found else None
 
     def do(self) -> tuple[int, dict[str, float]]:
         """Train; return the exit status and the last measures."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ds_bert.checkpoint.pretrained import PretrainedWeights
-from ds_bert.checkpoint.training_state import describe_model
+from ds_bert.checkpoint.saving import describe_model
 from ds_bert.command_line import launcher_world
 from ds_bert.data.pretraining import PretrainingDataset
 from ds_bert.data.sampler import GlobalBatchSampler

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
+from ds_bert.checkpoint.saving import describe_model
 from ds_bert.checkpoint.tensors import TensorFolder
-from ds_bert.checkpoint.training_state import describe_model, save_checkpoint
+from ds_bert.checkpoint.training_state import save_checkpoint
 from ds_bert.cli import main
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.engine.engine import Engine

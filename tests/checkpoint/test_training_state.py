@@ -11,9 +11,9 @@ from transformers import AutoModel
 
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.manifest import faults
-from ds_bert.checkpoint.saving import CheckpointSaver, save_checkpoint
+from ds_bert.checkpoint.saving import CheckpointSaver, describe_model, save_checkpoint
 from ds_bert.checkpoint.tensors import EXTRA, MOMENTS, TensorFolder, has_tensors
-from ds_bert.checkpoint.training_state import describe_model, load_checkpoint, load_newest, read_state
+from ds_bert.checkpoint.training_state import load_checkpoint, load_newest, read_state
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError

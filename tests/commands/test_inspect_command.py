@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from ds_bert.checkpoint.training_state import describe_model, save_checkpoint
+from ds_bert.checkpoint.saving import describe_model
+from ds_bert.checkpoint.training_state import save_checkpoint
 from ds_bert.cli import main
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.engine.process_group import start_process_group

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,13 +33,6 @@ class OptimizerEntry:
     deepspeed_name: str
     maker: Make | str
     options: tuple[str, ...]
-
-    def make(self, groups: Groups, options: Mapping[str, Any]) -> "torch.optim.Optimizer":
-        """Make the optimizer of these groups."""
-        if callable(self.maker):
-            return self.maker(groups, options)
-        module, _, name = self.maker.partition(":")
-        return getattr(import_module(module), name)(groups, options)
 
 
 _ADAMS = ("betas", "eps", "bias_correction")

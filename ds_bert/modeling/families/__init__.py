@@ -196,10 +196,8 @@ class _Families(UserDict[str, Any]):
     """Families by name; one that stands as "module:name" is loaded when it is first asked for."""
 
     def __getitem__(self, name: str) -> Family:
-        family = self.data[name]
-        if isinstance(family, str):
-            family = self.data[name] = load_named(family)
-        return family
+        self.data[name] = load_named(self.data[name])
+        return self.data[name]
 
 
 FAMILIES = _Families(
