@@ -37,7 +37,7 @@ class StartError(Exception):
 class JobFailure(RuntimeError):
     """A failure in the midst of a job whose message, one sentence, says all there is to say.
 
-    `ds_bert.training.run.failing_by_name` has printed it, with the rank, when it comes here.
+    `ds_bert.training.lifecycle.failing_by_name` has printed it, with the rank, when it comes here.
     """
 
 

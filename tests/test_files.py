@@ -182,7 +182,7 @@ import os, sys
 from pathlib import Path
 import ds_bert.data.corpus, ds_bert.data.tables, ds_bert.meta.tasks.groups
 from ds_bert.checkpoint.tensors import TensorFolder
-from ds_bert.checkpoint.convert.source import load_pickle
+from ds_bert.checkpoint.convert.foreign_model import load_pickle
 from ds_bert.errors import exit_on_user_error
 from ds_bert.data import corpus, tables
 from ds_bert.meta.tasks import groups

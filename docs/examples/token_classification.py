@@ -15,8 +15,8 @@ from ds_bert.tasks.task import Outputs, Split, Task
 from ds_bert.training.finetuning import fine_tune, kept_labels
 from ds_bert.training.job import make_plan
 from ds_bert.training.job_arguments import FinetuneArguments
-from ds_bert.training.model_source import load_source
 from ds_bert.training.parser import parse_arguments
+from ds_bert.training.starting_model import load_starting_model
 
 
 @dataclass
@@ -29,7 +29,7 @@ class TaggingArguments(FinetuneArguments):
 def main() -> int:
     """Train and measure; return the exit status."""
     arguments, given = parse_arguments(TaggingArguments)
-    source, head = load_source(arguments), "token-classification"
+    source, head = load_starting_model(arguments), "token-classification"
     plan = make_plan(arguments, given, source.fields, head)
     folder, splits = Path(arguments.data_dir), ("train", "validation")
     paths = [next(iter(sorted(folder.glob(f"{split}.*"))), folder / f"{split}.jsonl") for split in splits]

@@ -12,7 +12,7 @@ import torch
 
 from ds_bert.checkpoint import folders
 from ds_bert.checkpoint.convert.classes import head_of, known_names
-from ds_bert.checkpoint.convert.source import read_hugging_face, standard_names
+from ds_bert.checkpoint.convert.foreign_model import read_hugging_face, standard_names
 from ds_bert.checkpoint.manifest import ARGUMENTS, MANIFEST, STAGE_MAP, STATE, faults
 from ds_bert.checkpoint.pretrained import checkpoint_in, is_run
 from ds_bert.checkpoint.tensors import MOMENTS, WEIGHTS, TensorFolder, has_tensors

@@ -28,8 +28,8 @@ class TrainedStage(Protocol):
     """What of an engine is saved."""
 
     module: Any
-    place: Any
-    boundary: Any
+    grid: Any
+    optimizer: Any
     control: Any
     steps_done: int
 
@@ -82,8 +82,8 @@ class CheckpointSaver:
         self.output_dir, self.engine, self.describe, self.state = output_dir, engine, describe, dict(state)
         self.keep, self.in_background = keep, in_background
         # A group of its own: the thread's collectives must not come between those of the steps that go on.
-        self._group = engine.place.new_group(backend="gloo") if in_background else engine.control
-        self._files = files_by_name(gather(engine.control, engine.module.layers_by_name(), engine.place.world_size))
+        self._group = engine.grid.new_group(backend="gloo") if in_background else engine.control
+        self._files = files_by_name(gather(engine.control, engine.module.layers_by_name(), engine.grid.world_size))
         self._writers = self._share_out()
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
@@ -111,7 +111,7 @@ class CheckpointSaver:
         snapshot = _Snapshot(
             step,
             self._shares_by_file(step),
-            self._describe_run({**self.state, **(state or {})}, step, engine.boundary.scalars(step)),
+            self._describe_run({**self.state, **(state or {})}, step, engine.optimizer.scalars(step)),
             best,
             {name: _json(value) for name, value in (notes or {}).items()},
         )
@@ -138,22 +138,22 @@ class CheckpointSaver:
 
     def _share_out(self) -> dict[str, int]:
         """The rank that writes each file: a replica of the stage of its layer, each every so manieth."""
-        place, owners = self.engine.place, self.engine.boundary.owners
+        grid, owners = self.engine.grid, self.engine.optimizer.owners
         files: dict[int, set[str]] = {}
         for name, of_name in self._files.items():
             files.setdefault(owners[name][0], set()).update(of_name)
         return {
-            file: place.rank_of(stage, number % place.num_replicas)
+            file: grid.rank_of(stage, number % grid.num_replicas)
             for stage, of_stage in files.items()
             for number, file in enumerate(sorted(of_stage))
         }
 
     def _shares_by_file(self, step: int) -> dict[str, dict[str, Any]]:
         """What this process writes, or holds a part of for the writer; see `_Snapshot`."""
-        rank, boundary = self.engine.place.rank, self.engine.boundary
-        unborn = set() if step else boundary.moments()  # zeros need no file
+        rank, optimizer = self.engine.grid.rank, self.engine.optimizer
+        unborn = set() if step else optimizer.moments()  # zeros need no file
         files: dict[str, dict[str, Any]] = {}
-        for share in boundary.shares(step):
+        for share in optimizer.shares(step):
             if share.kind in unborn:
                 continue
             weights_file, moments_file = self._files[share.name]
@@ -171,7 +171,7 @@ class CheckpointSaver:
             rest["examples_seen"] = step * state["global_batch"]
         files = {
             STATE: _json({"step": step, "optimizer": scalars, **rest}),
-            STAGE_MAP: to_json(self.engine.place.stage_map),
+            STAGE_MAP: to_json(self.engine.grid.stage_map),
         }
         return files | ({ARGUMENTS: _json(state["arguments"])} if "arguments" in state else {})
 
@@ -187,7 +187,7 @@ class CheckpointSaver:
             written = {file: entry for part in parts for file, entry in part.items()}
             self._all_do(self._group, snapshot.step, partial(self._commit, snapshot, written), on=0)
         except RuntimeError:
-            if self.engine.place.rank == 0:
+            if self.engine.grid.rank == 0:
                 folders.clean(self.output_dir)  # a full disk has use for the space
             raise
 
@@ -196,7 +196,7 @@ class CheckpointSaver:
 
         Where a file cannot be written, the others' parts are still sent and taken, so that nobody waits for them.
         """
-        folder, rank = folders.partial_folder(self.output_dir, snapshot.step), self.engine.place.rank
+        folder, rank = folders.partial_folder(self.output_dir, snapshot.step), self.engine.grid.rank
         writes: dict[str, Future[Entry]] = {}
         sizes: dict[str, int] = {}
         with ThreadPoolExecutor(THREADS) as pool:
@@ -235,13 +235,13 @@ class CheckpointSaver:
         Raises:
             RuntimeError: on all processes, where one of them failed; it names them.
         """
-        place, result, error, cause = self.engine.place, None, None, None
+        grid, result, error, cause = self.engine.grid, None, None, None
         try:
-            if on in (None, place.rank):
+            if on in (None, grid.rank):
                 result = action()
         except Exception as problem:  # whatever it is, the others must not wait for this process
-            error, cause = f"{place}: {problem or type(problem).__name__}", problem
-        answers = gather(group, (result, error), place.world_size)
+            error, cause = f"{grid}: {problem or type(problem).__name__}", problem
+        answers = gather(group, (result, error), grid.world_size)
         problems = [error for _, error in answers if error]
         if problems:
             last = folders.latest(self.output_dir)

@@ -54,7 +54,7 @@ def resume(engine: TrainedStage, found: Path) -> Path:
         UserError: on all processes, as `load_newest` does.
     """
     newest = load_newest(found.parent, engine)
-    if engine.place.rank == 0:  # a run that was killed may have come no further than to its checkpoint
+    if engine.grid.rank == 0:  # a run that was killed may have come no further than to its checkpoint
         offer_model(found.parent, best_known_to(newest))
     return newest
 
@@ -71,11 +71,11 @@ def load_newest(output_dir: Path, engine: TrainedStage) -> Path:
     Raises:
         UserError: none is whole, or it is of another model.
     """
-    place, say = engine.place, None
-    if place.rank == 0:
+    grid, say = engine.grid, None
+    if grid.rank == 0:
         folders.clean(output_dir)
         say = folders.say_on_stderr
-    found = gather(engine.control, folders.candidates(output_dir), place.world_size)[0]  # all take rank 0's word
+    found = gather(engine.control, folders.candidates(output_dir), grid.world_size)[0]  # all take rank 0's word
     checkpoint = folders.first_whole(found, lambda candidate: _faults_found_together(candidate, engine), say)
     if checkpoint is None:
         raise UserError(f"{output_dir}: has no checkpoint to go on from")
@@ -95,8 +95,8 @@ def load_checkpoint(checkpoint: Path, engine: TrainedStage) -> None:
 
 def _faults_found_together(checkpoint: Path, engine: TrainedStage) -> list[str]:
     """A checkpoint's `faults`, the same on all processes, each of which reads a share of its files."""
-    place = engine.place
-    found = gather(engine.control, faults(checkpoint, share=(place.rank, place.world_size)), place.world_size)
+    grid = engine.grid
+    found = gather(engine.control, faults(checkpoint, share=(grid.rank, grid.world_size)), grid.world_size)
     return sorted({fault for part in found for fault in part})
 
 
@@ -105,15 +105,15 @@ def _load(checkpoint: Path, engine: TrainedStage) -> None:
     problem = None
     try:
         state = read_state(checkpoint)
-        stored = _Stored(checkpoint, engine.boundary.moments())
-        for share in engine.boundary.shares(state["step"]):
+        stored = _Stored(checkpoint, engine.optimizer.moments())
+        for share in engine.optimizer.shares(state["step"]):
             stored.check(share)
     except UserError as error:
         problem = str(error)
-    for found in gather(engine.control, problem, engine.place.world_size):
+    for found in gather(engine.control, problem, engine.grid.world_size):
         if found:
             raise UserError(found)
-    engine.boundary.load(stored.read, stored.kinds, state["optimizer"], state["step"])
+    engine.optimizer.load(stored.read, stored.kinds, state["optimizer"], state["step"])
     engine.resume_at(state["step"])
 
 

@@ -145,7 +145,9 @@ def spell_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def place(stages: int, replicas: int, node_of_rank: Sequence[int], volumes: Volumes) -> tuple[tuple[int, ...], ...]:
+def place_ranks(
+    stages: int, replicas: int, node_of_rank: Sequence[int], volumes: Volumes
+) -> tuple[tuple[int, ...], ...]:
     """Return the ranks of each stage, one for each replica, that move the fewest bytes between nodes.
 
     The grid of stages and replicas is handed out in rectangular blocks, of all shapes that divide it, along either

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ds_bert.errors import UserError
 
 if TYPE_CHECKING:
-    from ds_bert.checkpoint.convert.source import Source
+    from ds_bert.checkpoint.convert.foreign_model import ForeignModel
     from ds_bert.data.vocabulary import Tokenizer
 
 KINDS = {
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the folder, and say what it holds and what was left out."""
     from ds_bert.checkpoint.convert.classes import check_encoder, class_name, head_of, shapes_of
     from ds_bert.checkpoint.convert.export import write_model
-    from ds_bert.checkpoint.convert.source import standard_names
+    from ds_bert.checkpoint.convert.foreign_model import standard_names
     from ds_bert.checkpoint.folders import claim_empty
     from ds_bert.commands.common import NO_TOKENIZER, write_tokenizer
     from ds_bert.modeling.config import check_model_config
@@ -75,9 +75,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"start from it with --model_name_or_path {arguments.output_dir}")
 
 
-def _read(arguments: argparse.Namespace) -> "Source":
+def _read(arguments: argparse.Namespace) -> "ForeignModel":
+    from ds_bert.checkpoint.convert.foreign_model import read_hugging_face
     from ds_bert.checkpoint.convert.pipeline_checkpoints import read_deepspeed, read_pipedream
-    from ds_bert.checkpoint.convert.source import read_hugging_face
     from ds_bert.checkpoint.convert.tensorflow import read_tensorflow
     from ds_bert.checkpoint.folders import say_on_stderr
     from ds_bert.checkpoint.pretrained import model_in
@@ -118,7 +118,9 @@ def _refuse_unknown(unknown: list[str], arguments: argparse.Namespace, name: str
         )
 
 
-def _load_tokenizer(arguments: argparse.Namespace, source: "Source", vocab_size: int) -> "Path | Tokenizer | None":
+def _load_tokenizer(
+    arguments: argparse.Namespace, source: "ForeignModel", vocab_size: int
+) -> "Path | Tokenizer | None":
     """The tokenizer to write: a Hugging Face folder's own, whatever it is; another one loaded and found to fit."""
     from ds_bert.data.vocabulary import check_fits, load_tokenizer
 

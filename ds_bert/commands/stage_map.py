@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.cluster.hostfile import check_slots, load_hostfile
-from ds_bert.cluster.traffic import describe_links, place, traffic_between, volumes_of_step
+from ds_bert.cluster.traffic import describe_links, place_ranks, traffic_between, volumes_of_step
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
 from ds_bert.modeling.config import load_model_config
@@ -119,7 +119,7 @@ def _placed(arguments: argparse.Namespace, layers: Sequence[LayerCost], costs: S
         bytes_per_value=2 if arguments.bf16 else 4,
         zero_stage=arguments.zero_stage,
     )
-    ranks = place(arguments.stages, replicas, hostfile.node_of_rank, volumes)
+    ranks = place_ranks(arguments.stages, replicas, hostfile.node_of_rank, volumes)
     links = traffic_between(ranks, hostfile.node_of_rank, volumes)
     print("\n".join(describe_links(hostfile.names, links)), file=sys.stderr)
     return replace(stage_map, stage_to_ranks=ranks)

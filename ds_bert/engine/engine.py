@@ -40,14 +40,14 @@ class Engine:
         micro_batches: int,
     ) -> None:
         self.module, self.carry, self.micro_batches = module, carry, micro_batches
-        self.settings, self.place, self.objective = settings, grid, objective
+        self.settings, self.grid, self.objective = settings, grid, objective
         self.schedule = SCHEDULES[settings.schedule]
         self._never_drains = settings.never_drains
         # Results are returned as soon as all processes have them; on a GPU, when the host need no longer wait for them.
         self._results_lag = 2 if self._never_drains else int(grid.device.type == "cuda")
         self.control = grid.new_group(backend="gloo")
         self.loss_group, self.replica_group = _gloo_groups(grid)
-        self.boundary = Optimizer(module.parameters_by_name(), grid, settings, self.control)
+        self.optimizer = Optimizer(module.parameters_by_name(), grid, settings, self.control)
         self.timeline = Timeline(grid.device, settings.traced)
         self.execution = Execution(
             module,
@@ -57,7 +57,7 @@ class Engine:
             self.timeline,
             self._bind,
             self._after_backward,
-            lambda: self.boundary.loss_scale,
+            lambda: self.optimizer.loss_scale,
             self._first_trained_stage(),
         )
         self.steps_done = 0
@@ -104,20 +104,20 @@ class Engine:
         """Before anything is posted ahead: let the clock start, kernels be loaded, and the processes connect."""
         self.timeline.start()
         is_cold = torch.is_grad_enabled() not in self._warm
-        if is_cold and micro_batches and self.place.num_stages > 1:  # a replica may have none to evaluate
-            warm_up(self.module, self.carry, self.place, micro_batches[0])
-            self.boundary.clear_gradients()
+        if is_cold and micro_batches and self.grid.num_stages > 1:  # a replica may have none to evaluate
+            warm_up(self.module, self.carry, self.grid, micro_batches[0])
+            self.optimizer.clear_gradients()
             self._warm.add(torch.is_grad_enabled())
         if not self._is_connected:
-            self.boundary.connect()
+            self.optimizer.connect()
             self.execution.transport.connect()
             self._is_connected = True
 
     def _upload(self, votes: Sequence[float]) -> torch.Tensor:
-        return upload(torch.tensor(votes, dtype=torch.float64), self.place.device)
+        return upload(torch.tensor(votes, dtype=torch.float64), self.grid.device)
 
     def resume_at(self, step: int) -> None:
-        """Number the next global batch ``step``; its weights come from `boundary`'s ``load``."""
+        """Number the next global batch ``step``; its weights come from `optimizer`'s ``load``."""
         self.steps_done = self._drained_at = step
         self.timeline.end_step(step)
 
@@ -129,16 +129,16 @@ class Engine:
         """
         if self._never_drains and self.steps_done > self._drained_at:
             self.module.train()
-            place, size = self.place, self.micro_batches
+            grid, size = self.grid, self.micro_batches
             done, drained = self.steps_done * size, self._drained_at * size
-            order = self.schedule.drain(place.stage, place.num_stages, done, drained)
+            order = self.schedule.drain(grid.stage, grid.num_stages, done, drained)
             self._finish(up_to=self.steps_done - 2)
             self.execution.run(order)
             self._finish(up_to=self.steps_done - 1)
         self._drained_at = self.steps_done
         self.execution.transport.flush()
         self.timeline.collect(wait=True)
-        self.boundary.bind(self.steps_done, self.steps_done)
+        self.optimizer.bind(self.steps_done, self.steps_done)
         return self._take_finished(self.steps_done)
 
     @torch.no_grad()
@@ -153,7 +153,7 @@ class Engine:
         """
         batch = GlobalBatch(None, None, self._no_sums())
         self._forward_only(batch, micro_batches)
-        if (work := self.boundary.group.all_reduce(batch.sums)) is not None:
+        if (work := self.optimizer.group.all_reduce(batch.sums)) is not None:
             work.wait()
         return batch.sums.cpu()
 
@@ -173,7 +173,7 @@ class Engine:
         batch = GlobalBatch(None, None, self._no_sums(), outputs=outputs)
         self._forward_only(batch, micro_batches)
         outputs = {number: portable(carry) for number, carry in outputs.items()}
-        everyone: list[Any] | None = [None] * self.place.world_size if self.place.rank == 0 else None
+        everyone: list[Any] | None = [None] * self.grid.world_size if self.grid.rank == 0 else None
         dist.gather_object((outputs, batch.sums.cpu()), everyone, dst=0, group=self.control)
         found = {number: carry for part, _ in everyone or () for number, carry in part.items()}
         return found, sum((sums for _, sums in everyone or ()), torch.zeros(len(batch.sums), dtype=torch.float64))
@@ -192,39 +192,39 @@ class Engine:
 
         Only the first stage knows them beforehand; others give None.
         """
-        if self.place.num_stages == 1:
+        if self.grid.num_stages == 1:
             return list(shapes or [])
         if self._never_drains:
             self._finish(up_to=self.steps_done - 2)  # what the stages behind wait for before they come here
         plan = torch.zeros(count, 3, dtype=torch.int64)
         if shapes is not None:
             plan.copy_(torch.tensor(shapes, dtype=torch.int64).view(count, 3))  # also where there are none
-        root = self.place.rank_of(0, self.place.replica)
+        root = self.grid.rank_of(0, self.grid.replica)
         work = dist.broadcast(plan, src=root, group=self.replica_group, async_op=True)
         # The first stage is ahead of the others: it must not wait for them, only keep the message until it is gone.
         if self._shapes_on_their_way:
             self._shapes_on_their_way.popleft()[0].wait()
-        if self.place.is_first:
+        if self.grid.is_first:
             self._shapes_on_their_way.append((work, plan))
         else:
             work.wait()
         return [tuple(row) for row in plan.tolist()]
 
     def _order(self, micro_batches: int) -> Iterable[Forward | Backward]:
-        place = self.place
+        grid = self.grid
         drained = self._drained_at * micro_batches
-        return self.schedule.step(place.stage, place.num_stages, micro_batches, self.steps_done, drained)
+        return self.schedule.step(grid.stage, grid.num_stages, micro_batches, self.steps_done, drained)
 
     def _first_trained_stage(self) -> int:
-        trained = [stages for name, stages in self.boundary.owners.items() if self.settings.is_trained(name)]
+        trained = [stages for name, stages in self.optimizer.owners.items() if self.settings.is_trained(name)]
         return min(stage for stages in trained for stage in stages)
 
     def _no_sums(self) -> torch.Tensor:
-        return torch.zeros(len(self.objective.sums), dtype=torch.float64, device=self.place.device)
+        return torch.zeros(len(self.objective.sums), dtype=torch.float64, device=self.grid.device)
 
     def _global_counts(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor | None:
         """Add up over the global batch what the loss is divided by; only the last stage knows and needs it."""
-        if not self.place.is_last:
+        if not self.grid.is_last:
             return None
         totals = torch.stack([self.objective.counts(batch.labels or {}) for batch in micro_batches]).sum(0)
         dist.all_reduce(totals, group=self.loss_group)
@@ -233,34 +233,34 @@ class Engine:
     def _bind(self, batch: GlobalBatch) -> None:
         """Give the layers the weights that a global batch computes with, and the place for its gradients."""
         if batch.step is None:
-            self.boundary.bind(self.steps_done, self.steps_done)
+            self.optimizer.bind(self.steps_done, self.steps_done)
         else:
-            self.boundary.bind(self.schedule.weight_version(batch.step), batch.step)
+            self.optimizer.bind(self.schedule.weight_version(batch.step), batch.step)
 
     def _after_backward(self, batch: GlobalBatch) -> None:
         """Move the step on that is under way; begin that of a global batch whose backwards are done."""
-        if self._reduction and self.boundary.poll(self._reduction):
-            self._finish(up_to=self._reduction.step, settle=False)
+        if self._reduction and self.optimizer.poll(self._reduction):
+            self._finish(up_to=self._reduction.step, waits=False)
         if batch.open_backwards == 0:
             assert batch.step is not None
             # In the order of the steps on every process: the collectives of a group must not overtake each other.
             self._finish(up_to=batch.step - 1)
             _, learning_rate, votes = self._under_way.pop(batch.step)
-            self._reduction = self.boundary.begin(batch.step, learning_rate, torch.cat([batch.sums, votes]))
-            if self.boundary.is_queued:
-                self._finish(up_to=batch.step, settle=False)
+            self._reduction = self.optimizer.begin(batch.step, learning_rate, torch.cat([batch.sums, votes]))
+            if self.optimizer.is_queued:
+                self._finish(up_to=batch.step, waits=False)
 
-    def _finish(self, up_to: int, settle: bool = True) -> None:
-        """Take the step that is under way if its number is at most ``up_to``; with ``settle``, see its weights here."""
+    def _finish(self, up_to: int, waits: bool = True) -> None:
+        """Take the step that is under way if its number is at most ``up_to``; with ``waits``, wait for its weights."""
         if self._reduction and self._reduction.step <= up_to:
             number = self._reduction.step + 1
             with self.timeline.span("reduce", step=number):
-                self.boundary.poll(self._reduction, wait=True)
+                self.optimizer.poll(self._reduction, wait=True)
             with self.timeline.span("step", step=number):
-                self._finished.append(self.boundary.finish(self._reduction))
+                self._finished.append(self.optimizer.finish(self._reduction))
             self._reduction = None
-        if settle:
-            self.boundary.settle(up_to)
+        if waits:
+            self.optimizer.wait_for_weights(up_to)
 
     def _take_finished(self, last_step: int) -> list[StepResult]:
         """The finished steps up to ``last_step``: some processes finish earlier, but all must act on them alike."""

@@ -7,7 +7,7 @@ with fp32 sums needs ZeRO 1, and what each wrapper keeps is laid out differently
 No decision of a step is taken on the host: the norm, the factor of clipping, whether the step is skipped and the loss
 scale stay on the device, and are read when their step is long past. On a GPU the host would else wait, in every step,
 until its queue has run empty. There the whole step runs on a stream of its own: under 2BW the next global batch is
-computed beside it, and waits for it (`settle`) only where it needs the new weights.
+computed beside it, and waits for it (`wait_for_weights`) only where it needs the new weights.
 """
 
 import contextlib
@@ -237,7 +237,7 @@ class Optimizer:
             scales = torch.stack([before, self.loss_scale])
             return PendingResult(reduction.step, reduction.learning_rate, reduction.vector, scales)
 
-    def settle(self, step: int) -> None:
+    def wait_for_weights(self, step: int) -> None:
         """Let what follows wait until the weights that steps up to ``step`` made are here, from all processes."""
         while self._arriving and self._arriving[0][0] <= step:
             for work in self._arriving.popleft()[1]:

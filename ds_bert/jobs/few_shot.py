@@ -11,12 +11,12 @@ def main(told: Told | None = None) -> int:
     arguments, given = begin(FewShotArguments, told)
 
     from ds_bert.meta.few_shot_data import open_few_shot
-    from ds_bert.meta.few_shot_job import Model, few_shot, place
-    from ds_bert.training.model_source import settle_model
+    from ds_bert.meta.few_shot_job import Model, few_shot, prepare_map
+    from ds_bert.training.starting_model import resolve_model
 
-    arguments = settle_model(arguments, "checkpoint")
+    arguments = resolve_model(arguments, "checkpoint")
     model = Model(arguments)
-    stage_map = place(arguments, given, model.fields)
+    stage_map = prepare_map(arguments, given, model.fields)
     tasks = open_few_shot(arguments, model.tokenizer, model.fields)
     return few_shot(arguments, model, tasks, stage_map)
 

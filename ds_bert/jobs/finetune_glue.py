@@ -13,10 +13,10 @@ def main(told: Told | None = None) -> int:
     from ds_bert.tasks.glue.task import GlueOptions, glue_task
     from ds_bert.training.finetuning import fine_tune, kept_labels, options_of
     from ds_bert.training.job import make_plan
-    from ds_bert.training.model_source import load_source, settle_model
+    from ds_bert.training.starting_model import load_starting_model, resolve_model
 
-    arguments = settle_model(arguments)
-    source = load_source(arguments)
+    arguments = resolve_model(arguments)
+    source = load_starting_model(arguments)
     plan = make_plan(arguments, given, source.fields, "sequence-classification")
     labels = kept_labels(source, arguments.drop_classifier)
     task = glue_task(options_of(GlueOptions, plan.arguments), source.tokenizer, labels)

@@ -13,10 +13,10 @@ def main(told: Told | None = None) -> int:
     from ds_bert.meta.job import MetaTrainJob, plan_meta_training
     from ds_bert.meta.training_tasks import open_tasks
     from ds_bert.training.job import run_job
-    from ds_bert.training.model_source import load_source, settle_model
+    from ds_bert.training.starting_model import load_starting_model, resolve_model
 
-    arguments = settle_model(arguments)
-    source = load_source(arguments)
+    arguments = resolve_model(arguments)
+    source = load_starting_model(arguments)
     plan = plan_meta_training(arguments, given, source.fields)
     tasks, data = open_tasks(plan.arguments, source)
     return run_job(MetaTrainJob(plan, source, tasks, data))

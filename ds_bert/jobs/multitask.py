@@ -5,13 +5,13 @@ from dataclasses import replace
 from ds_bert.command_line import Told
 from ds_bert.errors import exit_on_user_error, leave
 from ds_bert.jobs import begin
-from ds_bert.multitask.arguments import MultitaskArguments, settle
+from ds_bert.multitask.arguments import MultitaskArguments, spell_out
 
 
 def main(told: Told | None = None) -> int:
     """Run the job as told, see `ds_bert.training.parser.parse_arguments`; return its exit status."""
     arguments, given = begin(MultitaskArguments, told)
-    arguments = settle(arguments, given)
+    arguments = spell_out(arguments, given)
 
     from ds_bert.multitask.job import MultitaskJob
     from ds_bert.multitask.model import conditional_fields, for_tasks, freeze, labels_of_decoders, names_of_tasks
@@ -19,10 +19,10 @@ def main(told: Told | None = None) -> int:
     from ds_bert.multitask.tasks import build_tasks, check_training, combine
     from ds_bert.training.finetuning import data_options, fine_tune
     from ds_bert.training.job import make_plan
-    from ds_bert.training.model_source import load_source, settle_model
+    from ds_bert.training.starting_model import load_starting_model, resolve_model
 
-    arguments = settle_model(arguments)
-    source = load_source(arguments, may_be_conditional=True)
+    arguments = resolve_model(arguments)
+    source = load_starting_model(arguments, may_be_conditional=True)
     entries = read_tasks(arguments.tasks, names_of_tasks(source.fields))
     plan = make_plan(arguments, given, source.fields, "sequence-classification")
     arguments = plan.arguments

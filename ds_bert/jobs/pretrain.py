@@ -11,10 +11,10 @@ def main(told: Told | None = None) -> int:
     arguments, given = begin(PretrainArguments, told)
 
     from ds_bert.training.job import make_plan, run_job
-    from ds_bert.training.model_source import settle_model
     from ds_bert.training.pretraining import PretrainJob, choose_objective, load_model
+    from ds_bert.training.starting_model import resolve_model
 
-    arguments = settle_model(arguments)
+    arguments = resolve_model(arguments)
     model = load_model(arguments)
     arguments = choose_objective(arguments, given, model)
     plan = make_plan(arguments, given, model, "pretraining", arguments.max_predictions_per_seq)

@@ -31,7 +31,7 @@ class TaskSampler:
         return self.num_tasks / self.global_batch_size
 
 
-class TaskFeed:
+class TaskLoader:
     """Makes this process's tasks; every stage reads them, since every stage needs their shapes.
 
     Args:

@@ -11,8 +11,8 @@ from ds_bert.engine.optimizer import StepResult
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.meta.execution import TaskExecution, Unit
-from ds_bert.meta.fast_weights import FastWeights, StageWeights
-from ds_bert.meta.task import Learner, Pass, Task, TaskBatches
+from ds_bert.meta.inner_weights import InnerWeights, StageWeights
+from ds_bert.meta.task import Learner, Pass, RunningTask, TaskBatches
 from ds_bert.meta.unrolled import unrolled_loss
 from ds_bert.modeling.adapters import STEP_SIZE
 
@@ -50,12 +50,12 @@ class MetaEngine(Engine):
     ) -> None:
         super().__init__(module, carry, MetaObjective(), settings, grid, tasks)  # type: ignore[arg-type]
         self.learner = learner
-        self.weights = StageWeights(self.boundary.parameters, learner.selection.is_adapted)
+        self.weights = StageWeights(self.optimizer.parameters, learner.selection.is_adapted)
         self.tasks = TaskExecution(module, carry, grid, self.weights, self.execution.transport, self.timeline)
-        self._slots: list[Task] = []
+        self._slots: list[RunningTask] = []
         if learner.first_order:
-            fast = [FastWeights(self.weights) for _ in range(learner.tasks_in_flight)]
-            self._slots = [Task(learner.method, self.weights, own) for own in fast]
+            inner = [InnerWeights(self.weights) for _ in range(learner.tasks_in_flight)]
+            self._slots = [RunningTask(learner.method, self.weights, own) for own in inner]
 
     def train_batch(  # type: ignore[override]
         self, tasks: Sequence[TaskBatches], learning_rate: float, votes: Sequence[float] = ()
@@ -74,11 +74,11 @@ class MetaEngine(Engine):
         self.module.train()
         self._get_ready([batch for task in tasks[:1] for batch in task.support[:1]])
         run = self._first_order if self.learner.first_order else self._second_order
-        sums = run(tasks, 1.0 / (len(tasks) * self.place.num_replicas))
+        sums = run(tasks, 1.0 / (len(tasks) * self.grid.num_replicas))
         with self.timeline.span("step", step=step + 1):
-            reduction = self.boundary.begin(step, learning_rate, torch.cat([sums, self._upload(votes)]))
-            self._finished.append(self.boundary.finish(reduction))
-        self.boundary.settle(step)
+            reduction = self.optimizer.begin(step, learning_rate, torch.cat([sums, self._upload(votes)]))
+            self._finished.append(self.optimizer.finish(reduction))
+        self.optimizer.wait_for_weights(step)
         self._bound_step_sizes()
         self.steps_done += 1
         self.timeline.collect()
@@ -98,7 +98,7 @@ class MetaEngine(Engine):
                 for slot, task in zip(slots, group, strict=True)
             ]
             self.tasks.run(units, len(group), self.steps_done)
-            if self.place.is_last:
+            if self.grid.is_last:
                 sums += torch.stack([_sums_of(slot.queries) for slot in slots]).sum(0)
         return sums
 
@@ -106,7 +106,7 @@ class MetaEngine(Engine):
         sums = self._no_sums()
         step = self.steps_done
         for number, task in enumerate(tasks):
-            self.weights.bind(None, "slow")
+            self.weights.bind(None, "outer")
             with self.timeline.span("forward", number, step + 1):
                 loss, queries = unrolled_loss(self.module, self.weights, self.learner, task, step, share)
             with self.timeline.span("backward", number, step + 1):
@@ -116,12 +116,12 @@ class MetaEngine(Engine):
 
     @torch.no_grad()
     def _bound_step_sizes(self) -> None:
-        for name, slow in self.weights.slow.items():
+        for name, outer in self.weights.outer.items():
             if name.startswith(STEP_SIZE):
-                slow.value.clamp_(*self.learner.step_size_range)
+                outer.value.clamp_(*self.learner.step_size_range)
 
 
-def _unit(slot: Task, task: TaskBatches, item: Pass, share: float, step: int, passes: int) -> Unit:
+def _unit(slot: RunningTask, task: TaskBatches, item: Pass, share: float, step: int, passes: int) -> Unit:
     return Unit(slot, item.kind, task.batch_of(item, passes), scale=item.weight * share, step=step)
 
 

@@ -16,8 +16,8 @@ from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Field, Transport, Uploader
-from ds_bert.meta.fast_weights import FastWeights, StageWeights, Use, no_norm
-from ds_bert.meta.task import Task
+from ds_bert.meta.inner_weights import InnerWeights, StageWeights, Use, no_norm
+from ds_bert.meta.task import RunningTask
 from ds_bert.modeling import model as carries
 from ds_bert.schedules.schedule import (
     Backward,
@@ -32,7 +32,13 @@ from ds_bert.schedules.schedule import (
 )
 
 NORM = carries.Field("squared_norm", (1,), torch.float64, has_gradient=False)
-_USES: dict[str, Use] = {"generate": "none", "predict": "none", "support": "inner", "query": "outer", "close": "slow"}
+_USES: dict[str, Use] = {
+    "generate": "none",
+    "predict": "none",
+    "support": "inner",
+    "query": "query",
+    "regenerate": "outer",
+}
 
 
 @dataclass
@@ -48,7 +54,7 @@ class Unit:
         step: that it belongs to in a trace, counted from 1; None: the last that has ended.
     """
 
-    task: Task
+    task: RunningTask
     kind: str
     batch: MicroBatch
     scale: float = 1.0
@@ -110,7 +116,7 @@ class TaskExecution:
             with self.timeline.span(_kind(instruction, unit), unit.batch.number, unit.step):
                 act(self, unit)
         self.transport.flush()
-        self.weights.bind(None, "slow")
+        self.weights.bind(None, "outer")
 
     def _fields(self, unit: Unit) -> list[Any]:
         return [*self.declare_carry(*unit.batch.shape), NORM]
@@ -158,9 +164,9 @@ class TaskExecution:
             unit.inputs = {}  # no gradient of theirs is sent on
 
     def _bind(self, unit: Unit) -> None:
-        own = unit.kind in ("generate", "close")
-        fast: FastWeights | None = None if own else unit.task.fast
-        self.weights.bind(fast, _USES[unit.kind])
+        own = unit.kind in ("generate", "regenerate")
+        inner: InnerWeights | None = None if own else unit.task.inner
+        self.weights.bind(inner, _USES[unit.kind])
 
     def _send_activation(self, unit: Unit) -> None:
         channel = self.transport.activations_out

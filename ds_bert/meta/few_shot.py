@@ -17,8 +17,8 @@ from ds_bert.engine.timeline import Timeline
 from ds_bert.engine.transport import Transport
 from ds_bert.meta.data_loader import micro_batch
 from ds_bert.meta.execution import TaskExecution, Unit
-from ds_bert.meta.fast_weights import FastWeights, FineTunedLabels, FineTunedWeights, LabelWeights, StageWeights
-from ds_bert.meta.task import Method, Task
+from ds_bert.meta.inner_weights import FineTunedLabels, FineTunedWeights, InnerWeights, LabelWeights, StageWeights
+from ds_bert.meta.task import Method, RunningTask
 from ds_bert.meta.tasks.episode import Episode, stratified_order
 from ds_bert.training.settings import learning_rate
 
@@ -44,7 +44,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Course:
+class Adaptation:
     """How long a task is learned.
 
     Args:
@@ -70,7 +70,7 @@ class Course:
 class _Run:
     """One task under way, and its place among all that its order and dropout follow from."""
 
-    task: Task
+    task: RunningTask
     episode: Episode
     number: int
 
@@ -93,7 +93,7 @@ class FewShot:
         module: StageModule,
         declare_carry: Callable[..., Any],
         grid: Grid,
-        course: Course,
+        course: Adaptation,
         at_once: int,
         traced: range | int = 0,
     ) -> None:
@@ -125,9 +125,9 @@ class FewShot:
         execution = TaskExecution(self.module, self.declare_carry, self.grid, weights, self.transport, self.timeline)
         runs = []
         for episode, number in zip(episodes, numbers, strict=True):
-            fast = (FineTunedWeights if recipe.by_adamw else FastWeights)(weights)
+            inner = (FineTunedWeights if recipe.by_adamw else InnerWeights)(weights)
             labels = FineTunedLabels if recipe.by_adamw else LabelWeights
-            runs.append(_Run(Task(recipe.method, weights, fast, labels), episode, number))
+            runs.append(_Run(RunningTask(recipe.method, weights, inner, labels), episode, number))
             runs[-1].task.num_classes = episode.num_classes
         self._get_ready(weights, runs[0])
         self.module.train(recipe.rate > 0)
@@ -144,10 +144,10 @@ class FewShot:
     def _get_ready(self, weights: StageWeights, run: _Run) -> None:
         """Before anything is posted ahead, see `ds_bert.engine.execution.warm_up`; once only."""
         if not self._is_ready and self.grid.num_stages > 1:
-            weights.bind(run.task.fast, "inner")
+            weights.bind(run.task.inner, "inner")
             batch = micro_batch(run.episode.support, self._parts(run, 0)[0], run.number)
             warm_up(self.module, self.declare_carry, self.grid, batch)
-            weights.bind(None, "slow")
+            weights.bind(None, "outer")
             self.transport.connect()
         self._is_ready = True
 

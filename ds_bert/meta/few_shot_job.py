@@ -15,7 +15,7 @@ from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically, write_json
 from ds_bert.meta.arguments import FewShotArguments
-from ds_bert.meta.few_shot import Course, FewShot, Recipe
+from ds_bert.meta.few_shot import Adaptation, FewShot, Recipe
 from ds_bert.meta.few_shot_data import FewShotTasks
 from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
 from ds_bert.meta.task import Method
@@ -25,8 +25,8 @@ from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.consistency import check_same_arguments
 from ds_bert.training.job import all_ranks, choose_stage_map
+from ds_bert.training.lifecycle import claim_output_dir
 from ds_bert.training.overview import describe_devices, describe_model, machine_and_device, show_overview
-from ds_bert.training.run import claim_output_dir
 from ds_bert.training.settings import check_at_most, traced_steps
 from ds_bert.training.trace import keep_trace
 
@@ -85,7 +85,7 @@ class Model:
         return Recipe(Method("mean", "means", euclidean=True), lambda name: False, 0.0)
 
 
-def place(arguments: FewShotArguments, given: set[str], model: dict[str, Any]) -> StageMap:
+def prepare_map(arguments: FewShotArguments, given: set[str], model: dict[str, Any]) -> StageMap:
     """Check the arguments and choose the stage map.
 
     Raises:
@@ -118,7 +118,7 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
     output_dir = Path(arguments.output_dir or "")
     claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     done = _known(output_dir / RESULTS, arguments) if arguments.resume else {}
-    course = Course(
+    course = Adaptation(
         arguments.epochs,
         arguments.train_batch_size,
         arguments.loss_threshold,

@@ -10,7 +10,7 @@ from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
 from ds_bert.meta.arguments import LEARNER, MetaTrainArguments
-from ds_bert.meta.data_loader import TaskFeed, TaskSampler
+from ds_bert.meta.data_loader import TaskLoader, TaskSampler
 from ds_bert.meta.engine import MetaEngine
 from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
 from ds_bert.meta.task import Learner, Method, task_passes
@@ -21,9 +21,9 @@ from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.job import Job, Plan, Run, make_plan
 from ds_bert.training.loop import Course
-from ds_bert.training.meter import Work
-from ds_bert.training.model_source import Source
+from ds_bert.training.meter import Workload
 from ds_bert.training.settings import check_at_most, total_steps
+from ds_bert.training.starting_model import StartingModel
 
 
 def plan_meta_training(
@@ -101,7 +101,7 @@ class MetaTrainJob(Job[MetaTrainArguments]):
 
     unit = "tasks"
 
-    def __init__(self, plan: Plan[MetaTrainArguments], source: Source, tasks: EpisodeSource, data: str) -> None:
+    def __init__(self, plan: Plan[MetaTrainArguments], source: StartingModel, tasks: EpisodeSource, data: str) -> None:
         arguments = plan.arguments
         adapters = arguments.adapter_hidden_size if arguments.parameter_efficient else 0
         head = arguments.head_hidden_size, arguments.encoding_size, arguments.pooling
@@ -125,12 +125,12 @@ class MetaTrainJob(Job[MetaTrainArguments]):
         """Train on all tasks in turn."""
         arguments = self.arguments
         sampler = TaskSampler(self.plan.global_batch, len(self.tasks))
-        feed = TaskFeed(self.tasks, self.grid, arguments.num_batches, arguments.seed)
-        return Course(feed, sampler, total_steps(arguments, sampler.steps_per_epoch))
+        loader = TaskLoader(self.tasks, self.grid, arguments.num_batches, arguments.seed)
+        return Course(loader, sampler, total_steps(arguments, sampler.steps_per_epoch))
 
-    def work(self) -> Work:
+    def work(self) -> Workload:
         """What a task is, which is what a sample is here."""
-        return Work(self.arguments.train_batch_size * self.arguments.max_seq_length)
+        return Workload(self.arguments.train_batch_size * self.arguments.max_seq_length)
 
     def state(self) -> dict[str, Any]:
         """On how many processes the run began."""

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ds_bert.engine.execution import MicroBatch
-from ds_bert.meta.fast_weights import FastWeights, LabelWeights, StageWeights, clip_factor, no_norm, squared_norm_of
+from ds_bert.meta.inner_weights import InnerWeights, LabelWeights, StageWeights, clip_factor, no_norm, squared_norm_of
 from ds_bert.modeling.adapters import Selection
 from ds_bert.modeling.model import Carry
 
@@ -39,7 +39,7 @@ class Method:
         return weights_NE if self.begin == "means" else torch.zeros_like(weights_NE)
 
 
-Kind = Literal["generate", "support", "query", "close", "predict"]
+Kind = Literal["generate", "support", "query", "regenerate", "predict"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Pass:
     """One batch of a task through the model.
 
     Args:
-        kind: "generate" makes the label embeddings; "support" is an inner step; "query" measures; "close" brings
+        kind: "generate" makes the label embeddings; "support" is an inner step; "query" measures; "regenerate" brings
             the gradient of the label embeddings back to the network; "predict" is forward only.
         part: which of the support's batches; not used by queries.
         weight: of a query's loss.
-        number: of its dropout: "generate" and "close" are the same batch with the same dropout.
+        number: of its dropout: "generate" and "regenerate" are the same batch with the same dropout.
     """
 
     kind: Kind
@@ -91,7 +91,7 @@ def task_passes(num_batches: int, inner_epochs: int, every: int) -> list[Pass]:
             passes.append(Pass("support", order[step - 1], number=len(passes)))
         if step in weights:
             passes.append(Pass("query", weight=weights[step], number=len(passes)))
-    return [*passes, Pass("close")]
+    return [*passes, Pass("regenerate")]
 
 
 def class_means(rows_BE: torch.Tensor, labels_B: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -156,13 +156,13 @@ class Learner:
     step_size_range: tuple[float, float] = (1e-8, 1.0)
 
 
-class Task:
+class RunningTask:
     """A task under way on one stage.
 
     Args:
         method: how its classes are told apart.
         stage: the stage's weights.
-        fast: its own.
+        inner: its own.
         make_labels: from the classes' first weights (N, E) to those that are adapted.
 
     ``losses`` are those of its support passes, ``queries`` (weighted loss, share that is right) of its query passes,
@@ -173,10 +173,10 @@ class Task:
         self,
         method: Method,
         stage: StageWeights,
-        fast: FastWeights,
+        inner: InnerWeights,
         make_labels: Callable[[torch.Tensor, StageWeights], LabelWeights] = LabelWeights,
     ) -> None:
-        self.method, self.stage, self.fast, self.make_labels = method, stage, fast, make_labels
+        self.method, self.stage, self.inner, self.make_labels = method, stage, inner, make_labels
         self.num_classes = 0
         self.squared_norm = no_norm(stage.device)
         self.labels: LabelWeights | None = None
@@ -187,7 +187,7 @@ class Task:
 
     def begin(self) -> None:
         """Forget the task before."""
-        self.fast.reset()
+        self.inner.reset()
         self.labels, self._rate = None, None
         self.losses, self.queries, self.scores = [], [], []
         self.squared_norm = no_norm(self.stage.device)
@@ -199,7 +199,7 @@ class Task:
             self.labels = self.make_labels(begin, self.stage)
             return None
         assert self.labels is not None
-        if kind == "close":
+        if kind == "regenerate":
             begin = self.method.begin_weights(outputs, labels, self.num_classes)
             return (begin * self.labels.cotangent).sum()
         found = scores(outputs[self.method.features], self.labels.value, self.method.euclidean)
@@ -221,7 +221,7 @@ class Task:
 
     def keep_inner_gradient(self, rate: float) -> None:
         """Note that a support pass's gradient is here; the step is taken once its norm over all stages is known."""
-        self.squared_norm = self.squared_norm + self.fast.squared_norm()
+        self.squared_norm = self.squared_norm + self.inner.squared_norm()
         if self.labels is not None:
             self.squared_norm = self.squared_norm + squared_norm_of([self.labels.gradient], self.stage.device)
         self._rate = rate
@@ -230,13 +230,13 @@ class Task:
         """Take the inner step that is due, if one is; ``squared_norm`` is that of all stages now."""
         if self._rate is not None:
             clip = clip_factor(self.squared_norm, self.method.max_grad_norm)
-            self.fast.step(clip, self._rate)
+            self.inner.step(clip, self._rate)
             if self.labels is not None:
                 self.labels.step(clip, self._rate)
             self._rate = None
 
     def take_query_gradient(self) -> None:
         """Turn a query's gradient into meta-gradients."""
-        self.fast.take_query_gradient()
+        self.inner.take_query_gradient()
         if self.labels is not None:
             self.labels.take_query_gradient()

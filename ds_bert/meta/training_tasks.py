@@ -24,10 +24,10 @@ from ds_bert.meta.tasks.task_set import MANIFEST, TaskSet
 from ds_bert.modeling.config import refuse_pairs
 from ds_bert.tasks.glue.task import GlueOptions, glue_task
 from ds_bert.tasks.task import DataOptions
-from ds_bert.training.model_source import Source
+from ds_bert.training.starting_model import StartingModel
 
 
-def open_tasks(arguments: MetaTrainArguments, model: Source) -> tuple[EpisodeSource, str]:
+def open_tasks(arguments: MetaTrainArguments, model: StartingModel) -> tuple[EpisodeSource, str]:
     """Open all tasks as one source; return it and the fingerprint of the data.
 
     Raises:

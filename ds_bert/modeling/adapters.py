@@ -181,7 +181,7 @@ def initialize_meta(name: str, parameter: torch.Tensor, step_size: float, config
 
 @dataclass(frozen=True)
 class Selection:
-    """What is adapted to a task (fast weights), and what is meta-trained.
+    """What is adapted to a task (inner weights), and what is meta-trained.
 
     Args:
         parameter_efficient: adapt task adapters and norms only, and leave the encoder as it is.

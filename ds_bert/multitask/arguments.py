@@ -70,7 +70,7 @@ class MultitaskArguments(FinetuneArguments):
     warmup_ratio: float = redeclare(TrainingArguments, "warmup_ratio", 0.1)
 
 
-def settle(arguments: MultitaskArguments, given: set[str]) -> MultitaskArguments:
+def spell_out(arguments: MultitaskArguments, given: set[str]) -> MultitaskArguments:
     """Put what short forms mean into the arguments they are short for.
 
     Raises:

@@ -23,11 +23,11 @@ from ds_bert.multitask.sampling import (
 from ds_bert.multitask.task_list import ALL, AVERAGE, SPREAD
 from ds_bert.multitask.tasks import DIAGNOSTIC, MultitaskTask
 from ds_bert.tasks.task import SCORE, Examples
-from ds_bert.training.data_loader import Feed, Tensors, split_features
+from ds_bert.training.data_loader import DataLoader, Tensors, split_features
 from ds_bert.training.finetuning import FinetuneJob
+from ds_bert.training.lifecycle import share
 from ds_bert.training.log import LOSS
 from ds_bert.training.loop import Outcome
-from ds_bert.training.run import share
 
 
 class Chooser:
@@ -38,15 +38,15 @@ class Chooser:
 
     Args:
         task: the tasks.
-        feed: of their training examples.
+        loader: of their training examples.
         form: of uncertainty, see `ds_bert.multitask.sampling`.
         size: candidates of a micro-batch.
     """
 
-    def __init__(self, task: MultitaskTask, feed: Feed, form: str, size: int) -> None:
+    def __init__(self, task: MultitaskTask, loader: DataLoader, form: str, size: int) -> None:
         assert task.train is not None
-        self.engine: Engine = feed.engine
-        self.feed, self.form, self.size = feed, form, size
+        self.engine: Engine = loader.engine
+        self.loader, self.form, self.size = loader, form, size
         self.lengths, self.labels = task.train.lengths, task.label_counts
         self.stand_in = task.stand_in()
 
@@ -58,7 +58,7 @@ class Chooser:
         """
         entropy = self._entropies(candidates.reshape(-1))
         picks = None
-        if self.engine.place.rank == 0:
+        if self.engine.grid.rank == 0:
             found = scores(entropy.reshape(candidates.shape), self.labels, self.form, self.stand_in)
             picks = most_uncertain(found, candidates.shape[1])
         chosen = share(self.engine, picks)
@@ -69,10 +69,10 @@ class Chooser:
         """Entropies of examples, float64, in their order, on rank 0; nothing elsewhere."""
         order = np.argsort(-self.lengths[numbers], kind="stable")
         parts = np.split(order, range(self.size, len(order), self.size))
-        place = self.engine.place
-        mine = range(place.replica, len(parts), place.num_replicas)
+        grid = self.engine.grid
+        mine = range(grid.replica, len(parts), grid.num_replicas)
         batches = [(np.zeros_like(parts[number]), numbers[parts[number]]) for number in mine]
-        outputs, _ = self.engine.predict(self.feed.micro_batches(batches, list(mine)))
+        outputs, _ = self.engine.predict(self.loader.micro_batches(batches, list(mine)))
         found = np.zeros(len(numbers))
         if outputs:
             logits = [outputs[number]["logits"].numpy() for number in range(len(parts))]
@@ -123,9 +123,9 @@ class MultitaskJob(FinetuneJob[MultitaskArguments]):
             print(f"chart:  {path}", flush=True)
         return status, measures
 
-    def feed(self, examples: Examples) -> Feed:
+    def loader(self, examples: Examples) -> DataLoader:
         """What makes micro-batches of examples."""
-        return Feed(examples, self.engine, split_tasks)
+        return DataLoader(examples, self.engine, split_tasks)
 
     def make_sampler(self, examples: Examples) -> TaskSampler:
         """What says which examples make up step t."""
@@ -133,7 +133,7 @@ class MultitaskJob(FinetuneJob[MultitaskArguments]):
         common = examples.lengths, self.task.sizes, self.plan.global_batch, arguments.seed
         if kind == "uncertainty":
             size = arguments.per_device_train_batch_size
-            choose = Chooser(self.task, self.feed(examples), arguments.uncertainty_form, size)
+            choose = Chooser(self.task, self.loader(examples), arguments.uncertainty_form, size)
             self.sampler = UncertaintySampler(*common, choose)
         elif kind == "proportional":
             self.sampler = ProportionalSampler(*common, arguments.length_window)

@@ -11,7 +11,7 @@ from ds_bert.modeling.conditional import TASK_EMBEDDING
 from ds_bert.modeling.families import encoder_part, families_that, family_of, is_embedding
 from ds_bert.multitask.arguments import MultitaskArguments
 from ds_bert.multitask.tasks import MultitaskTask
-from ds_bert.training.model_source import Source
+from ds_bert.training.starting_model import StartingModel
 
 _PAD_TO = 8  # batches are padded to a multiple
 
@@ -54,14 +54,14 @@ def names_of_tasks(fields: Mapping[str, Any]) -> list[str]:
     return [task["name"] for task in fields.get("tasks") or ()]
 
 
-def labels_of_decoders(source: Source, drop_classifier: bool) -> dict[str, list[str]]:
+def labels_of_decoders(source: StartingModel, drop_classifier: bool) -> dict[str, list[str]]:
     """Labels that a model of many tasks was trained to tell apart, by task; none where decoders begin afresh."""
     if source.weights is None or drop_classifier:
         return {}
     return {task["name"]: task["labels"] for task in source.fields.get("tasks") or () if task["labels"]}
 
 
-def for_tasks(source: Source, task: MultitaskTask, drop_classifier: bool) -> Source:
+def for_tasks(source: StartingModel, task: MultitaskTask, drop_classifier: bool) -> StartingModel:
     """Return what to start from, without what a model of other tasks has learned of them.
 
     Args:

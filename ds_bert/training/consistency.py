@@ -110,7 +110,7 @@ def check_agreement(engine: Engine, arguments: TrainingArguments, stage_map: Sta
     Raises:
         UserError: on all processes, naming what differs, and two ranks.
     """
-    flags, place = flags_of(type(arguments)), engine.place
+    flags, grid = flags_of(type(arguments)), engine.grid
     told: dict[str, Any] = {f"--{name}": getattr(arguments, name) for name, flag in flags.items() if flag.ranks_agree}
     told |= {
         "the stage map": to_json(stage_map),
@@ -118,14 +118,14 @@ def check_agreement(engine: Engine, arguments: TrainingArguments, stage_map: Sta
         "the training data's fingerprint": data or None,
         "the checkpoint to start from": _checkpoint_of(arguments),
     }
-    everyone: list[Mapping[str, Any]] = gather(engine.control, told, place.world_size)
+    everyone: list[Mapping[str, Any]] = gather(engine.control, told, grid.world_size)
     for key in told:
         known = [(rank, found[key]) for rank, found in enumerate(everyone) if found[key] is not None]
         for rank, value in known[1:]:
             if value != known[0][1]:
-                first = place.describe(known[0][0])
+                first = grid.describe(known[0][0])
                 raise UserError(
-                    f"{key}: {first} has {known[0][1]!r}, {place.describe(rank)} has {value!r}; needed is the same on "
+                    f"{key}: {first} has {known[0][1]!r}, {grid.describe(rank)} has {value!r}; needed is the same on "
                     "all nodes"
                 )
 
@@ -141,13 +141,13 @@ def check_found(engine: Engine, run_dir: Path | None, found: Path | None) -> Non
     Raises:
         UserError: on all processes, naming two ranks, their machines, and what each has found.
     """
-    place = engine.place
-    seen = gather(engine.control, (found.name if found else None, socket.gethostname()), place.world_size)
+    grid = engine.grid
+    seen = gather(engine.control, (found.name if found else None, socket.gethostname()), grid.world_size)
     for rank, (name, host) in enumerate(seen):
         if name != seen[0][0]:
             raise UserError(
-                f"{run_dir}: {place.describe(rank)} on {host} finds {name or 'no checkpoint'} to go on from, "
-                f"{place.describe(0)} on {seen[0][1]} finds {seen[0][0] or 'none'}; needed is an --output_dir that "
+                f"{run_dir}: {grid.describe(rank)} on {host} finds {name or 'no checkpoint'} to go on from, "
+                f"{grid.describe(0)} on {seen[0][1]} finds {seen[0][0] or 'none'}; needed is an --output_dir that "
                 "all processes see"
             )
 

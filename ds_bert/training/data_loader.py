@@ -34,7 +34,7 @@ def split_features(batch: Mapping[str, np.ndarray]) -> tuple[Tensors, Tensors]:
     return inputs, tensors
 
 
-class Feed:
+class DataLoader:
     """Makes this process's micro-batches.
 
     Args:
@@ -49,7 +49,7 @@ class Feed:
         engine: Engine,
         split: Callable[[Any], tuple[Tensors, Tensors]] = split_features,
     ) -> None:
-        self.examples, self.engine, self.grid, self.split = examples, engine, engine.place, split
+        self.examples, self.engine, self.grid, self.split = examples, engine, engine.grid, split
 
     def micro_batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]], numbers: Sequence[int]) -> list[MicroBatch]:
         """Read this replica's micro-batches.

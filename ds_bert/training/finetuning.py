@@ -23,16 +23,16 @@ from ds_bert.modeling.config import load_model_config, refuse_pairs
 from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.model import build_config
 from ds_bert.tasks.task import SPLITS, DataOptions, Examples, Outputs, Split, Task, TaskOptions
-from ds_bert.training.data_loader import Feed
+from ds_bert.training.data_loader import DataLoader
 from ds_bert.training.job import Job, Plan, Run, all_ranks
 from ds_bert.training.job_arguments import FinetuneArguments
+from ds_bert.training.lifecycle import keep_settings, share
 from ds_bert.training.log import LOSS, Measures
 from ds_bert.training.loop import Best, Course
-from ds_bert.training.meter import Work
-from ds_bert.training.model_source import Source, build_engine, check_weights
-from ds_bert.training.run import keep_settings, share
+from ds_bert.training.meter import Workload
 from ds_bert.training.seeds import RESULTS, claim_seeds, for_each_seed, report_seeds
 from ds_bert.training.settings import total_steps
+from ds_bert.training.starting_model import StartingModel, build_engine, check_weights
 
 A = TypeVar("A", bound=FinetuneArguments)
 Options = TypeVar("Options", bound=TaskOptions)
@@ -83,7 +83,7 @@ class FinetuneJob(Job[A]):
         UserError: the output folder is occupied, or a run with other labels is to be gone on with.
     """
 
-    def __init__(self, plan: Plan[A], run: Run, task: Task, source: Source, config: Any) -> None:
+    def __init__(self, plan: Plan[A], run: Run, task: Task, source: StartingModel, config: Any) -> None:
         self.task, self.source, self.config = task, source, config
         super().__init__(plan, run)
         if self.found:
@@ -157,11 +157,11 @@ class FinetuneJob(Job[A]):
             return self.measure(self._folder("evaluation") if self.engine.steps_done == steps else None)
 
         evaluate = measure if self.arguments.do_eval else None
-        return Course(self.feed(examples), sampler, steps, evaluate, self.state_of_course)
+        return Course(self.loader(examples), sampler, steps, evaluate, self.state_of_course)
 
-    def feed(self, examples: Examples) -> Feed:
+    def loader(self, examples: Examples) -> DataLoader:
         """What makes micro-batches of examples."""
-        return Feed(examples, self.engine)
+        return DataLoader(examples, self.engine)
 
     def make_sampler(self, examples: Examples) -> Any:
         """What says which examples make up step t."""
@@ -191,14 +191,14 @@ class FinetuneJob(Job[A]):
         counts += [f"{len(split.examples):,} of {name}" for name, split in splits.items()]
         return [("data", f"{task.name}, examples: {', '.join(counts)}")]
 
-    def work(self) -> Work:
+    def work(self) -> Workload:
         """What it takes to train on an example, on average over all: each of its sequences as long as it is."""
         examples = self.task.train
         assert examples is not None
         lengths = examples.sequence_lengths if isinstance(examples, Features) else examples.lengths
         distinct, counts = np.unique(lengths, return_counts=True)
         flops = [training_flops(self.config, length, head=self.task.head) for length in distinct.tolist()]
-        return Work(float(lengths.sum()) / len(examples), float(np.dot(flops, counts)) / len(examples))
+        return Workload(float(lengths.sum()) / len(examples), float(np.dot(flops, counts)) / len(examples))
 
     def writer(self) -> Callable[[Path], None]:
         """Return what writes the model's configuration and tokenizer into a checkpoint."""
@@ -227,7 +227,7 @@ class FinetuneJob(Job[A]):
             UserError: on all processes, where measuring or writing raised it.
         """
         size = self.arguments.per_device_eval_batch_size
-        outputs, loss = self.feed(split.examples).predict(split.examples.lengths, size)
+        outputs, loss = self.loader(split.examples).predict(split.examples.lengths, size)
         measures: dict[str, float] = {}
         refusal: UserError | None = None
         if self.grid.rank == 0:
@@ -254,7 +254,7 @@ def _interpret(split: Split, outputs: Sequence[Outputs], folder: Path | None) ->
     return measures
 
 
-def fine_tune(task: Task, plan: Plan[A], source: Source, kind: type[FinetuneJob] = FinetuneJob) -> int:
+def fine_tune(task: Task, plan: Plan[A], source: StartingModel, kind: type[FinetuneJob] = FinetuneJob) -> int:
     """Do what the arguments say, once for every seed.
 
     Args:
@@ -329,7 +329,7 @@ def _labels_of(config: Any) -> str:
     return "; ".join(", ".join(names) for names in heads)
 
 
-def kept_labels(source: Source, drop_classifier: bool) -> list[str] | None:
+def kept_labels(source: StartingModel, drop_classifier: bool) -> list[str] | None:
     """Names of the labels that a trained classifier tells apart, in the order of its rows.
 
     None where the job begins with a fresh one: the model has none, or ``drop_classifier`` says so.

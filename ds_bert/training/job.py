@@ -27,18 +27,7 @@ from ds_bert.schedules import SCHEDULES
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending
 from ds_bert.training.arguments import JobArguments, TrainingArguments
 from ds_bert.training.consistency import check_agreement, check_found
-from ds_bert.training.log import Measures, RunLog
-from ds_bert.training.loop import Best, Course, Outcome, Training
-from ds_bert.training.meter import Meter, Work
-from ds_bert.training.model_source import load_weights
-from ds_bert.training.overview import (
-    describe_batch,
-    describe_engine,
-    describe_resumption,
-    describe_steps,
-    show_overview,
-)
-from ds_bert.training.run import (
+from ds_bert.training.lifecycle import (
     claim_run,
     conclude,
     explaining_out_of_memory,
@@ -46,7 +35,18 @@ from ds_bert.training.run import (
     fp32_products,
     keep_settings,
 )
+from ds_bert.training.log import Measures, RunLog
+from ds_bert.training.loop import Best, Course, Outcome, Training
+from ds_bert.training.meter import Meter, Workload
+from ds_bert.training.overview import (
+    describe_batch,
+    describe_engine,
+    describe_resumption,
+    describe_steps,
+    show_overview,
+)
 from ds_bert.training.settings import apply_deepspeed_config, check_together, with_layerwise_decay
+from ds_bert.training.starting_model import load_weights
 
 A = TypeVar("A", bound=TrainingArguments)
 
@@ -161,7 +161,7 @@ class Job(ABC, Generic[A]):
         """Say what is trained on, and measured in between; all processes call this, when the weights are there."""
 
     @abstractmethod
-    def work(self) -> Work:
+    def work(self) -> Workload:
         """What an example is, on average."""
 
     @abstractmethod

@@ -110,7 +110,7 @@ class Course:
     """What a training goes through.
 
     Args:
-        feed: training examples.
+        loader: training examples.
         sampler: says which examples make up step t.
         steps: at which training ends.
         evaluate: returns measures on held-out data, or raises `UserError`, on all processes alike; None where there are
@@ -118,7 +118,7 @@ class Course:
         state: returns what a checkpoint keeps of the course at this step, as JSON.
     """
 
-    feed: Any
+    loader: Any
     sampler: Any
     steps: int
     evaluate: Callable[[], dict[str, float]] | None = None
@@ -156,7 +156,7 @@ class Training:
         self.unsound: list[int] = []  # global batches whose loss or gradient was not finite
         self._unshown: list[dict[str, float]] = []  # measures of the steps since those that the log has
         profiled = named_steps(arguments, "profile_steps")
-        self.profiler = Profiler(profiled, arguments.report_dir, engine.place) if profiled else None
+        self.profiler = Profiler(profiled, arguments.report_dir, engine.grid) if profiled else None
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -178,7 +178,7 @@ class Training:
                 self.profiler.abandon()
             self.log.close()
             # Not for other failures of several processes: where a peer has died, it would be waited for.
-            if isinstance(failure, Diverged) or self.engine.place.world_size == 1:
+            if isinstance(failure, Diverged) or self.engine.grid.world_size == 1:
                 self._finish_saving()
             raise
         finally:
@@ -193,7 +193,7 @@ class Training:
         rate = learning_rate(
             step, self.course.steps, self.warmup_steps, arguments.learning_rate, arguments.lr_scheduler_type
         )
-        batches = self.course.feed.step(
+        batches = self.course.loader.step(
             self.course.sampler, step, arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
         )
         results = engine.train_batch(batches, rate, votes=[*stop.votes(), *self.meter.votes(batches)])

@@ -26,7 +26,7 @@ _FIGURES = 3  # of a rank: seconds computed per token, bytes of memory, times th
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What an example is, on average.
 
     Args:
@@ -56,25 +56,25 @@ class Meter:
         peak_tflops: of a device, as the user gave it; 0 to look it up.
     """
 
-    def __init__(self, engine: Engine, work: Work, peak_tflops: float = 0.0) -> None:
-        self.place, self.timeline, self.work = engine.place, engine.timeline, work
-        place, device, settings = engine.place, engine.place.device, engine.settings
+    def __init__(self, engine: Engine, work: Workload, peak_tflops: float = 0.0) -> None:
+        self.grid, self.timeline, self.work = engine.grid, engine.timeline, work
+        grid, device, settings = engine.grid, engine.grid.device, engine.settings
         peak = peak_tflops * 1e12 or None
         if peak is None and device.type == "cuda":
             peak = known_peak(torch.cuda.get_device_name(device), settings.precision, settings.tf32)
-        mine = _Member(socket.gethostname(), peak, not engine.boundary.frozen)
-        self._members: list[_Member] = gather(engine.control, mine, place.world_size)
+        mine = _Member(socket.gethostname(), peak, not engine.optimizer.frozen)
+        self._members: list[_Member] = gather(engine.control, mine, grid.world_size)
         self.peak = _peak_of_all(self._members)
-        self._stragglers = Stragglers(place.num_replicas, place.world_size)
+        self._stragglers = Stragglers(grid.num_replicas, grid.world_size)
         self._begun, self._busy, self._tokens = 0, 0.0, 0  # of the step before, and how many were begun
         self._peak_memory = 0
-        self._retries_before = _retries(place.device)
+        self._retries_before = _retries(grid.device)
         self._retries_told = False
         self._clear()
 
     def _clear(self) -> None:
         self._samples, self._seconds = 0, 0.0
-        self._memory = [0.0] * self.place.world_size
+        self._memory = [0.0] * self.grid.world_size
 
     def votes(self, micro_batches: Iterable[Any]) -> list[float]:
         """This process's figures of the step before, on the way with the step whose micro-batches these are."""
@@ -82,15 +82,15 @@ class Meter:
         is_warm = self._begun >= 2  # the very first step is for warming up
         rate = (busy - before) / self._tokens if is_warm and self._tokens else 0.0
         self._begun, self._busy, self._tokens = self._begun + 1, busy, sum(map(_tokens, micro_batches))
-        vector = [0.0] * (_FIGURES * self.place.world_size)
-        begin = _FIGURES * self.place.rank
-        retries = _retries(self.place.device) - self._retries_before
+        vector = [0.0] * (_FIGURES * self.grid.world_size)
+        begin = _FIGURES * self.grid.rank
+        retries = _retries(self.grid.device) - self._retries_before
         vector[begin : begin + _FIGURES] = rate, float(self._memory_now()), float(retries)
         return vector
 
     def _memory_now(self) -> int:
         """Bytes: the device's peak since the last call, or, on CPUs, what the process holds now."""
-        device = self.place.device
+        device = self.grid.device
         if device.type != "cuda":
             return psutil.Process().memory_info().rss
         peak = torch.cuda.max_memory_allocated(device)
@@ -100,7 +100,7 @@ class Meter:
 
     def peak_memory(self) -> int:
         """The most bytes that the device had allocated, or, on CPUs, that the process held, in all its time."""
-        if self.place.device.type == "cuda":
+        if self.grid.device.type == "cuda":
             self._memory_now()
             return self._peak_memory
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -112,7 +112,7 @@ class Meter:
             step: that the sums came with, from 1.
             sums: of `votes`.
         """
-        rates, memory, retries = (sums[place::_FIGURES] for place in range(_FIGURES))
+        rates, memory, retries = (sums[figure::_FIGURES] for figure in range(_FIGURES))
         self._memory = list(map(max, self._memory, memory))
         sentences = [
             f"step {step}: {self._name(rank)} is slow: for {IN_A_ROW} steps it has computed over {TOO_SLOW:g} times, "
@@ -130,10 +130,10 @@ class Meter:
         return sentences
 
     def _name(self, rank: int) -> str:
-        return f"{self.place.describe(rank)} on {self._members[rank].machine}"
+        return f"{self.grid.describe(rank)} on {self._members[rank].machine}"
 
     def _measure_of_all(self) -> str:
-        return "the other replicas of its stage" if self.place.num_replicas > 1 else "in its earlier steps"
+        return "the other replicas of its stage" if self.grid.num_replicas > 1 else "in its earlier steps"
 
     def took(self, samples: int, seconds: float) -> None:
         """Take note of examples trained on, of all replicas, and the seconds that it took."""
@@ -143,10 +143,10 @@ class Meter:
     def entry(self) -> dict[str, float]:
         """The figures since the last entry: speeds, and the bytes of each stage (maximum of its replicas)."""
         speeds = self.speeds(self._samples, self._seconds) if self._samples else {}
-        replicas = self.place.num_replicas
+        replicas = self.grid.num_replicas
         memory = {
             f"memory_stage_{stage}": max(self._memory[stage * replicas : (stage + 1) * replicas])
-            for stage in range(self.place.num_stages)
+            for stage in range(self.grid.num_stages)
         }
         self._clear()
         return speeds | memory
@@ -161,7 +161,7 @@ class Meter:
         found = {
             "samples_per_second": rate,
             "tokens_per_second": tokens,
-            "tokens_per_second_per_rank": tokens / self.place.world_size,
+            "tokens_per_second_per_rank": tokens / self.grid.world_size,
         }
         if self.peak and self.work.flops is not None:
             found["share_of_peak"] = rate * self.work.flops / self.peak
@@ -247,8 +247,8 @@ class Stragglers:
 
 def _median_of_others(ascending: Sequence[float], own: float) -> float:
     """The median of all values but one that is ``own``; there may be hundreds, so they are not sorted again."""
-    place, count = bisect_left(ascending, own), len(ascending) - 1
-    return fmean(ascending[middle + (middle >= place)] for middle in ((count - 1) // 2, count // 2))
+    own_index, count = bisect_left(ascending, own), len(ascending) - 1
+    return fmean(ascending[middle + (middle >= own_index)] for middle in ((count - 1) // 2, count // 2))
 
 
 class Peak(NamedTuple):

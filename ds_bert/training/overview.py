@@ -37,7 +37,7 @@ def describe_engine(engine: Engine, model: Mapping[str, Any], origin: str) -> li
         model: fields of its configuration.
         origin: where its weights come from.
     """
-    grid, settings = engine.place, engine.settings
+    grid, settings = engine.grid, engine.settings
 
     def gathered(value: Any) -> list[Any]:
         return gather(engine.control, value, grid.world_size)
@@ -47,7 +47,7 @@ def describe_engine(engine: Engine, model: Mapping[str, Any], origin: str) -> li
     shared = ", shared among replicas (ZeRO 1)" if settings.zero_stage else ""
     recompute = ", activations computed again" if settings.recompute else ""
     return [
-        ("model", describe_model(gathered((sizes, set(engine.boundary.frozen))), model, origin)),
+        ("model", describe_model(gathered((sizes, set(engine.optimizer.frozen))), model, origin)),
         ("device", describe_devices(grid, settings.precision, gathered(machine_and_device(grid)))),
         ("cut", grid.stage_map.in_words()),
         ("order", f"{schedule}{recompute}; optimizer {settings.optimizer}{shared}"),

@@ -23,14 +23,14 @@ from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import Carry, build_config
 from ds_bert.stage_map import StageMap
-from ds_bert.training.data_loader import Feed
+from ds_bert.training.data_loader import DataLoader
 from ds_bert.training.job import Job, Plan, Run
 from ds_bert.training.job_arguments import PretrainArguments
+from ds_bert.training.lifecycle import share
 from ds_bert.training.loop import Course
-from ds_bert.training.meter import Work
-from ds_bert.training.model_source import build_engine, check_weights, refuse_conditional
-from ds_bert.training.run import share
+from ds_bert.training.meter import Workload
 from ds_bert.training.settings import check_at_most, total_steps
+from ds_bert.training.starting_model import build_engine, check_weights, refuse_conditional
 
 
 @dataclass
@@ -165,20 +165,20 @@ class PretrainJob(Job[PretrainArguments]):
         sizes = [len(part) if part else 0 for part in (data.train, data.held_out)]
         self.num_train, self.num_held_out = share(self.engine, sizes)
         sampler = GlobalBatchSampler(self.num_train, self.plan.global_batch, arguments.seed)
-        held_out = Feed(data.held_out, self.engine, split_batch)
+        held_out = DataLoader(data.held_out, self.engine, split_batch)
 
         def measure() -> dict[str, float]:
             return held_out.measure(self.num_held_out, arguments.per_device_eval_batch_size)
 
-        feed = Feed(data.train, self.engine, split_batch)
+        loader = DataLoader(data.train, self.engine, split_batch)
         steps = total_steps(arguments, sampler.steps_per_epoch)
-        return Course(feed, sampler, steps, measure if self.num_held_out else None)
+        return Course(loader, sampler, steps, measure if self.num_held_out else None)
 
-    def work(self) -> Work:
+    def work(self) -> Workload:
         """What an example is; as many of its tokens are masked as `mlm_probability` has it."""
         arguments, length = self.arguments, self.arguments.max_seq_length
         masked = min(arguments.max_predictions_per_seq, max(1, round(arguments.mlm_probability * length)))
-        return Work(length, training_flops(self.run.model, length, masked))
+        return Workload(length, training_flops(self.run.model, length, masked))
 
     def writer(self) -> Callable[[Path], None]:
         """Return what writes the model's configuration and tokenizer into a checkpoint."""

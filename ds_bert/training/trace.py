@@ -78,9 +78,9 @@ def read_trace(output_dir: Path) -> tuple[list[list[Span]], list[int]]:
             if event["ph"] == "M":
                 stages[event["pid"]], ranks[event["pid"]] = event["args"]["stage"], []
             else:
-                begin, place = event["ts"] / 1e6, event["args"]
+                begin, micro = event["ts"] / 1e6, event["args"]
                 end = begin + event["dur"] / 1e6
-                ranks[event["pid"]].append(Span(event["name"], place["step"], place["micro_batch"], begin, end))
+                ranks[event["pid"]].append(Span(event["name"], micro["step"], micro["micro_batch"], begin, end))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a trace of ds_bert ({type(error).__name__}: {error})") from None
     return [ranks[rank] for rank in sorted(ranks)], [stages[rank] for rank in sorted(stages)]
@@ -172,11 +172,11 @@ class Profiler:
     Args:
         steps: those that ``--profile_steps`` names, counted from 1.
         folder: the job's, for the files; None: this one.
-        place: of this process.
+        grid: of this process.
     """
 
-    def __init__(self, steps: range, folder: Path | None, place: Grid) -> None:
-        self.steps, self.place = steps, place
+    def __init__(self, steps: range, folder: Path | None, grid: Grid) -> None:
+        self.steps, self.grid = steps, grid
         self._folder = (folder or Path()) / FOLDER
         self._running: profile | None = None
         self._lines: list[str] = []
@@ -184,7 +184,7 @@ class Profiler:
     def reach(self, step: int) -> None:
         """Begin or end profiling, if it is time to, before ``step`` (from 1) begins."""
         if step in self.steps and self._running is None:
-            device = [ProfilerActivity.CUDA] if self.place.device.type == "cuda" else []
+            device = [ProfilerActivity.CUDA] if self.grid.device.type == "cuda" else []
             self._running = profile(activities=[ProfilerActivity.CPU, *device])
             self._running.start()
             self._first = step
@@ -206,7 +206,7 @@ class Profiler:
         assert self._running is not None
         finished, self._running = self._running, None
         finished.stop()
-        path = self._folder / f"rank-{self.place.stage_map.launcher_rank(self.place.rank)}.json.gz"
+        path = self._folder / f"rank-{self.grid.stage_map.launcher_rank(self.grid.rank)}.json.gz"
         steps = f"steps {self._first} to {last}"
         try:
             self._folder.mkdir(exist_ok=True)
@@ -214,7 +214,7 @@ class Profiler:
             self._lines = [f"profile: {self._folder} ({steps}, a file per rank, for Perfetto)"]
         except (OSError, RuntimeError) as error:
             self._lines = [f"profile: {path} could not be written: {error}"]
-        unit = "device" if self.place.device.type == "cuda" else "cpu"
+        unit = "device" if self.grid.device.type == "cuda" else "cpu"
         averages = finished.key_averages()
         table = averages.table(sort_by=f"self_{unit}_time_total", row_limit=_ROWS, max_name_column_width=40)
-        self._lines += [f"operations of {self.place} by their own time, {steps}:", *table.splitlines()]
+        self._lines += [f"operations of {self.grid} by their own time, {steps}:", *table.splitlines()]

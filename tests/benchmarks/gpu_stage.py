@@ -26,8 +26,8 @@ from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
 from ds_bert.training.meter import known_peak
-from ds_bert.training.model_source import build_engine
 from ds_bert.training.pretraining import PretrainingObjective
+from ds_bert.training.starting_model import build_engine
 
 VOCABULARY = 30522
 SIZES = {  # layers, hidden size, heads

@@ -18,8 +18,8 @@ from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.model import Carry
 from ds_bert.stage_map import StageMap
-from ds_bert.training.model_source import build_engine
 from ds_bert.training.pretraining import PretrainingObjective, split_batch
+from ds_bert.training.starting_model import build_engine
 from tests.support.processes import run_on_ranks
 from tests.support.text import VOCABULARY, prepare_data
 from tests.support.toy import ROWS, global_batch, toy_config, toy_map
@@ -42,14 +42,14 @@ class _Recorder(PretrainingObjective):
 
 def _predict(engine: Engine) -> Logits | None:
     """The pipeline's logits for `BATCH` at all positions, as (B, T, V) and (B, 2); None but on the last stage."""
-    place, recorder = engine.place, _Recorder()
+    grid, recorder = engine.grid, _Recorder()
     inputs, labels = split_batch(BATCH)
     labels["masked_positions"] = torch.arange(BATCH["input_ids"].size)
     labels["masked_words"] = inputs["input_ids"].flatten()
     shape = (*BATCH["input_ids"].shape, True)
     engine.execution.objective = recorder
-    engine.evaluate([MicroBatch(0, shape, inputs if place.is_first else None, labels if place.is_last else None)])
-    if not place.is_last:
+    engine.evaluate([MicroBatch(0, shape, inputs if grid.is_first else None, labels if grid.is_last else None)])
+    if not grid.is_last:
         return None
     words, pairs = recorder.outputs[0]["mlm_logits"], recorder.outputs[0]["nsp_logits"]
     return words.view(*BATCH["input_ids"].shape, -1).float().numpy(), pairs.float().numpy()
@@ -61,7 +61,7 @@ def _train_save_predict(stage_map: StageMap, settings: EngineSettings, data: Pat
     count = ROWS // 2 // stage_map.num_replicas
     engine = build_engine(config, "pretraining", PretrainingObjective(), grid, settings, count)
     for step in range(4):
-        engine.train_batch(micro_batches(engine.place, global_batch(step), 2), 1e-2)
+        engine.train_batch(micro_batches(engine.grid, global_batch(step), 2), 1e-2)
     save_checkpoint(out, engine, describe_model(config, load_tokenizer(data / "tokenizer")), {})
     return _predict(engine)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from ds_bert.checkpoint.convert.source import load_pickle
+from ds_bert.checkpoint.convert.foreign_model import load_pickle
 from ds_bert.cli import main
 from ds_bert.errors import UserError
 from tests.support.hugging_face import CLASSES, PREFIX, assert_same_model, tensors_in, tiny_fields, tiny_model

@@ -21,8 +21,8 @@ from ds_bert.engine.process_group import Grid, start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
-from ds_bert.training.model_source import build_engine, load_weights
 from ds_bert.training.pretraining import PretrainingObjective
+from ds_bert.training.starting_model import build_engine, load_weights
 from tests.support.checkpoints import contents, describe, same, state_of, toy_fields
 from tests.support.memory import Allocations, on_host
 from tests.support.processes import run_on_ranks
@@ -56,7 +56,7 @@ def _engine(grid: Grid, settings: EngineSettings) -> Engine:
 
 def _train(engine: Engine, first: int, last: int) -> None:
     for step in range(first, last):
-        engine.train_batch(micro_batches(engine.place, global_batch(step, ROWS), 2), 1e-2)
+        engine.train_batch(micro_batches(engine.grid, global_batch(step, ROWS), 2), 1e-2)
     engine.drain()
 
 
@@ -110,7 +110,7 @@ def _round_trip(grid: Grid, settings: EngineSettings, out: Path, patch: pytest.M
     weights = [name for name in expected if name.startswith("weights/")]
     assert all(torch.equal(found[name], expected[name]) for name in weights)
     with Allocations() as simple:
-        kept = state_by_name(engine.boundary, STEPS)
+        kept = state_by_name(engine.optimizer, STEPS)
     assert kept
     return max(peaks), simple.peak
 
@@ -155,7 +155,7 @@ def _shuffled_moments(stage_map: StageMap, out: Path) -> None:
     _train(engine, 0, STEPS)
     for name in ("in order", "shuffled"):
         CheckpointSaver(out / name, engine, describe(engine), {}).save()
-        for state in engine.boundary.torch_optimizer.state.values() if grid.rank % 2 else ():
+        for state in engine.optimizer.torch_optimizer.state.values() if grid.rank % 2 else ():
             items = list(state.items())
             state.clear()
             state.update(reversed(items))

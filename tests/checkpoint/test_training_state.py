@@ -205,8 +205,8 @@ def _begin_moments_anew(out: Path, optimizer: str, options: dict[str, Any]) -> d
     engine = toy_engine(start_process_group(toy_map(1, 1), 30), EngineSettings(optimizer, options))  # type: ignore
     train(engine, 0, 2)
     load_newest(out, engine)
-    assert engine.boundary.scalars(9) == {"scaler": None} | ({} if optimizer == "sgd" else {"step": 0.0})
-    found = {f"{share.kind}/{share.name}": share.part.clone() for share in engine.boundary.shares(engine.steps_done)}
+    assert engine.optimizer.scalars(9) == {"scaler": None} | ({} if optimizer == "sgd" else {"step": 0.0})
+    found = {f"{share.kind}/{share.name}": share.part.clone() for share in engine.optimizer.shares(engine.steps_done)}
     train(engine, engine.steps_done, engine.steps_done + 1)
     return found
 

@@ -10,7 +10,7 @@ from ds_bert.cluster.traffic import (
     Reduction,
     Volumes,
     describe_links,
-    place,
+    place_ranks,
     spell_bytes,
     traffic_between,
     volumes_of_step,
@@ -39,10 +39,10 @@ def ring_all_reduce(ring: list[int], payload: int) -> Counter:
 def test_a_step_is_counted() -> None:
     fp32 = volumes_of_step(LAYERS, (0, 2, 4), **SIZES)
     one_message = 2 * 16 * 8 * 4  # (B, T, H) in fp32
-    assert fp32.boundary == 3 * (2 * one_message + 2 * 16)
+    assert fp32.optimizer == 3 * (2 * one_message + 2 * 16)
     assert fp32.reductions == (Reduction((0,), 8 * 500), Reduction((0, 1), 8 * 800), Reduction((1,), 8 * 450))
     bf16 = volumes_of_step(LAYERS, (0, 2, 4), **SIZES, bytes_per_value=2, zero_stage=1)
-    assert bf16.boundary == 3 * (one_message + 2 * 16)
+    assert bf16.optimizer == 3 * (one_message + 2 * 16)
     assert bf16.reductions[0] == Reduction((0,), 6 * 500)
 
 
@@ -75,20 +75,20 @@ def total(ranks: tuple[tuple[int, ...], ...], nodes: tuple[int, ...], volumes: V
 
 @pytest.mark.parametrize(("boundary", "gradients"), [(10, 1000), (1000, 10), (100, 100)])
 @pytest.mark.parametrize("nodes", [(0, 0, 1, 1), (0, 1, 1, 1)])
-def test_no_order_of_four_ranks_moves_fewer_bytes(boundary: int, gradients: int, nodes: tuple[int, ...]) -> None:
-    volumes = Volumes(boundary, (Reduction((0,), gradients), Reduction((1,), gradients)))
+def test_no_order_of_four_ranks_moves_fewer_bytes(optimizer: int, gradients: int, nodes: tuple[int, ...]) -> None:
+    volumes = Volumes(optimizer, (Reduction((0,), gradients), Reduction((1,), gradients)))
     best = min(total((order[:2], order[2:]), nodes, volumes) for order in permutations(range(4)))
-    assert total(place(2, 2, nodes, volumes), nodes, volumes) == best
+    assert total(place_ranks(2, 2, nodes, volumes), nodes, volumes) == best
 
 
 def test_replicas_share_a_node_where_gradients_are_more() -> None:
     volumes = Volumes(1, (Reduction((0,), 1000), Reduction((1,), 1000)))
-    assert place(2, 4, (0,) * 4 + (1,) * 4, volumes) == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert place_ranks(2, 4, (0,) * 4 + (1,) * 4, volumes) == ((0, 1, 2, 3), (4, 5, 6, 7))
 
 
 def test_stages_share_a_node_where_activations_are_more() -> None:
     volumes = Volumes(1000, (Reduction((0,), 1), Reduction((1,), 1)))
-    ranks = place(2, 4, (0,) * 4 + (1,) * 4, volumes)
+    ranks = place_ranks(2, 4, (0,) * 4 + (1,) * 4, volumes)
     assert sorted(rank for stage in ranks for rank in stage) == list(range(8))
     links = traffic_between(ranks, (0,) * 4 + (1,) * 4, volumes)
     assert links[0, 1].boundaries == 0
@@ -101,7 +101,8 @@ def test_large_pipelines_are_placed_in_blocks() -> None:
         tuple(tuple(stage * 4 + replica for replica in range(4)) for stage in range(4)),
         tuple(tuple(stage + replica * 4 for replica in range(4)) for stage in range(4)),
     ]
-    assert total(place(4, 4, nodes, volumes), nodes, volumes) <= min(total(ranks, nodes, volumes) for ranks in pure)
+    placed = place_ranks(4, 4, nodes, volumes)
+    assert total(placed, nodes, volumes) <= min(total(ranks, nodes, volumes) for ranks in pure)
 
 
 def test_lines_for_people() -> None:

@@ -19,9 +19,9 @@ from ds_bert.multitask.job import split_tasks
 from ds_bert.multitask.objective import objective_of
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.classification import ClassificationObjective
-from ds_bert.training.data_loader import Feed, split_features
-from ds_bert.training.model_source import build_engine
+from ds_bert.training.data_loader import DataLoader, split_features
 from ds_bert.training.pretraining import PretrainingObjective, split_batch
+from ds_bert.training.starting_model import build_engine
 from tests.support.fake_cuda import processes
 from tests.support.fake_cuda.recording import RECORDER, Phase
 from tests.support.fine_tuning import examples, objective
@@ -189,7 +189,7 @@ def let_peers_answer(grid: Grid, layers: Sequence[Callable[[], Layer]]) -> None:
     processes.peers_say(answer)
 
 
-def build(case: Case, grid: Grid) -> tuple[Engine, _Toy, Feed]:
+def build(case: Case, grid: Grid) -> tuple[Engine, _Toy, DataLoader]:
     """This rank's engine, its data, and what feeds it."""
     head, goal, split, model = _parts(case)
     drop = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
@@ -205,19 +205,19 @@ def build(case: Case, grid: Grid) -> tuple[Engine, _Toy, Feed]:
         return share(own, count) and toy.shapes(count, split)
 
     engine.share_shapes = shapes  # type: ignore[method-assign]
-    return engine, toy, Feed(toy, engine, split)
+    return engine, toy, DataLoader(toy, engine, split)
 
 
 def reload(engine: Engine) -> None:
     """Copy the state to the host, and load it."""
-    shares = list(engine.boundary.shares(engine.steps_done))
+    shares = list(engine.optimizer.shares(engine.steps_done))
     copied = copies({f"{share.kind}/{share.name}": share.part for share in shares})
 
     def read(share: Share) -> None:
         share.part.copy_(copied[f"{share.kind}/{share.name}"])
 
-    scalars = engine.boundary.scalars(engine.steps_done)
-    engine.boundary.load(read, {share.kind for share in shares}, scalars, engine.steps_done)
+    scalars = engine.optimizer.scalars(engine.steps_done)
+    engine.optimizer.load(read, {share.kind for share in shares}, scalars, engine.steps_done)
 
 
 def run(case: Case) -> Report:
@@ -226,11 +226,11 @@ def run(case: Case) -> Report:
 
     grid = case.place.start()
     RECORDER.begin("build")
-    engine, toy, feed = build(case, grid)
+    engine, toy, loader = build(case, grid)
     for step in range(case.steps):
         RECORDER.step = step
         RECORDER.begin(f"step {step}")
-        batches = feed.step(toy, step, SIZE, MICRO_BATCHES)
+        batches = loader.step(toy, step, SIZE, MICRO_BATCHES)
         engine.train_batch(batches, 1e-3, votes=[0.0, 0.0])
     del batches
     RECORDER.step += 1
@@ -238,9 +238,9 @@ def run(case: Case) -> Report:
     engine.drain()
     held = bytes_on_device()
     RECORDER.begin("evaluate")
-    feed.measure(EVALUATED * SIZE * grid.num_replicas, SIZE)
+    loader.measure(EVALUATED * SIZE * grid.num_replicas, SIZE)
     RECORDER.begin("predict")
-    feed.predict(toy.lengths[: EVALUATED * SIZE * grid.num_replicas], SIZE)
+    loader.predict(toy.lengths[: EVALUATED * SIZE * grid.num_replicas], SIZE)
     RECORDER.begin("state")
     reload(engine)
     RECORDER.begin("after")

@@ -43,10 +43,10 @@ def save_and_load(place: Place, settings: dict[str, Any], out: Path, stored: Pat
     """Train, save at once and in the background, and load ``stored``, or what was saved."""
     from tests.support.fake_cuda.device import bytes_on_device  # only where the device is
 
-    engine, toy, feed = build(Case(place, settings=settings), place.start())
+    engine, toy, loader = build(Case(place, settings=settings), place.start())
     processes.peers_say(lambda rank, mine: mine)
     for step in range(3):
-        engine.train_batch(feed.step(toy, step, SIZE, engine.micro_batches), 1e-3, votes=[0.0, 0.0])
+        engine.train_batch(loader.step(toy, step, SIZE, engine.micro_batches), 1e-3, votes=[0.0, 0.0])
     engine.drain()
     before, seen, record = bytes_on_device(), [0], RECORDER.copy
 
@@ -90,10 +90,10 @@ def test_a_checkpoint_passes_the_device_by(fake_cuda: FakeCuda, tmp_path: Path, 
             assert all(
                 copy.pinned and copy.non_blocking and not copy.to_device
                 for copy in recorded.copies
-                if "gathering.py" in copy.place
+                if "tensors.py" in copy.place
             )
         at_once, in_background = (
-            sum(count for wait, count in found.phases[phase].waits.items() if "gathering.py" in wait.place)
+            sum(count for wait, count in found.phases[phase].waits.items() if "tensors.py" in wait.place)
             for phase in ("save", "copy")
         )
         assert in_background == 1 and 1 <= at_once <= 2 * 4 < found.phases["save"].copies.total()

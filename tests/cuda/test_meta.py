@@ -8,7 +8,7 @@ import torch
 
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.meta.arguments import FewShotArguments
-from ds_bert.meta.few_shot import Course
+from ds_bert.meta.few_shot import Adaptation
 from ds_bert.meta.task import Learner, Method, task_passes
 from ds_bert.modeling.adapters import Selection, meta_layers
 from tests.cuda.cases import FIRST, LAST, MIDDLE, ONLY
@@ -55,7 +55,7 @@ def meta_train(case: MetaTraining) -> dict[str, Phase]:
 def learn(place: Place, method: str) -> dict[str, Phase]:
     """Learn two tasks at once, twice; return what was recorded, by phase."""
     config, grid = meta_config(False, LAYERS, dropout=0.1), place.start()
-    course = Course(EPOCHS, 4, 0.0, 0, warmup_ratio=0.25, eval_batch_size=2, seed=7)
+    course = Adaptation(EPOCHS, 4, 0.0, 0, warmup_ratio=0.25, eval_batch_size=2, seed=7)
     learner = few_shot_learner(grid, config, course, torch.float32)
     recipe, episodes = recipe_of(method, FewShotArguments()), [make_episode(number, 3, QUERIES) for number in (0, 1)]
     for time in ("first", "second"):

@@ -46,13 +46,13 @@ def run(case: Case, without: str = "") -> list[Op]:
     """Train, evaluate, predict and train on, on one rank; return its program."""
     with REMEDIES[without]() if without else nullcontext():
         grid = case.place.start()
-        engine, toy, feed = build(case, grid)
+        engine, toy, loader = build(case, grid)
         for step in range(STEPS):
             if step == 3:
                 engine.drain()
-                feed.measure(EVALUATED * SIZE * grid.num_replicas, SIZE)
-                feed.predict(toy.lengths[: EVALUATED * SIZE * grid.num_replicas], SIZE)
-            engine.train_batch(feed.step(toy, step, SIZE, MICRO_BATCHES), 1e-3, votes=[0.0])
+                loader.measure(EVALUATED * SIZE * grid.num_replicas, SIZE)
+                loader.predict(toy.lengths[: EVALUATED * SIZE * grid.num_replicas], SIZE)
+            engine.train_batch(loader.step(toy, step, SIZE, MICRO_BATCHES), 1e-3, votes=[0.0])
         engine.drain()
     return PROGRAM.ops
 

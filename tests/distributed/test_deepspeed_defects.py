@@ -38,7 +38,7 @@ def test_clipping_norm_counts_every_stage_without_zero() -> None:
 def _summed_in(stage_map: StageMap, case: Case) -> tuple[list[torch.dtype], list[float]]:
     grid = start_process_group(stage_map, timeout_seconds=30)
     engine = build_engine(grid, stage_map.cuts, case)
-    return [bucket.gradients[0].dtype for bucket in engine.boundary.buckets], train(grid, engine, case).norms
+    return [bucket.gradients[0].dtype for bucket in engine.optimizer.buckets], train(grid, engine, case).norms
 
 
 def test_bf16_sums_gradients_in_fp32_without_zero() -> None:
@@ -172,7 +172,7 @@ def _overflow(stage_map: StageMap, zero: int) -> list[tuple[float, bool, float, 
     engine = build_engine(grid, stage_map.cuts, case)
     told = []
     for _ in range(12):
-        before, scale = weights(engine), engine.boundary.loss_scale
+        before, scale = weights(engine), engine.optimizer.loss_scale
         (result,) = engine.train_batch(micro_batches(grid, case.batch(0), 2), 1e-3)
         moved = max(np.abs(value - before[name]).max() for name, value in weights(engine).items())
         told.append((scale, result.skipped, float(moved), result.grad_norm))

@@ -14,9 +14,9 @@ import pytest
 from ds_bert.engine.heartbeat import Heartbeat
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
-from ds_bert.meta.few_shot import Course
+from ds_bert.meta.few_shot import Adaptation
 from ds_bert.stage_map import StageMap
-from ds_bert.training.run import failing_by_name
+from ds_bert.training.lifecycle import failing_by_name
 from tests.support.few_shot import few_shot_learner
 from tests.support.jobs import wait_for
 from tests.support.meta import meta_config
@@ -145,7 +145,7 @@ def test_leaving_alarms_nobody() -> None:
 
 def _wait_for_a_busy_replica() -> list[int]:
     grid = start_process_group(toy_map(1, 2), TIMEOUT)
-    learner = few_shot_learner(grid, meta_config(False), Course(1, 6, 0.0, 0, 0.0, 4, seed=0))
+    learner = few_shot_learner(grid, meta_config(False), Adaptation(1, 6, 0.0, 0, 0.0, 4, seed=0))
     with failing_by_name(grid, lambda: learner.steps_done):
         time.sleep(grid.replica * 1.5 * TIMEOUT)
         return learner.gather(grid.rank)

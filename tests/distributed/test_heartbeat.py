@@ -21,7 +21,7 @@ from ds_bert.engine import process_group
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMap
-from ds_bert.training.run import failing_by_name
+from ds_bert.training.lifecycle import failing_by_name
 from tests.support.jobs import wait_for
 from tests.support.processes import Failed, Ranks, Returned
 from tests.support.toy import toy_map

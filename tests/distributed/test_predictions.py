@@ -7,8 +7,8 @@ from ds_bert.data.features import Features, make_features
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.stage_map import StageMap
-from ds_bert.training.data_loader import Feed
-from ds_bert.training.model_source import build_engine
+from ds_bert.training.data_loader import DataLoader
+from ds_bert.training.starting_model import build_engine
 from tests.support.fine_tuning import BEAM, objective
 from tests.support.models import CHOICES, toy_model
 from tests.support.processes import run_on_ranks
@@ -41,7 +41,7 @@ def predict(stage_map: StageMap, size: int) -> dict[tuple[str, str], Outputs]:
     for family, head in MODELS:
         config = toy_model(family, head)
         engine = build_engine(config, head, objective(head), grid, EngineSettings(seed=3), 1)
-        found[family, head], loss = Feed(examples(head), engine).predict(examples(head).lengths, size)
+        found[family, head], loss = DataLoader(examples(head), engine).predict(examples(head).lengths, size)
         assert loss is None  # nothing is known of these examples
         assert len(found[family, head]) == (EXAMPLES if grid.rank == 0 else 0)
     return found

@@ -36,7 +36,7 @@ def _run(stage_map: StageMap, case: Case, state: State | None, begin: int) -> tu
         tensors, scalars = state
         mine = engine.module.parameters_by_name()
         load_by_name(
-            engine.boundary,
+            engine.optimizer,
             {
                 kind: {name: torch.from_numpy(value) for name, value in values.items() if name in mine}
                 for kind, values in tensors.items()
@@ -46,7 +46,7 @@ def _run(stage_map: StageMap, case: Case, state: State | None, begin: int) -> tu
         )
         engine.resume_at(begin)
     result = train(grid, engine, case, first_step=begin)
-    tensors, scalars = state_by_name(engine.boundary, engine.steps_done)
+    tensors, scalars = state_by_name(engine.optimizer, engine.steps_done)
     arrays = {kind: {name: value.numpy() for name, value in values.items()} for kind, values in tensors.items()}
     return result, (arrays, scalars)
 

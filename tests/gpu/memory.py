@@ -16,8 +16,8 @@ from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
-from ds_bert.training.model_source import build_engine
 from ds_bert.training.pretraining import PretrainingObjective
+from ds_bert.training.starting_model import build_engine
 from tests.gpu.ranks import Bench, CheckFailed, run_ranks
 from tests.support.toy import global_batch
 from tests.support.training import micro_batches

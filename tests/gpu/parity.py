@@ -176,7 +176,7 @@ def _trajectory(grid: Grid, case: Case) -> Arrays:
 
 
 def _master_weights(engine: Engine) -> Arrays:
-    tensors = state_by_name(engine.boundary, engine.steps_done)[0]["weights"]
+    tensors = state_by_name(engine.optimizer, engine.steps_done)[0]["weights"]
     return {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
 
 

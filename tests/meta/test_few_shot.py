@@ -9,7 +9,7 @@ import torch
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.meta.arguments import FewShotArguments
-from ds_bert.meta.few_shot import Course
+from ds_bert.meta.few_shot import Adaptation
 from tests.support.few_shot import few_shot_learner, make_episode, recipe_of
 from tests.support.meta import meta_config
 from tests.support.processes import run_on_ranks
@@ -38,7 +38,7 @@ class _Activations:
 def _peak(stages: int, batches: int) -> int:
     """Of measuring a test set of so many batches."""
     grid = start_process_group(toy_map(stages, 1), timeout_seconds=30)
-    course = Course(1, 6, 0.0, 0, 0.0, eval_batch_size=4, seed=0)
+    course = Adaptation(1, 6, 0.0, 0, 0.0, eval_batch_size=4, seed=0)
     learner = few_shot_learner(grid, meta_config(False), course, torch.float32)
     watch = _Activations(learner.module)
     learner.learn(recipe_of("prototypes", FewShotArguments()), [make_episode(0, 1, 4 * batches)], [0])

@@ -11,7 +11,7 @@ def test_eight_batches_are_one_for_the_labels_and_seven_steps() -> None:
     passes = task_passes(num_batches=8, inner_epochs=1, every=3)
     assert [item.part for item in passes if item.kind == "support"] == [1, 2, 3, 4, 5, 6, 7]
     kinds = "".join(item.kind[0] for item in passes)
-    assert kinds == "gq" + "sss" + "q" + "sss" + "q" + "s" + "q" + "c"
+    assert kinds == "gq" + "sss" + "q" + "sss" + "q" + "s" + "q" + "r"
     assert passes[0].number == passes[-1].number == 0  # one dropout
     assert len({item.number for item in passes[:-1]}) == len(passes) - 1
 

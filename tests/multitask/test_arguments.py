@@ -6,14 +6,14 @@ import pytest
 
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
-from ds_bert.multitask.arguments import MultitaskArguments, settle
+from ds_bert.multitask.arguments import MultitaskArguments, spell_out
 from ds_bert.multitask.model import conditional_fields, freeze
 
 BERT = {"model_type": "bert", "num_hidden_layers": 4}
 
 
 def settled(**values: Any) -> MultitaskArguments:
-    return settle(MultitaskArguments(**values), set(values))
+    return spell_out(MultitaskArguments(**values), set(values))
 
 
 def test_short_forms() -> None:

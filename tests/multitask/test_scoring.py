@@ -19,7 +19,7 @@ from ds_bert.multitask.sampling import FORMS
 from ds_bert.multitask.tasks import MultitaskTask, combine
 from ds_bert.stage_map import StageMap
 from ds_bert.tasks.task import Task
-from ds_bert.training.data_loader import Feed
+from ds_bert.training.data_loader import DataLoader
 from tests.support.conditional import example_logits
 from tests.support.models import chain, toy_model
 from tests.support.processes import run_on_ranks
@@ -68,8 +68,8 @@ def choose(stage_map: StageMap) -> list[list[int]]:
         initialize(name, parameter.data, config.initializer_range, SEED, config.pad_token_id)
     declared = carry_declaration(config, settings.dtype)
     engine = Engine(module, declared, task.objective, settings, grid, 1)
-    feed = Feed(task.train, engine, split_tasks)
-    choosers = [Chooser(task, feed, form, SIZE) for form in FORMS]
+    loader = DataLoader(task.train, engine, split_tasks)
+    choosers = [Chooser(task, loader, form, SIZE) for form in FORMS]
     return [sorted(chooser(candidates(step)).tolist()) for chooser in choosers for step in range(ROUNDS)]
 
 

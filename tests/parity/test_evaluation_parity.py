@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.stage_map import StageMap
-from ds_bert.training import model_source
+from ds_bert.training import starting_model
 from tests.support import fine_tuning
 from tests.support.models import toy_model
 from tests.support.processes import run_on_ranks
@@ -79,7 +79,7 @@ def _predict(stage_map: StageMap) -> list[tuple[list[float], list[int]]]:
     for family, head in HEADS:
         objective = fine_tuning.objective(head)
         settings = EngineSettings(seed=CASE.settings.seed)
-        engine = model_source.build_engine(toy_model(family, head), head, objective, grid, settings, 4)
+        engine = starting_model.build_engine(toy_model(family, head), head, objective, grid, settings, 4)
         batch = fine_tuning.examples(head, 0)
         losses, kept = [], []
         for size in (1, 2, 8):

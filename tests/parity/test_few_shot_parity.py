@@ -15,7 +15,7 @@ from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.meta.arguments import FewShotArguments
 from ds_bert.meta.data_loader import micro_batch
-from ds_bert.meta.few_shot import Course, FewShot
+from ds_bert.meta.few_shot import Adaptation, FewShot
 from ds_bert.meta.task import Learner, Method
 from ds_bert.meta.tasks.episode import Episode, stratified_order
 from ds_bert.modeling.adapters import Selection
@@ -26,7 +26,7 @@ from tests.support.toy import toy_map
 
 METHODS = ("meta", "fine-tuning", "head-only", "prototypes")
 TASKS, SHOTS, BATCHES = (3, 4), 3, 3  # numbers of the tasks; 9 examples to learn from, as 3 batches
-COURSE = Course(4, 4, 0.0, 0, warmup_ratio=0.25, eval_batch_size=1, seed=7)
+COURSE = Adaptation(4, 4, 0.0, 0, warmup_ratio=0.25, eval_batch_size=1, seed=7)
 WARMUP, STEPS = 3, 12
 SETTINGS = FewShotArguments(max_grad_norm=0.5, step_size_scale=2.0, learning_rate=1e-2, head_learning_rate=3e-2)
 

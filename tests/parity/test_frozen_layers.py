@@ -52,7 +52,7 @@ def _train(stage_map: StageMap, optimizer: str, schedule: str, precision: str) -
     results += engine.drain()
     losses = [engine.objective.report(result.sums)["loss"] for result in results]
     back = engine.execution.transport.gradients_out
-    tensors, scalars = state_by_name(engine.boundary, STEPS)
+    tensors, scalars = state_by_name(engine.optimizer, STEPS)
     stored = {name: tensor.numpy() for name, tensor in tensors["weights"].items()}
     run = Result(losses, [result.grad_norm for result in results], stored)
     return run, back.bytes_sent if back else 0, scalars

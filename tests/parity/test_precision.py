@@ -34,9 +34,9 @@ def _master_weights(case: Case) -> tuple[dict[str, np.ndarray], dict[str, np.nda
     stage_map = toy_map(1, 2)
     grid = start_process_group(stage_map, timeout_seconds=30)
     engine = build_engine(grid, stage_map.cuts, case)
-    before, _ = state_by_name(engine.boundary, engine.steps_done)
+    before, _ = state_by_name(engine.optimizer, engine.steps_done)
     train(grid, engine, case)
-    after, _ = state_by_name(engine.boundary, engine.steps_done)
+    after, _ = state_by_name(engine.optimizer, engine.steps_done)
     return tuple({name: value.numpy() for name, value in state["weights"].items()} for state in (before, after))
 
 

@@ -13,8 +13,8 @@ from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.files import write_json
 from ds_bert.modeling.model import build_config
-from ds_bert.training.model_source import build_engine
 from ds_bert.training.pretraining import PretrainingObjective
+from ds_bert.training.starting_model import build_engine
 from tests.support.state import state_by_name
 from tests.support.toy import ROWS, SIZES, VOCABULARY, global_batch
 from tests.support.training import micro_batches
@@ -39,7 +39,7 @@ def toy_engine(grid: Grid, settings: EngineSettings, family: str = "bert", head:
 def train(engine: Engine, first: int, last: int, learning_rate: float = 1e-2) -> None:
     """Take the steps from ``first`` to before ``last`` and drain."""
     for step in range(first, last):
-        engine.train_batch(micro_batches(engine.place, global_batch(step), ROWS_OF_MICRO_BATCH), learning_rate)
+        engine.train_batch(micro_batches(engine.grid, global_batch(step), ROWS_OF_MICRO_BATCH), learning_rate)
     engine.drain()
 
 
@@ -55,7 +55,7 @@ def describe(engine: Engine) -> Any:
 
 def state_of(engine: Engine) -> dict[str, torch.Tensor]:
     """All that this process would save, by kind and name."""
-    tensors, _ = state_by_name(engine.boundary, engine.steps_done)
+    tensors, _ = state_by_name(engine.optimizer, engine.steps_done)
     return {f"{kind}/{name}": tensor for kind, by_name in tensors.items() for name, tensor in by_name.items()}
 
 

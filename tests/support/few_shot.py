@@ -12,7 +12,7 @@ from ds_bert.data.features import Features, make_features
 from ds_bert.engine.module import StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.meta.arguments import FewShotArguments
-from ds_bert.meta.few_shot import Course, FewShot, Recipe
+from ds_bert.meta.few_shot import Adaptation, FewShot, Recipe
 from ds_bert.meta.few_shot_job import Model
 from ds_bert.meta.tasks.episode import Episode
 from ds_bert.modeling.adapters import meta_layers
@@ -23,7 +23,7 @@ from tests.support.toy import VOCABULARY
 LEARNER = {"parameter_efficient": False, "warp_layers": False, "min_layer_with_grad": 0, "euclidean": False}
 
 
-def few_shot_learner(grid: Grid, config: BertConfig, course: Course, dtype: torch.dtype = torch.float64) -> FewShot:
+def few_shot_learner(grid: Grid, config: BertConfig, course: Adaptation, dtype: torch.dtype = torch.float64) -> FewShot:
     """This process's stage, with `first_weights`."""
     module = StageModule(meta_layers(config), grid.stage_map.cuts, grid, course.seed, recompute=False).to(dtype)
     everything = first_weights(config)

@@ -203,8 +203,8 @@ def meta_engine(grid: Grid, case: MetaCase, settings: EngineSettings) -> MetaEng
     settings = replace(settings, is_trained=case.learner.selection.is_trained)
     engine = MetaEngine(module, declare, case.learner, settings, grid, case.num_tasks // replicas)
     everything = first_weights(config)
-    own = {name: everything[name] for name in engine.boundary.parameters}
-    load_by_name(engine.boundary, {"weights": own}, {}, 0)
+    own = {name: everything[name] for name in engine.optimizer.parameters}
+    load_by_name(engine.optimizer, {"weights": own}, {}, 0)
     return engine
 
 
@@ -219,9 +219,9 @@ def gradients(grid: Grid, cases: Sequence[MetaCase]) -> list[tuple[float, dict[s
     for case in cases:
         settings = EngineSettings("sgd", precision=case.precision, max_grad_norm=0.0)  # type: ignore[arg-type]
         engine = meta_engine(grid, case, settings)
-        before = {name: item.detach().clone() for name, item in engine.boundary.parameters.items()}
+        before = {name: item.detach().clone() for name, item in engine.optimizer.parameters.items()}
         (result,) = engine.train_batch(tasks_of(grid, case.tasks), 1.0) + engine.drain()
-        after = engine.boundary.parameters
+        after = engine.optimizer.parameters
         moved = {name: (before[name] - after[name].detach()).cpu().numpy() for name in before}
         found.append((engine.objective.report(result.sums)["loss"], moved))
     return found

@@ -10,7 +10,7 @@ from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.engine.timeline import Timeline
 from ds_bert.stage_map import StageMap
-from ds_bert.training.meter import Meter, Work
+from ds_bert.training.meter import Meter, Workload
 
 ONE = StageMap((0, 0, 0), ((0,),))
 
@@ -18,20 +18,20 @@ ONE = StageMap((0, 0, 0), ((0,),))
 def fake_engine(stage_map: StageMap = ONE, rank: int = 0, device: str = "cpu", **settings: Any) -> SimpleNamespace:
     """What a meter asks of an engine; nothing computes."""
     return SimpleNamespace(
-        place=Grid(stage_map, rank, torch.device(device), 30.0),
+        grid=Grid(stage_map, rank, torch.device(device), 30.0),
         timeline=Timeline(torch.device("cpu")),
         settings=EngineSettings(**settings),
-        boundary=SimpleNamespace(frozen={}),
+        optimizer=SimpleNamespace(frozen={}),
         control=None,
     )
 
 
-def meter_of(engine: Any, work: Work | None = None, peak_tflops: float = 0.0) -> Meter:
+def meter_of(engine: Any, work: Workload | None = None, peak_tflops: float = 0.0) -> Meter:
     """The meter of one process, which believes all others to be like it, on machines node0, node1, …"""
-    ranks = range(engine.place.world_size)
+    ranks = range(engine.grid.world_size)
 
     def gather(group: Any, mine: Any, world_size: int) -> list[Any]:
         return [type(mine)(f"node{rank}", mine.peak, mine.is_whole) for rank in ranks]
 
     with patch("ds_bert.training.meter.gather", gather):
-        return Meter(cast(Any, engine), work or Work(10.0), peak_tflops)
+        return Meter(cast(Any, engine), work or Workload(10.0), peak_tflops)

@@ -116,18 +116,18 @@ def poison_one_step(grid: Grid, settings: EngineSettings) -> tuple[list[bool], l
     """
     case = Case(settings, micro_batch_size=2)
     engine = build_engine(grid, grid.stage_map.cuts, case)
-    begin, skipped, stayed = engine.boundary.begin, [], []
+    begin, skipped, stayed = engine.optimizer.begin, [], []
 
     def poisoned(step: int, *arguments: Any) -> Any:
         if step == 2 and grid.rank == grid.world_size - 1:
-            engine.boundary.buckets[0].gradients[step % engine.boundary.slots][0] = math.nan
+            engine.optimizer.buckets[0].gradients[step % engine.optimizer.slots][0] = math.nan
         return begin(step, *arguments)
 
-    engine.boundary.begin = poisoned  # type: ignore[method-assign]
+    engine.optimizer.begin = poisoned  # type: ignore[method-assign]
     for step in range(5):
-        before = state_by_name(engine.boundary, step)[0]["weights"]
+        before = state_by_name(engine.optimizer, step)[0]["weights"]
         results = engine.train_batch(micro_batches(grid, case.batch(step), 2), 0.1) + engine.drain()
-        after = state_by_name(engine.boundary, step + 1)[0]["weights"]
+        after = state_by_name(engine.optimizer, step + 1)[0]["weights"]
         skipped += [result.skipped for result in results]
         stayed.append(all(torch.equal(before[name], after[name]) for name in before))
     return skipped, stayed, all(bool(weight.isfinite().all()) for weight in after.values())

@@ -19,10 +19,10 @@ SAME: Told = ({"model_name_or_path": "/a/checkpoint-5"}, {}, "data")
 
 
 def _agree(stage_map: StageMap, told: list[Told]) -> str:
-    place = start_process_group(stage_map, timeout_seconds=30)
-    arguments, settings, data = told[place.rank]
-    control = place.new_group(backend="gloo")
-    engine = SimpleNamespace(place=place, control=control, settings=EngineSettings(**settings))
+    grid = start_process_group(stage_map, timeout_seconds=30)
+    arguments, settings, data = told[grid.rank]
+    control = grid.new_group(backend="gloo")
+    engine = SimpleNamespace(grid=grid, control=control, settings=EngineSettings(**settings))
     try:
         check_agreement(cast(Any, engine), PretrainArguments(**arguments), stage_map, data)
     except UserError as error:

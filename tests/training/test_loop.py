@@ -133,7 +133,7 @@ def test_a_diverged_run_keeps_the_checkpoint_under_way(
 ) -> None:
     """All processes diverge together; when a peer has died, nobody waits for its part; one that is alone has none."""
     training, events = _training(), []
-    training.engine.place = SimpleNamespace(world_size=world_size)  # type: ignore[assignment]
+    training.engine.grid = SimpleNamespace(world_size=world_size)  # type: ignore[assignment]
     training.saver = cast(Any, _Saver(events))
 
     def step(stop: StopSignal) -> None:

@@ -11,7 +11,7 @@ from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.meta.task import TaskBatches
 from ds_bert.stage_map import StageMap
-from ds_bert.training.meter import Meter, Work
+from ds_bert.training.meter import Meter, Workload
 from tests.support.meters import fake_engine, meter_of
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map
@@ -69,7 +69,7 @@ def test_seconds_are_per_token_so_that_longer_sequences_are_not_slow() -> None:
 
 
 def test_speeds_are_means_since_the_last_entry() -> None:
-    meter = meter_of(fake_engine(toy_map(2, 1)), Work(10.0, 4e9), peak_tflops=0.5)
+    meter = meter_of(fake_engine(toy_map(2, 1)), Workload(10.0, 4e9), peak_tflops=0.5)
     meter.took(8, 1.0)
     assert meter.entry()["samples_per_second"] == 8.0
     for samples, seconds in ((8, 1.0), (8, 2.0), (0, 1.0)):  # the last one is a drain
@@ -85,12 +85,13 @@ def test_speeds_are_means_since_the_last_entry() -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "tflops", "frozen"), [(Work(1.0), 1.0, {}), (Work(1.0, 1.0), 0.0, {}), (Work(1.0, 1.0), 1.0, {"a": 1})]
+    ("work", "tflops", "frozen"),
+    [(Workload(1.0), 1.0, {}), (Workload(1.0, 1.0), 0.0, {}), (Workload(1.0, 1.0), 1.0, {"a": 1})],
 )
-def test_no_share_is_told_where_it_is_not_known(work: Work, tflops: float, frozen: dict[str, int]) -> None:
+def test_no_share_is_told_where_it_is_not_known(work: Workload, tflops: float, frozen: dict[str, int]) -> None:
     """Without FLOPs, without a peak, or where parts of the model have no backward."""
     engine = fake_engine()
-    engine.boundary.frozen = frozen
+    engine.optimizer.frozen = frozen
     assert "share_of_peak" not in meter_of(engine, work, tflops).speeds(1, 1.0)
 
 
@@ -165,9 +166,9 @@ def test_an_allocator_that_runs_short_is_told_of_once(cuda: _Device, before: int
     ],
 )
 def test_a_device_s_peak_is_looked_up_for_the_precision(cuda: _Device, settings: Any, peak: float | None) -> None:
-    meter = meter_of(fake_engine(toy_map(1, 2), 0, "cuda:0", **settings), Work(1.0, 1.0))
+    meter = meter_of(fake_engine(toy_map(1, 2), 0, "cuda:0", **settings), Workload(1.0, 1.0))
     assert meter.peak == (peak and 2 * peak)
-    assert meter_of(fake_engine(device="cuda:0", **settings), Work(1.0, 1.0), peak_tflops=7.0).peak == 7e12
+    assert meter_of(fake_engine(device="cuda:0", **settings), Workload(1.0, 1.0), peak_tflops=7.0).peak == 7e12
 
 
 def _train(stage_map: StageMap) -> tuple[list[dict[str, float]], list[float]]:
@@ -175,7 +176,7 @@ def _train(stage_map: StageMap) -> tuple[list[dict[str, float]], list[float]]:
     grid = start_process_group(stage_map, timeout_seconds=30)
     case = Case(EngineSettings("sgd"), micro_batch_size=2)
     engine = build_engine(grid, stage_map.cuts, case)
-    meter, entries, figures = Meter(engine, Work(16.0)), [], []
+    meter, entries, figures = Meter(engine, Workload(16.0)), [], []
     ballast = bytearray(2**26 * (grid.rank == 3))
     for step in range(3):
         batches = micro_batches(grid, case.batch(step), 2)

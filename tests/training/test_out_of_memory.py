@@ -17,7 +17,7 @@ from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import exit_on_user_error
 from ds_bert.stage_map import StageMap
 from ds_bert.training.arguments import TrainingArguments
-from ds_bert.training.run import OutOfMemory, explaining_out_of_memory, failing_by_name
+from ds_bert.training.lifecycle import OutOfMemory, explaining_out_of_memory, failing_by_name
 from tests.support.meters import fake_engine
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map

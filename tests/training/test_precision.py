@@ -9,8 +9,8 @@ import torch
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.settings import EngineSettings, Precision
 from ds_bert.training.arguments import TrainingArguments
+from ds_bert.training.lifecycle import fp32_products
 from ds_bert.training.meter import known_peak
-from ds_bert.training.run import fp32_products
 from ds_bert.training.settings import apply_deepspeed_config
 from tests.support.meters import ONE
 

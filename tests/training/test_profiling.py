@@ -76,8 +76,8 @@ def _run(folder: Path, steps: str | None, taken: range, rank: int = 0) -> tuple[
         taken: by this run, from the first on; it then ends.
         rank: of two, on a map that exchanges them.
     """
-    place = Grid(toy_map(2, 1, [[1], [0]]), rank, torch.device("cpu"), 30.0)
-    profiler = Profiler(named_steps(TrainingArguments(profile_steps=steps), "profile_steps"), folder, place)
+    grid = Grid(toy_map(2, 1, [[1], [0]]), rank, torch.device("cpu"), 30.0)
+    profiler = Profiler(named_steps(TrainingArguments(profile_steps=steps), "profile_steps"), folder, grid)
     for step in taken:
         profiler.reach(step)
         with torch.profiler.record_function(f"step {step}"):

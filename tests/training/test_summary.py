@@ -10,26 +10,26 @@ from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.engine.timeline import Timeline
 from ds_bert.stage_map import StageMap
+from ds_bert.training.lifecycle import summarize, summary_lines
 from ds_bert.training.loop import Outcome
-from ds_bert.training.meter import Meter, Work
-from ds_bert.training.run import summarize, summary_lines
+from ds_bert.training.meter import Meter, Workload
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map
 
 
 def _summary(stage_map: StageMap, schedule: Any) -> dict[str, Any]:
     """Of 10 s in which rank r of four computed r + 1 seconds and sent 100 r bytes."""
-    place = start_process_group(stage_map, timeout_seconds=30)
+    grid = start_process_group(stage_map, timeout_seconds=30)
     engine = SimpleNamespace(
-        place=place,
-        control=place.new_group(backend="gloo"),
-        execution=SimpleNamespace(transport=SimpleNamespace(bytes_sent=100 * place.rank)),
+        grid=grid,
+        control=grid.new_group(backend="gloo"),
+        execution=SimpleNamespace(transport=SimpleNamespace(bytes_sent=100 * grid.rank)),
         settings=EngineSettings(schedule=schedule),
         timeline=Timeline(torch.device("cpu")),
-        boundary=SimpleNamespace(frozen={}),
+        optimizer=SimpleNamespace(frozen={}),
     )
-    meter = Meter(cast(Any, engine), Work(6.0, flops=1e9), peak_tflops=0.01)
-    return summarize(cast(Any, engine), Outcome(10.0, 80, place.rank + 1.0), 3, meter)
+    meter = Meter(cast(Any, engine), Workload(6.0, flops=1e9), peak_tflops=0.01)
+    return summarize(cast(Any, engine), Outcome(10.0, 80, grid.rank + 1.0), 3, meter)
 
 
 @pytest.mark.parametrize(("schedule", "idle_in_theory"), [("1f1b", 0.25), ("2bw", 0.0)])

@@ -14,8 +14,8 @@ from ds_bert.tasks.task import Split, Task
 from ds_bert.training.finetuning import fine_tune
 from ds_bert.training.job import Plan
 from ds_bert.training.job_arguments import FinetuneArguments, PretrainArguments
-from ds_bert.training.model_source import Source
 from ds_bert.training.pretraining import load_model
+from ds_bert.training.starting_model import StartingModel
 from tests.support.checkpoints import toy_fields
 
 
@@ -50,7 +50,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         measured = {"validation": Split(splits["validation"])} if "validation" in splits else {}
         predicted = {"test": Split(splits["test"])} if "test" in splits else {}
         task = Task("reviews", "sequence-classification", {}, None, splits.get("train"), measured, predicted)
-        source = Source({**toy_fields("bert"), "type_vocab_size": types}, None, None)  # type: ignore[arg-type]
+        source = StartingModel({**toy_fields("bert"), "type_vocab_size": types}, None, None)  # type: ignore[arg-type]
         try:
             fine_tune(task, Plan(FinetuneArguments(), None, None), source)  # type: ignore[arg-type]
         except Reached:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ds_bert.checkpoint.convert.source import Source, load_pickle, load_tensors, named_tensors
+from ds_bert.checkpoint.convert.foreign_model import ForeignModel, load_pickle, load_tensors, named_tensors
 from ds_bert.errors import UserError
 from ds_bert.modeling.families import Family, family_of
 
@@ -131,7 +131,7 @@ _LAYER = re.compile(r"layer_(\d+)(?:-model_(\d+))?-model_states\.pt")
 _WHOLE = "mp_rank_00_model_states.pt"
 
 
-def read_deepspeed(folder: Path, config_path: Path, fields: Mapping[str, Any], tag: str | None) -> Source:
+def read_deepspeed(folder: Path, config_path: Path, fields: Mapping[str, Any], tag: str | None) -> ForeignModel:
     """Read the weights of a checkpoint; its optimizer state stays behind.
 
     Args:
@@ -157,7 +157,7 @@ def read_deepspeed(folder: Path, config_path: Path, fields: Mapping[str, Any], t
         weights = _whole_model(whole)
     else:
         raise UserError(f"{folder}: has neither layer_<index>-model_states.pt nor {_WHOLE}, which DeepSpeed writes")
-    return Source(config_path, dict(fields), weights, notes=[f"{folder.name} of DeepSpeed"])
+    return ForeignModel(config_path, dict(fields), weights, notes=[f"{folder.name} of DeepSpeed"])
 
 
 def _tagged(folder: Path, tag: str | None) -> Path:
@@ -184,7 +184,7 @@ _FILE = re.compile(r"checkpoint\.(\d+)\.pth\.tar\.epoch\.(\d+)")
 _MODULE = re.compile(r"module(\d+)")
 
 
-def read_pipedream(folder: Path, config_path: Path, fields: Mapping[str, Any], epoch: int | None) -> Source:
+def read_pipedream(folder: Path, config_path: Path, fields: Mapping[str, Any], epoch: int | None) -> ForeignModel:
     """Merge the stages of an epoch.
 
     Args:
@@ -210,7 +210,7 @@ def read_pipedream(folder: Path, config_path: Path, fields: Mapping[str, Any], e
         raise UserError(f"{folder}: epoch {chosen} has stage {max(stages)} but not stage {missing[0]}")
     pieces = [piece for stage in sorted(stages) for piece in _modules(stages[stage])]
     notes = [f"epoch {chosen}, {len(stages)} stage{'s' if len(stages) > 1 else ''}"]
-    return Source(config_path, dict(fields), assemble(pieces, fields), notes=notes)
+    return ForeignModel(config_path, dict(fields), assemble(pieces, fields), notes=notes)
 
 
 def _modules(path: Path) -> list[Piece]:

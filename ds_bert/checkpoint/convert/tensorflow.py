@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ds_bert.checkpoint.convert.source import Source
+from ds_bert.checkpoint.convert.foreign_model import ForeignModel
 from ds_bert.errors import UserError
 from ds_bert.files import read_json
 from ds_bert.modeling.families import FAMILIES
@@ -31,7 +31,7 @@ _SHARED = (
 )
 
 
-def read_tensorflow(source: Path) -> Source:
+def read_tensorflow(source: Path) -> ForeignModel:
     """Read a checkpoint with TensorFlow.
 
     Args:
@@ -48,7 +48,7 @@ def read_tensorflow(source: Path) -> Source:
     fields |= _labels(weights, fields)
     vocabulary = next((path for pattern in _VOCABULARIES for path in sorted(folder.glob(pattern))), None)
     notes = [f"{len(ignored)} variables of an optimizer are left out"] if ignored else []
-    return Source(config_path, fields, weights, vocabulary, notes)
+    return ForeignModel(config_path, fields, weights, vocabulary, notes)
 
 
 def weights_from_variables(

@@ -27,8 +27,8 @@ from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.modeling.model import build_config
 from ds_bert.stage_map import StageMap
-from ds_bert.training.model_source import build_engine
 from ds_bert.training.pretraining import PretrainingObjective, split_batch
+from ds_bert.training.starting_model import build_engine
 
 
 def stage_engine(arguments: argparse.Namespace, schedule: Literal["1f1b", "2bw"]) -> Engine:
@@ -55,8 +55,8 @@ def micro_batches(batch: Batch, engine: Engine) -> list[MicroBatch]:
             MicroBatch(
                 number,
                 (MICRO_BATCH, LENGTH, 0),  # 0: nothing is padded
-                inputs=inputs if engine.place.is_first else None,
-                labels=labels if engine.place.is_last else None,
+                inputs=inputs if engine.grid.is_first else None,
+                labels=labels if engine.grid.is_last else None,
             )
         )
     return result

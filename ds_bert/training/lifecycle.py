@@ -75,7 +75,7 @@ def claim_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
 
 def keep_settings(engine: Engine, arguments: TrainingArguments, stage_map: StageMap) -> None:
     """Write what the run was told into its folder, once nothing can be wrong with it any more."""
-    if engine.place.rank == 0 and arguments.run_dir:
+    if engine.grid.rank == 0 and arguments.run_dir:
         write_json(arguments.run_dir / "arguments.json", asdict(arguments))
         write_atomically(arguments.run_dir / "stage_map.json", to_json(stage_map))
 
@@ -89,7 +89,7 @@ def share(engine: Engine, value: T) -> T:
 
 @contextmanager
 def failing_by_name(
-    place: Grid,
+    grid: Grid,
     steps_done: Callable[[], int] = lambda: 0,
     heartbeat_timeout: float = SILENCE,
     output_dir: str | Path | None = None,
@@ -97,12 +97,12 @@ def failing_by_name(
     """Let a failure say which rank (the launcher's, as in the map), stage and step it met; end when a peer has died.
 
     Args:
-        place: of this process.
+        grid: of this process.
         steps_done: says how many steps it has done; the heartbeat's attribute, for an engine that is yet to be built.
         heartbeat_timeout: seconds without a sign of life after which a process is given up.
         output_dir: where what explains a failure is kept; None for a temporary folder.
     """
-    heartbeat = Heartbeat(place, steps_done, heartbeat_timeout, output_dir)
+    heartbeat = Heartbeat(grid, steps_done, heartbeat_timeout, output_dir)
     try:
         yield heartbeat
     except UserError as error:
@@ -136,7 +136,7 @@ def conclude(
     figures = summarize(engine, outcome, arguments.gradient_accumulation_steps, meter)
     spans = _gather_spans(engine)
     log.close()
-    if engine.place.rank == 0:
+    if engine.grid.rank == 0:
         lines = summary_lines(figures) if outcome.samples else [f"nothing to do: step {engine.steps_done} is reached"]
         folder = arguments.report_dir
         if folder:
@@ -172,7 +172,7 @@ def _draw(
         lines.append(f"chart:  {output_dir / 'loss.png'}")
     if engine.settings.traced:
         steps = engine.settings.weight_versions  # to show how one goes over into the next
-        lines += keep_trace(output_dir, engine.place.stage_map, ranks, steps)
+        lines += keep_trace(output_dir, engine.grid.stage_map, ranks, steps)
     return lines
 
 
@@ -180,7 +180,7 @@ def _gather_spans(engine: Engine) -> list[Any]:
     """The spans of all processes, by grid rank; none where no step is traced."""
     if not engine.settings.traced:
         return []
-    everyone: list[Any] = [None] * engine.place.world_size
+    everyone: list[Any] = [None] * engine.grid.world_size
     dist.all_gather_object(everyone, engine.timeline.spans, group=engine.control)
     return everyone
 
@@ -213,7 +213,7 @@ def explaining_out_of_memory(engine: Engine, arguments: TrainingArguments) -> It
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
-            f"out of memory {_where(engine)}: {_held(engine.place.device)}; what helps: {_remedies(engine, arguments)}"
+            f"out of memory {_where(engine)}: {_held(engine.grid.device)}; what helps: {_remedies(engine, arguments)}"
         ) from error
 
 
@@ -257,7 +257,7 @@ def _remedies(engine: Engine, arguments: TrainingArguments) -> str:
         "--schedule 1f1b": settings.schedule != "1f1b",
         "more stages (--num_stages, --stage_map)": True,
         "ZeRO stage 1 (zero_optimization.stage in --deepspeed_config)": not settings.zero_stage
-        and engine.place.num_replicas > 1,
+        and engine.grid.num_replicas > 1,
     }
     return ", ".join(remedy for remedy, is_left in possible.items() if is_left)
 
@@ -272,10 +272,10 @@ def summarize(engine: Engine, outcome: Outcome, micro_batches: int, meter: Meter
     """
     seconds = max(outcome.seconds, 1e-9)
     busy_share = outcome.busy_seconds / seconds
-    mine = (engine.place.stage, busy_share, engine.execution.transport.bytes_sent, meter.peak_memory())
-    everyone: list[Any] = [None] * engine.place.world_size
+    mine = (engine.grid.stage, busy_share, engine.execution.transport.bytes_sent, meter.peak_memory())
+    everyone: list[Any] = [None] * engine.grid.world_size
     dist.all_gather_object(everyone, mine, group=engine.control)
-    stages = range(engine.place.num_stages)
+    stages = range(engine.grid.num_stages)
     of_stage = [[figures for figures in everyone if figures[0] == stage] for stage in stages]
     busy = [sum(share for _, share, _, _ in figures) / len(figures) for figures in of_stage]
     return {
@@ -304,18 +304,18 @@ def summary_lines(figures: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def fp32_products(place: Grid, settings: EngineSettings) -> Iterator[None]:
+def fp32_products(grid: Grid, settings: EngineSettings) -> Iterator[None]:
     """Let CUDA take fp32 matrix products in TF32, or in full fp32, as the run wants it, for its time; rank 0 says so.
 
     TF32 has fp32's range and 10 bits after the point; it needs a card of compute capability 8 or more. Nothing is
     touched on CPUs, and in runs of another precision.
     """
-    if place.device.type != "cuda" or settings.precision != "fp32":
+    if grid.device.type != "cuda" or settings.precision != "fp32":
         yield
         return
     found = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     _set_fp32_products("high" if settings.tf32 else "highest", settings.tf32)
-    if settings.tf32 and place.rank == 0 and torch.cuda.get_device_capability(place.device) >= (8, 0):
+    if settings.tf32 and grid.rank == 0 and torch.cuda.get_device_capability(grid.device) >= (8, 0):
         print("fp32 matrix products in TF32; --tf32 false for full fp32", flush=True)
     try:
         yield

@@ -25,13 +25,13 @@ from ds_bert.modeling.model import build_config, carry_declaration, initialize, 
 from ds_bert.training.arguments import PretrainedModelArguments
 from ds_bert.training.settings import check_at_most
 
-Settled = TypeVar("Settled", bound=Any)
+Resolved = TypeVar("Resolved", bound=Any)
 
 _OVERRIDES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 @dataclass(frozen=True)
-class Source:
+class StartingModel:
     """What to start from.
 
     Args:
@@ -54,7 +54,7 @@ class Source:
         return build_config({**self.fields, **head_fields}, head)
 
 
-def settle_model(arguments: Settled, name: str = "model_name_or_path") -> Settled:
+def resolve_model(arguments: Resolved, name: str = "model_name_or_path") -> Resolved:
     """Let a job that was told to start from a run's folder start from one of its checkpoints; rank 0 says from which.
 
     It is settled once, before anything is read: the run may go on meanwhile. What is kept of the arguments names it.
@@ -74,7 +74,7 @@ def settle_model(arguments: Settled, name: str = "model_name_or_path") -> Settle
     return arguments if found == Path(folder) else replace(arguments, **{name: str(found)})
 
 
-def load_source(arguments: PretrainedModelArguments, may_be_conditional: bool = False) -> Source:
+def load_starting_model(arguments: PretrainedModelArguments, may_be_conditional: bool = False) -> StartingModel:
     """Read configuration, tokenizer and the names of weights.
 
     Args:
@@ -105,7 +105,7 @@ def load_source(arguments: PretrainedModelArguments, may_be_conditional: bool = 
     if folder and arguments.tokenizer_name:
         _check_same_vocabulary(arguments.tokenizer_name, tokenizer, folder)
     weights = PretrainedWeights(folder, fields["model_type"]) if folder else None
-    return Source(fields, tokenizer, weights)
+    return StartingModel(fields, tokenizer, weights)
 
 
 def refuse_conditional(fields: Mapping[str, Any], name: str) -> None:
@@ -229,11 +229,11 @@ def load_weights(engine: Engine, weights: PretrainedWeights, fresh: Collection[s
     def is_taken(share: Share) -> bool:
         return share.name in weights and share.name not in fresh
 
-    for share in filter(is_taken, engine.boundary.shares(0)):
+    for share in filter(is_taken, engine.optimizer.shares(0)):
         weights.check(share.name, share.shape)
 
     def read(share: Share) -> None:
         if is_taken(share):
             weights.read_part(share.name, share.begin, share.part)
 
-    engine.boundary.load(read, (), {}, 0)
+    engine.optimizer.load(read, (), {}, 0)

@@ -1,6 +1,6 @@
 """A task's own weights of one stage, as a function of the stage's: θ − α·S, where S sums the clipped inner gradients.
 
-First-order meta-gradients follow from S alone. With a query's gradient G at the fast weights, that of θ is G, and that
+First-order meta-gradients follow from S alone. With a query's gradient G at the inner weights, that of θ is G, and that
 of a layer group's step size α is −⟨S, G⟩. So nothing is kept per inner step.
 """
 
@@ -14,11 +14,11 @@ from ds_bert.engine.buckets import sum_of_squares
 from ds_bert.modeling.adapters import LABELS, STEP_SIZE, group_of
 
 Tensors = dict[str, torch.Tensor]
-Use = Literal["slow", "inner", "outer", "none"]
+Use = Literal["outer", "inner", "query", "none"]
 
 
 @dataclass(frozen=True)
-class _Slow:
+class _OuterWeight:
     """A parameter, and its own value and gradient, wherever it is bound at the moment."""
 
     parameter: torch.nn.Parameter
@@ -31,41 +31,41 @@ class StageWeights:
 
     Args:
         parameters: by name; those that are trained have ``main_grad``, where their gradients are summed.
-        is_adapted: whether the parameter of a name has fast weights.
+        is_adapted: whether the parameter of a name has inner weights.
     """
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], is_adapted: Callable[[str], bool]) -> None:
-        self.slow = {
-            name: _Slow(item, item.data, getattr(item, "main_grad", None)) for name, item in parameters.items()
+        self.outer = {
+            name: _OuterWeight(item, item.data, getattr(item, "main_grad", None)) for name, item in parameters.items()
         }
         self.device = next(iter(parameters.values())).device
         self.adapted = [name for name in parameters if is_adapted(name)]
         self._is_adapted = frozenset(self.adapted)
 
-    def step_size(self, group: str) -> _Slow:
+    def step_size(self, group: str) -> _OuterWeight:
         """The step size of a layer group."""
-        return self.slow[STEP_SIZE + group]
+        return self.outer[STEP_SIZE + group]
 
-    def bind(self, fast: "FastWeights | None", use: Use) -> None:
+    def bind(self, inner: "InnerWeights | None", use: Use) -> None:
         """Let the parameters be a task's.
 
         Args:
-            fast: the task's weights; None for the stage's own.
-            use: which gradients are wanted: "inner" those of the adapted parameters, for the task; "outer" those, and
-                those of what is trained; "slow" of what is trained; "none".
+            inner: the task's weights; None for the stage's own.
+            use: which gradients are wanted: "inner" those of the adapted parameters, for the task; "query" those, and
+                those of what is trained; "outer" of what is trained; "none".
         """
-        for name, slow in self.slow.items():
-            parameter, gradient = slow.parameter, slow.gradient
-            needs_gradient = use in ("slow", "outer") and gradient is not None
-            parameter.data = slow.value
-            if fast is not None and name in self._is_adapted:
-                parameter.data, gradient = fast.values[name], fast.gradients[name]
-                needs_gradient = use in ("inner", "outer")
+        for name, outer in self.outer.items():
+            parameter, gradient = outer.parameter, outer.gradient
+            needs_gradient = use in ("outer", "query") and gradient is not None
+            parameter.data = outer.value
+            if inner is not None and name in self._is_adapted:
+                parameter.data, gradient = inner.values[name], inner.gradients[name]
+                needs_gradient = use in ("inner", "query")
             parameter.requires_grad_(needs_gradient)
             parameter.main_grad = parameter.grad = gradient  # type: ignore[attr-defined]
 
 
-class FastWeights:
+class InnerWeights:
     """One task's weights on one stage.
 
     Args:
@@ -74,7 +74,7 @@ class FastWeights:
 
     def __init__(self, stage: StageWeights) -> None:
         self.stage = stage
-        begin = {name: stage.slow[name].value for name in stage.adapted}
+        begin = {name: stage.outer[name].value for name in stage.adapted}
         self.values = {name: value.clone() for name, value in begin.items()}
         self.gradients = {name: torch.zeros_like(value) for name, value in begin.items()}
         self.sums = {name: torch.zeros_like(value) for name, value in begin.items()}
@@ -83,7 +83,7 @@ class FastWeights:
         """Begin a new task."""
         zero_([*self.gradients.values(), *self.sums.values()])
         for name, value in self.values.items():
-            value.copy_(self.stage.slow[name].value)
+            value.copy_(self.stage.outer[name].value)
 
     def squared_norm(self) -> torch.Tensor:
         """Sum of squares of this stage's inner gradient, float64 (1,); 0 of a stage that adapts nothing."""
@@ -99,26 +99,26 @@ class FastWeights:
         """
         factor = clip * rate
         for name, gradient in self.gradients.items():
-            slow = self.stage.slow[name].value
+            outer = self.stage.outer[name].value
             self.sums[name].addcmul_(gradient, factor.to(gradient.dtype))
             alpha = self.stage.step_size(group_of(name)).value
-            torch.addcmul(slow, self.sums[name], alpha, value=-1, out=self.values[name])
+            torch.addcmul(outer, self.sums[name], alpha, value=-1, out=self.values[name])
             gradient.zero_()
 
     @torch.no_grad()
     def take_query_gradient(self) -> None:
         """Add the meta-gradients that follow from a query's gradient, and set that to zero."""
         for name, gradient in self.gradients.items():
-            slow, alpha = self.stage.slow[name], self.stage.step_size(group_of(name))
-            if slow.gradient is not None:
-                slow.gradient.add_(gradient)
+            outer, alpha = self.stage.outer[name], self.stage.step_size(group_of(name))
+            if outer.gradient is not None:
+                outer.gradient.add_(gradient)
             if alpha.gradient is not None:
                 alpha.gradient.sub_((self.sums[name] * gradient).sum())
             gradient.zero_()
 
 
 class LabelWeights:
-    """One task's label embeddings: a fast weight that begins as what the generator made of the first batch.
+    """One task's label embeddings: an inner weight that begins as what the generator made of the first batch.
 
     Args:
         begin: (N, D + 1).
@@ -138,7 +138,7 @@ class LabelWeights:
 
     @torch.no_grad()
     def step(self, clip: torch.Tensor, rate: float) -> None:
-        """Take the inner step; see `FastWeights.step`."""
+        """Take the inner step; see `InnerWeights.step`."""
         factor = clip * rate
         self.sum.addcmul_(self.gradient, factor.to(self.sum.dtype))
         alpha = self.stage.step_size(LABELS).value
@@ -192,7 +192,7 @@ def _take(optimizer: torch.optim.Optimizer | None, rate: float) -> None:
         optimizer.step()
 
 
-class FineTunedWeights(FastWeights):
+class FineTunedWeights(InnerWeights):
     """A task's weights on one stage, by AdamW; ``rate`` is the learning rate."""
 
     def reset(self) -> None:
@@ -202,7 +202,7 @@ class FineTunedWeights(FastWeights):
 
     @torch.no_grad()
     def step(self, clip: torch.Tensor, rate: float) -> None:
-        """Take the step that the gradients are for; see `FastWeights.step`."""
+        """Take the step that the gradients are for; see `InnerWeights.step`."""
         for name, gradient in self.gradients.items():
             self.values[name].grad = gradient.mul_(clip.to(gradient.dtype))
         _take(self.optimizer, rate)

@@ -20,7 +20,7 @@ _OLD_NORM = {".gamma": ".weight", ".beta": ".bias"}
 
 
 @dataclass
-class Source:
+class ForeignModel:
     """What was found.
 
     Args:
@@ -118,7 +118,7 @@ def named_tensors(data: Any, origin: str) -> dict[str, torch.Tensor]:
 _PICKLE = "pytorch_model.bin"
 
 
-def read_hugging_face(folder: Path) -> Source:
+def read_hugging_face(folder: Path) -> ForeignModel:
     """Read a folder's configuration and weights: safetensors, or pytorch_model*.bin without running what is in them.
 
     Raises:
@@ -136,7 +136,7 @@ def read_hugging_face(folder: Path) -> Source:
         weights = tensors.read_all(tensors.names())
     else:
         weights = _read_pickles(folder)
-    return Source(config_path, fields, weights, folder)
+    return ForeignModel(config_path, fields, weights, folder)
 
 
 def _read_pickles(folder: Path) -> dict[str, torch.Tensor]:
