@@ -1,4 +1,4 @@
-"""Command lines whose unknown flags and values are refused with what was probably meant."""
+"""What a process is told: by its command line, by the launcher that started it, by Python files of the user's own."""
 
 import argparse
 import importlib
@@ -180,6 +180,9 @@ def _torchrun(processes: int) -> str:
     return f"`torchrun --nproc_per_node {processes}`"
 
 
+# A receive that is posted ahead is a kernel that spins until its message comes, and whatever waits for it, waits for
+# another rank, which may be waiting for this one. CUDA and NCCL read these before anything asks whether there is a GPU;
+# so nothing is imported here, as libraries may ask.
 _PIPELINE_DEFAULTS = {
     "CUDA_MODULE_LOADING": "EAGER",  # lazy loading waits for the device when a kernel is launched for the first time
     "CUDA_DEVICE_MAX_CONNECTIONS": "32",  # hardware queues: of 8, one waits behind the spinning kernel of another

@@ -1,4 +1,4 @@
-"""How a process ends: with a sentence and exit status 2 for a user's own mistake, and without delay."""
+"""How a process ends, and speaks: one sentence and exit status 2 for a user's mistake, a vote for a signal."""
 
 import codecs
 import contextlib

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ds_bert.files import shipped_configs
-from ds_bert.multitask.arguments import MultitaskArguments, settle
+from ds_bert.multitask.arguments import MultitaskArguments, spell_out
 from ds_bert.training.parser import parse_arguments
 
 TABLE = Path(__file__).resolve().parents[1] / "docs" / "coming_from" / "ca_mtl.md"
@@ -37,10 +37,10 @@ def test_every_flag_works_or_has_a_successor(flag: str) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_are_the_published_ones(path: Path) -> None:
     arguments, given = parse_arguments(MultitaskArguments, [str(path)])
-    arguments = settle(arguments, given)
+    arguments = spell_out(arguments, given)
     size = "large" if "large" in path.stem else "base"
     assert (arguments.conditional, arguments.model_name_or_path) == (size, f"bert-{size}-uncased")
-    elsewhere = settle(*parse_arguments(MultitaskArguments, [str(path), "--model_name_or_path", "x/"]))
+    elsewhere = spell_out(*parse_arguments(MultitaskArguments, [str(path), "--model_name_or_path", "x/"]))
     assert (elsewhere.conditional, elsewhere.model_name_or_path) == (size, "x/")
     assert arguments.freeze_encoder_layers == {"base": "0-5", "large": "0-11"}[size]
     assert arguments.task_sampling == "uncertainty" and arguments.tasks == []

@@ -1,4 +1,4 @@
-"""What a checkpoint, the best or newest one of a run, or a Hugging Face folder holds; no weight is read."""
+"""What a checkpoint, a run or a Hugging Face folder holds, and how it came about; no weight is read."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Weights to start from: a folder's tensors under the names that Hugging Face's task models have today."""
+"""Weights to start from: those of a folder, of the best checkpoint of a run, or of a model of the hub."""
 
 import os
 import re

@@ -1,4 +1,12 @@
-"""Named tensors spread over safetensors files, in the layout that Hugging Face reads."""
+"""Named tensors spread over safetensors files, in the layout that Hugging Face reads, and which file holds which.
+
+There is a file per layer, `model-00003-of-00014.safetensors`, with the weights that no earlier layer has, and one with
+their moments. Under every cut a layer lies on one stage, which can write its files without asking others. So the same
+state gives the same bytes on any number of processes.
+
+The parts of a file are brought together on the process that writes it, in the memory of its host: what lies on other
+processes travels from host to host, so that no device holds more than it trains with.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Ask nodes, over ssh and all at once, what they have."""
+"""Ask nodes, over ssh and all at once, what they have; every difference between them is a sentence."""
 
 import json
 import os

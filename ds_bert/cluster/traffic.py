@@ -1,4 +1,4 @@
-"""Bytes that an optimizer step moves, and between which nodes.
+"""Bytes that an optimizer step moves, between which nodes, and the order of ranks that moves the fewest.
 
 A boundary carries the activations of every micro-batch forth and their gradients back. A reduction sums the gradients
 of parameters that several ranks hold, and hands the sum, or under ZeRO 1 the updated weights, back to all of them:

@@ -1,4 +1,4 @@
-"""What commands that make a folder of data share: how many processes, and what is said when they are stopped."""
+"""What several commands share: making a folder that can be interrupted, and writing a tokenizer beside a model."""
 
 import os
 import sys

@@ -1,4 +1,17 @@
-"""Cutting prose into sentences, by punctuation and what follows it."""
+"""Reading text as documents of sentences, one document in memory at a time.
+
+Three formats:
+
+- ``lines``: one sentence a line, a blank line between documents (BERT's own format);
+- ``prose``: one paragraph a line, a blank line between documents; in WikiText, a ``= Title =`` line begins a document
+  instead;
+- ``jsonl``: one JSON object a line, its text under a key; line breaks separate paragraphs.
+
+Text is UTF-8, plain or compressed by gzip. A line of the first two formats that is longer than a megabyte is read as
+several, cut at white space, so that it does not fill the memory.
+
+Reading (here, serial) is kept apart from splitting into sentences (`RawDocument.sentences`), which workers do.
+"""
 
 import codecs
 import glob

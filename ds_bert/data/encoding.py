@@ -1,4 +1,4 @@
-"""Tokenising a stream of documents in worker processes, in order and with bounded memory."""
+"""Tokenising a stream of documents in worker processes, in order, with bounded memory; training a vocabulary."""
 
 import itertools
 import os

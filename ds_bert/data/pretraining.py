@@ -1,4 +1,7 @@
-"""The pre-training data set: examples by number, masked, as numpy batches."""
+"""The pre-training data set: examples by number, masked whole batches at a time, by numpy alone.
+
+Every draw is a hash of (example, position), so the masks of an example do not depend on the batch it is read in.
+"""
 
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Random numbers that follow from what they are for, not from what was drawn before them.
+"""Which examples make up a batch; and random numbers that follow from what they are for, not from those drawn before.
 
 ``random_bits(seed, epoch, example, position)`` is the same 64 bits in every process and for every way to batch, because
 nothing is drawn in sequence: the counters themselves are hashed, by the finaliser of splitmix64. Whole arrays at once.

@@ -1,6 +1,16 @@
 """Memory-mapped arrays on disk, their sizes and checksums in a manifest; and a corpus of token ids in such shards.
 
 Mapped arrays keep no file open: a process may have many more of them than open files.
+
+A data folder holds::
+
+    dataset.json            what there is, with sizes and checksums; written last, so a folder with it is complete
+    tokenizer/              the tokenizer whose ids these are
+    shard-00000/tokens.npy      token ids, uint16 (uint32 from 65,536 tokens on), shape (tokens,)
+    shard-00000/sentences.npy   where each sentence begins among the tokens, int64, shape (sentences + 1,)
+    shard-00000/documents.npy   where each document begins among the sentences, int64, shape (documents + 1,)
+
+A document never spans two shards. Nothing here is pickled.
 """
 
 import ctypes

@@ -1,4 +1,17 @@
-"""The special tokens that a model needs: of padding, of what is unknown, [CLS], [SEP] and [MASK], in this order."""
+"""Files of tokenizers, read as transformers reads them, and the special tokens that a model needs.
+
+A folder is read by transformers' AutoTokenizer, so that its ids here are those of `pipeline()` there, whatever lies in
+it. That leaves what AutoTokenizer cannot read: a vocabulary without a word on the tokenizer it is for, or a file that
+the user names. It is read as WordPiece or as a SentencePiece model, with the settings beside it.
+
+SentencePiece: the clean-up of text is that of ALBERT and of transformers' AlbertTokenizer: two grave accents or
+apostrophes become a double quote, accents and case are dropped unless asked for. The ids are those that the
+sentencepiece package gives to the cleaned text, but for ALBERT's own rule that no piece ends in a digit and a comma:
+"2010," is "2010" and ",". The rule is kept as in the tokenizer.json files published with ALBERT: such pieces have a
+score at which they are never the best. (From a folder with a bare spiece.model, transformers 5 builds another
+tokenizer: it knows no such rule, and starts a new word after each of ``( ) " - .``. Such a folder is read so here, too;
+the file by itself is not.)
+"""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Flat buffers of parameters: their gradients' sum, the weights computed with, and the master copy that is updated.
+"""Flat buffers of parameters: which lie in which, their gradients' sum, the weights computed with, the master copy.
 
 A bucket holds the parameters of this process that the same processes hold: those of its stage's replicas, or, for tied
 parameters, of the replicas of every stage that has them. Gradients are summed over exactly these processes.

@@ -1,4 +1,9 @@
-"""The device that a process computes on, and the backend that its messages go through."""
+"""How the processes become one: the device of each, the backend of their messages, and each one's place in the map.
+
+DeepSpeed's own grid is canonical: rank = stage x replicas + replica, and DeepSpeed is right only there (with permuted
+ranks its tied weights come apart and its file names collide). So the launcher's numbers are translated before the group
+exists, and everything after sees the canonical grid, whatever permutation the stage map asks for.
+"""
 
 import contextlib
 import gc

@@ -1,4 +1,4 @@
-"""What the engine is told: precision, optimizer and sharding, already checked."""
+"""What the engine is told: precision, optimizer and sharding, already checked; and fp16's loss scale."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

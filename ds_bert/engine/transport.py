@@ -1,4 +1,13 @@
-"""Collectives over some of the processes, on tensors of the device, whichever backend carries them."""
+"""All that travels: collectives, activations forth and gradients back between stages, micro-batches to the device.
+
+Both ends know a message's layout from the Carry's declaration, so nothing is asked before it is sent. Receives are
+posted one message ahead and sends are waited for late, so that the wires work while the stage computes. Each direction
+has a group of its own, so that neither waits for the other; within it, both backends keep the pairs of ranks apart.
+
+Under NCCL a posted receive is a kernel that spins until its message comes. The two ends of a channel connect in their
+first call, each waiting there for the other: with receives posted ahead, stage 0 would wait in its gradients' channel
+and stage 1 in its activations', for ever. So `connect` lets the ends meet, boundary by boundary, before any is posted.
+"""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The passes of one task through the model, in their order."""
+"""A task: its passes through the model, how its classes are told apart, and its way through one stage."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Adapters (Houlsby et al. 2019): small bottlenecks inside an encoder layer, trained while the layer stays as it is."""
+"""What meta-learning adds to an encoder: adapters, learned step sizes, and LEOPARD's head, making label weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,6 +1,12 @@
-"""The conditional modules: each bends what BERT computes by a vector that says which task an example is of.
+"""CA-MTL (Pilault et al. 2021): each module bends what BERT computes by a vector that says which task an example is of.
 
 Shapes: B examples, T tokens, H hidden size, z the condition of each example, (B, H).
+
+Everything is computed per example, so that a micro-batch may hold any mix of tasks.
+
+Beside ``hidden``, the Carry has ``condition`` (B, H), the task's vector z' of each example, and, in the large
+arrangement, ``side`` (B, T, H), the stream of the bottlenecks. Parameters that Hugging Face has no name for are
+``conditional.*``.
 """
 
 from collections.abc import Callable

@@ -142,7 +142,15 @@ KINDS = ("base", "large", "none")
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What one encoder layer has beside its attention matrix.
+    """What one encoder layer of CA-MTL has beside its attention matrix (Pilault et al. 2021, openreview de11dbHzAMF).
+
+    It is told relative to the model's depth; the paper's numbers are those of 12 layers (base) and 24 (large):
+
+    - attention: all layers;
+    - norms: the upper half, base 6–11, large 12–23;
+    - bottleneck: base, the last layer's feed-forward; large, a side stream along all layers.
+
+    So a model of 6 layers has conditional norms in 3–5 and, under base, its bottleneck in 5.
 
     Args:
         norms: whether both layer norms are conditional.

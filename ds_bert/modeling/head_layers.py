@@ -93,7 +93,11 @@ _NEVER = -1e30  # probability 0, without infinities
 
 
 class BeamQuestionAnsweringHead(Layer):
-    """Starts, ends given a start, and answerability.
+    """Answers by beam search, and whether there is one: the SQuAD 2.0 head of XLNet (Yang et al. 2019) and ALBERT.
+
+    An answer's end is scored given its start. In training that is the true start; otherwise the best starts, each with
+    its best ends. Whether a question can be answered is read from [CLS] and from the mean of the hidden states, which
+    are weighted by how probable a start each token is. (arXiv 1906.08237; 1909.11942 uses it for SQuAD 2.0.)
 
     Args:
         config: with ``start_n_top`` starts and ``end_n_top`` ends for each, 5 where they are missing.

@@ -1,4 +1,4 @@
-"""The Carry: the declared message between stages.
+"""A model as a pipeline, `[Embeddings, EncoderLayer x L, Head]`, and the Carry: the declared message between stages.
 
 Layers hand each other a dictionary of tensors. What of it crosses a stage boundary is declared here, so that the
 transport knows shapes and types without asking and a gradient travels back for what needs one and nothing else.
@@ -94,6 +94,12 @@ def initialize(name: str, parameter: torch.Tensor, std: float, seed: int, paddin
         parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
         if padding_id is not None and name.endswith("word_embeddings.weight"):
             parameter[padding_id].zero_()
+
+
+# Products with the word embeddings whose weight gradient goes straight to where it is summed. They are the largest
+# tensor of a small BERT, and autograd would fill and add a dense gradient of that size twice for every micro-batch
+# (look-up and decoder). Where the weight carries ``main_grad`` (a tensor of its shape that sums the gradients of a
+# global batch), these functions add into it and hand autograd nothing.
 
 
 class _Lookup(Function):

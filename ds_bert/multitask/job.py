@@ -1,4 +1,4 @@
-"""Scoring candidates with the model as it is now: forwards only, pipelined, on all replicas, nothing dropped."""
+"""The multi-task job, and candidates scored with the model as it is now: forwards only, pipelined, nothing dropped."""
 
 import statistics
 from collections.abc import Mapping

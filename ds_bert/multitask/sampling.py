@@ -1,4 +1,4 @@
-"""MT-Uncertainty: how uncertain a model is of candidates of different tasks, on one scale (section 2.5 of the paper).
+"""Which task's examples come when: in proportion, uniformly, in turn, or by MT-Uncertainty (section 2.5 of the paper).
 
 Two forms, of an example's entropy H over its task's C labels:
 
@@ -9,6 +9,9 @@ Two forms, of an example's entropy H over its task's C labels:
 
 A regression has no entropy. As in the published code, where MRPC stands in for STS-B, its k-th candidate has the score
 of the k-th candidate of a stand-in: MRPC where it is among the tasks, else the smallest task with labels.
+
+All but MT-Uncertainty's picks follow from the seed and t alone. Its candidates do, too; what is picked follows from the
+weights, which a resumed run has as they were. So all that is stored is which examples were seen, for the report.
 """
 
 import base64

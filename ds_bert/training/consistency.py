@@ -1,4 +1,4 @@
-"""What a resumed run must have in common with its checkpoint, and what may be another now, which is said."""
+"""What must be the same on all processes of a job, and in a run that is resumed; and what may change, which is said."""
 
 import socket
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The arguments of pre-training and of the fine-tuning jobs."""
+"""The arguments of pre-training and of the fine-tuning jobs, beside those that all jobs share."""
 
 from dataclasses import dataclass
 

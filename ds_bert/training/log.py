@@ -1,4 +1,4 @@
-"""What rank 0 shows and keeps of a run: a progress bar or lines, TensorBoard, and a log of JSON lines."""
+"""What rank 0 shows and keeps of a run: progress, a log of JSON lines, TensorBoard, and charts."""
 
 import json
 import math

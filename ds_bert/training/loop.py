@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The one training loop, and the best checkpoint of its evaluations."""
 
 import math
 import time

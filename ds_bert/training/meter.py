@@ -1,4 +1,4 @@
-"""What each process measures of itself in a step, and what all know of it from the sums that a step comes with.
+"""What each process measures of itself, what all know of it, which are slow, and their share of a device's peak.
 
 A process's figures stand at its rank's place of a vector that is zero elsewhere; it is added up over all processes on
 the way, beside the votes to stop, so that measuring costs no collective.

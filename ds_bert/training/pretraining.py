@@ -1,4 +1,4 @@
-"""The pre-training job: masked words and next sentences, or the order of sentences."""
+"""The pre-training job and its objective: masked words and next sentences, or the order of sentences."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON and the command line as one set of settings: "auto" is filled in, contradictions are refused."""
+"""What follows from the arguments: DeepSpeed's JSON united with them, checks, steps and the learning rate of each."""
 
 import math
 import re

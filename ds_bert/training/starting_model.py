@@ -1,4 +1,4 @@
-"""The model and tokenizer that a fine-tuning job starts from, read and checked before any process waits for another."""
+"""The model that a job starts from: read and checked before processes meet, built and its weights loaded after."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace

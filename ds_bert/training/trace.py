@@ -1,4 +1,4 @@
-"""The trace of some steps of a run: who did what when, as a file that Perfetto and Chrome open, and as a picture."""
+"""Some steps in detail: a trace of who did what when, for Perfetto and as a picture, and torch's profile."""
 
 import json
 from collections.abc import Sequence

@@ -39,10 +39,10 @@ def ring_all_reduce(ring: list[int], payload: int) -> Counter:
 def test_a_step_is_counted() -> None:
     fp32 = volumes_of_step(LAYERS, (0, 2, 4), **SIZES)
     one_message = 2 * 16 * 8 * 4  # (B, T, H) in fp32
-    assert fp32.optimizer == 3 * (2 * one_message + 2 * 16)
+    assert fp32.boundary == 3 * (2 * one_message + 2 * 16)
     assert fp32.reductions == (Reduction((0,), 8 * 500), Reduction((0, 1), 8 * 800), Reduction((1,), 8 * 450))
     bf16 = volumes_of_step(LAYERS, (0, 2, 4), **SIZES, bytes_per_value=2, zero_stage=1)
-    assert bf16.optimizer == 3 * (one_message + 2 * 16)
+    assert bf16.boundary == 3 * (one_message + 2 * 16)
     assert bf16.reductions[0] == Reduction((0,), 6 * 500)
 
 
@@ -75,8 +75,8 @@ def total(ranks: tuple[tuple[int, ...], ...], nodes: tuple[int, ...], volumes: V
 
 @pytest.mark.parametrize(("boundary", "gradients"), [(10, 1000), (1000, 10), (100, 100)])
 @pytest.mark.parametrize("nodes", [(0, 0, 1, 1), (0, 1, 1, 1)])
-def test_no_order_of_four_ranks_moves_fewer_bytes(optimizer: int, gradients: int, nodes: tuple[int, ...]) -> None:
-    volumes = Volumes(optimizer, (Reduction((0,), gradients), Reduction((1,), gradients)))
+def test_no_order_of_four_ranks_moves_fewer_bytes(boundary: int, gradients: int, nodes: tuple[int, ...]) -> None:
+    volumes = Volumes(boundary, (Reduction((0,), gradients), Reduction((1,), gradients)))
     best = min(total((order[:2], order[2:]), nodes, volumes) for order in permutations(range(4)))
     assert total(place_ranks(2, 2, nodes, volumes), nodes, volumes) == best
 

@@ -1,4 +1,4 @@
-"""Which of a checkpoint's parameters one of transformers' classes takes, which it has no place for, which it adds."""
+"""A checkpoint as a plain Hugging Face folder: what a class of transformers takes of it, the files, the model card."""
 
 import json
 import shutil

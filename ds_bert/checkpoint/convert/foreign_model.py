@@ -1,4 +1,4 @@
-"""A model read from elsewhere, and its parameters under the names that they have in Hugging Face folders today."""
+"""A model read from elsewhere, Hugging Face folders of any age among them, with its parameters under today's names."""
 
 import pickle
 import re

@@ -1,8 +1,12 @@
-"""A model from pieces: parts of it whose parameters are named inside each part only.
+"""Checkpoints of pipelines, DeepSpeed's and PipeDream's: a model from pieces named inside each piece only.
 
 Pipelines save each of their modules by itself, with names that begin where that system began them: "layers.2.attention.
 self.query.weight", "block.attention.self.query.weight". What they end with is what transformers' modules are named by,
 so a name's longest known ending says what the parameter is, and what stands before it says which layer it belongs to.
+
+PipeDream's are one pickle per stage and epoch, `checkpoint.<stage>.pth.tar.epoch.<epoch>`. Each holds {"epoch",
+"state_dict": {"module<k>": parameters, …}, "optimizer"}, with k counted over the stage or over the model; a
+half-precision run adds its "master_parameters". The stages say nothing of the model's sizes.
 """
 
 import re

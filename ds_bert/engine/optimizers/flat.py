@@ -1,4 +1,4 @@
-"""Torch's own optimizers, each of which updates a flat parameter in one kernel."""
+"""Optimizers of flat parameters: torch's own, each in one kernel, LAMB, and AdamW as BERT was trained with."""
 
 import math
 from collections.abc import Callable, Mapping

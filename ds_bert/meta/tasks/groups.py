@@ -1,4 +1,4 @@
-"""Groups of sentences, any few of which are the classes of a task: those that hold a word, or that are alike.
+"""Groups of sentences, any few of which are the classes of a task: those that hold a word, or are alike by its vectors.
 
 k-means finds both the groups of sentences that are alike, and the clusters of groups that are hard to tell apart.
 """
