@@ -39,6 +39,36 @@ class Batch:
     next_sentence_label: np.ndarray
 
 
+@dataclass(frozen=True)
+class Masking:
+    """How to mask (Devlin et al. 2019, section 3.1): of the chosen tokens 80 % → [MASK], 10 % → random, 10 % stay.
+
+    Args:
+        max_predictions_per_seq: P, the most tokens chosen in an example.
+        mlm_probability: the share of the maskable tokens that is chosen, rounded to a whole number, at least one.
+        whole_word_mask: choose words with all their pieces, or not at all. Words come in random order, and one that
+            would exceed the number is passed over; an example with a word is never left without a choice unless all
+            its words have more than P pieces.
+        ngram_mask: choose runs of 1 to this many whole words; 0 or 1 for none.
+
+    Raises:
+        UserError: a number is out of its bounds.
+    """
+
+    max_predictions_per_seq: int = 20
+    mlm_probability: float = 0.15
+    whole_word_mask: bool = False
+    ngram_mask: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_predictions_per_seq < 1:
+            raise UserError(f"max_predictions_per_seq is {self.max_predictions_per_seq}, but must be at least 1")
+        if not 0.0 < self.mlm_probability < 1.0:
+            raise UserError(f"mlm_probability is {self.mlm_probability}, but must lie between 0 and 1")
+        if self.ngram_mask < 0:
+            raise UserError(f"ngram_mask is {self.ngram_mask}, but must be a number of words, or 0 for none")
+
+
 class PretrainingDataset:
     """Masked sentence pairs from a data folder.
 
@@ -51,15 +81,12 @@ class PretrainingDataset:
         self,
         folder: str | Path,
         max_seq_length: int = 128,
-        max_predictions_per_seq: int = 20,
-        mlm_probability: float = 0.15,
-        whole_word_mask: bool = False,
+        masking: Masking = Masking(),
         seed: int = 42,
         evaluation: bool = False,
-        ngram_mask: int = 0,
         sentence_order: bool = False,
     ) -> None:
-        """Open the data folder; see `Masker` for the masks and `ds_bert.data.pairs` for ``sentence_order``.
+        """Open the data folder; see `ds_bert.data.pairs` for ``sentence_order``.
 
         Raises:
             UserError: the folder is damaged, or no sentence pairs can be made of it.
@@ -67,7 +94,7 @@ class PretrainingDataset:
         self.corpus = ShardedCorpus.open(folder)
         self.tokenizer = self.corpus.tokenizer
         self.max_seq_length = max_seq_length
-        self.masker = Masker(self.tokenizer, max_predictions_per_seq, mlm_probability, whole_word_mask, ngram_mask)
+        self.masker = Masker(self.tokenizer, masking)
         self.sentence_order = sentence_order
         self._seed = int(random_bits(seed, _EVALUATION if evaluation else _TRAINING)[0])
         self._first_tokens = np.array([shard.first_token for shard in self.corpus.shards])
@@ -173,32 +200,16 @@ _CHOICE, _REPLACEMENT, _RANDOM_TOKEN, _NGRAM = range(4)  # what random bits are 
 _MASK_SHARE, _RANDOM_SHARE = 0.8, 0.1
 
 
-@dataclass(frozen=True)
 class Masker:
-    """How to mask (Devlin et al. 2019, section 3.1): of the chosen tokens 80 % → [MASK], 10 % → random, 10 % stay.
+    """Masks batches.
 
     Args:
         tokenizer: special tokens are neither chosen nor put in.
-        max_predictions_per_seq: P, the most tokens chosen in an example.
-        mlm_probability: the share of the maskable tokens that is chosen, rounded to a whole number, at least one.
-        whole_word_mask: choose words with all their pieces, or not at all. Words come in random order, and one that
-            would exceed the number is passed over; an example with a word is never left without a choice unless all
-            its words have more than P pieces.
+        masking: how.
     """
 
-    tokenizer: Tokenizer
-    max_predictions_per_seq: int
-    mlm_probability: float = 0.15
-    whole_word_mask: bool = False
-    ngram_mask: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_predictions_per_seq < 1:
-            raise UserError(f"max_predictions_per_seq is {self.max_predictions_per_seq}, but must be at least 1")
-        if not 0.0 < self.mlm_probability < 1.0:
-            raise UserError(f"mlm_probability is {self.mlm_probability}, but must lie between 0 and 1")
-        if self.ngram_mask < 0:
-            raise UserError(f"ngram_mask is {self.ngram_mask}, but must be a number of words, or 0 for none")
+    def __init__(self, tokenizer: Tokenizer, masking: Masking) -> None:
+        self.tokenizer, self.masking = tokenizer, masking
 
     def mask(
         self, input_ids: np.ndarray, maskable: np.ndarray, segment_starts: np.ndarray, keys: np.ndarray
@@ -215,17 +226,17 @@ class Masker:
             Positions in ascending order, int64 (B, P), padded with 0; and the original ids there, int64 (B, P), padded
             with `IGNORED_LABEL`.
         """
-        width = min(self.max_predictions_per_seq, input_ids.shape[1])
+        width = min(self.masking.max_predictions_per_seq, input_ids.shape[1])
         wanted = self._number_to_choose(maskable)
         priority = self._priority(keys, input_ids.shape[1])
-        if self.whole_word_mask or self.ngram_mask > 1:
+        if self.masking.whole_word_mask or self.masking.ngram_mask > 1:
             words = self._words(input_ids, segment_starts)
-            if self.ngram_mask > 1:
-                priority = _run_by_run(priority, _cut_runs(words, maskable, self.ngram_mask, keys))
+            if self.masking.ngram_mask > 1:
+                priority = _run_by_run(priority, _cut_runs(words, maskable, self.masking.ngram_mask, keys))
             chosen = _choose_words(priority, maskable, words, wanted, width)
         else:
             chosen = _choose_tokens(priority, maskable, wanted, width)
-        positions, is_used = _compact(chosen, self.max_predictions_per_seq)
+        positions, is_used = _compact(chosen, self.masking.max_predictions_per_seq)
         rows = np.arange(len(input_ids))[:, None]
         originals = input_ids[rows, positions]
         replaced = self._replace(originals, positions, keys)
@@ -235,8 +246,8 @@ class Masker:
 
     def _number_to_choose(self, maskable: np.ndarray) -> np.ndarray:
         num_maskable = maskable.sum(axis=1)
-        share = np.rint(self.mlm_probability * num_maskable).astype(np.int64)
-        return np.minimum(np.minimum(self.max_predictions_per_seq, np.maximum(1, share)), num_maskable)
+        share = np.rint(self.masking.mlm_probability * num_maskable).astype(np.int64)
+        return np.minimum(np.minimum(self.masking.max_predictions_per_seq, np.maximum(1, share)), num_maskable)
 
     def _priority(self, keys: np.ndarray, length: int) -> np.ndarray:
         """Random order of the positions: int64 (B, T), distinct in a row; the smallest are chosen first."""

@@ -55,9 +55,7 @@ class Engine:
             objective,
             grid,
             self.timeline,
-            self._bind,
-            self._after_backward,
-            lambda: self.optimizer.loss_scale,
+            self,
             self._first_trained_stage(),
         )
         self.steps_done = 0
@@ -230,14 +228,19 @@ class Engine:
         dist.all_reduce(totals, group=self.loss_group)
         return totals
 
-    def _bind(self, batch: GlobalBatch) -> None:
+    @property
+    def loss_scale(self) -> torch.Tensor:
+        """What losses are multiplied by before their backward, now."""
+        return self.optimizer.loss_scale
+
+    def bind_weights(self, batch: GlobalBatch) -> None:
         """Give the layers the weights that a global batch computes with, and the place for its gradients."""
         if batch.step is None:
             self.optimizer.bind(self.steps_done, self.steps_done)
         else:
             self.optimizer.bind(self.schedule.weight_version(batch.step), batch.step)
 
-    def _after_backward(self, batch: GlobalBatch) -> None:
+    def after_backward(self, batch: GlobalBatch) -> None:
         """Move the step on that is under way; begin that of a global batch whose backwards are done."""
         if self._reduction and self.optimizer.poll(self._reduction):
             self._finish(up_to=self._reduction.step, waits=False)

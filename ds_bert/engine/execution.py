@@ -98,6 +98,20 @@ class _InFlight:
     loss: torch.Tensor | None = None
 
 
+class WeightUpdates(Protocol):
+    """What the weights of a stage are between its instructions: they are updated by whoever owns the execution."""
+
+    @property
+    def loss_scale(self) -> torch.Tensor:
+        """What a loss is multiplied by before its backward, now."""
+
+    def bind_weights(self, batch: GlobalBatch) -> None:
+        """Give the layers the weights of a global batch; called before each forward and backward."""
+
+    def after_backward(self, batch: GlobalBatch) -> None:
+        """Do what is to be done after a backward of a global batch."""
+
+
 class Execution:
     """Runs the instructions of one stage; micro-batches may stay in flight from one `run` to the next.
 
@@ -107,9 +121,7 @@ class Execution:
         objective: the loss and its measures.
         grid: this process's place.
         timeline: where times are kept.
-        before: called before each forward or backward with its global batch: binds the weights it is to use.
-        after_backward: called after each backward with its global batch.
-        loss_scale: what a loss is multiplied by before its backward, now.
+        updates: of the weights, in between.
         first_trained: the first stage with parameters that are trained; gradients travel back to there, no further.
     """
 
@@ -120,14 +132,11 @@ class Execution:
         objective: Objective,
         grid: Grid,
         timeline: Timeline,
-        before: Callable[[GlobalBatch], None],
-        after_backward: Callable[[GlobalBatch], None],
-        loss_scale: Callable[[], torch.Tensor],
+        updates: WeightUpdates,
         first_trained: int = 0,
     ) -> None:
         self.module, self.declare_carry, self.objective = module, declare_carry, objective
-        self.grid, self.timeline = grid, timeline
-        self.before, self.after_backward, self.loss_scale = before, after_backward, loss_scale
+        self.grid, self.timeline, self.updates = grid, timeline, updates
         self._computes_gradients, self._hands_on_gradients = grid.stage >= first_trained, grid.stage > first_trained
         self.transport, self.uploader = Transport(grid), Uploader(grid.device)
         self._in_flight: dict[int, _InFlight] = {}
@@ -201,7 +210,7 @@ class Execution:
         if self.grid.is_first:
             state.inputs = state.uploaded_inputs()
         labels = state.uploaded_labels() if self.grid.is_last else None
-        self.before(part_of)
+        self.updates.bind_weights(part_of)
         numbered = None if part_of.step is None else (part_of.step, batch.number)
         with self._span("evaluate" if part_of.step is None else "forward", number):
             state.outputs = self.module(state.inputs, labels, numbered)
@@ -238,7 +247,7 @@ class Execution:
 
     def _backward(self, number: int) -> None:
         state = self._in_flight[number]
-        self.before(state.part_of)
+        self.updates.bind_weights(state.part_of)
         if self._computes_gradients:
             with self._span("backward", number):
                 self._compute_gradients(number)
@@ -246,12 +255,12 @@ class Execution:
         if not self._hands_on_gradients:
             del self._in_flight[number]
         state.part_of.open_backwards -= 1
-        self.after_backward(state.part_of)
+        self.updates.after_backward(state.part_of)
 
     def _compute_gradients(self, number: int) -> None:
         state = self._in_flight[number]
         if state.loss is not None:
-            (state.loss * self.loss_scale()).backward()
+            (state.loss * self.updates.loss_scale).backward()
             return
         outputs = [state.outputs[field.name] for field in self._gradient_fields(number)]
         used = [place for place, output in enumerate(outputs) if output.requires_grad]

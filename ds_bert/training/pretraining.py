@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.saving import describe_model
 from ds_bert.command_line import launcher_world
-from ds_bert.data.pretraining import PretrainingDataset
+from ds_bert.data.pretraining import Masking, PretrainingDataset
 from ds_bert.data.sampler import GlobalBatchSampler
 from ds_bert.data.vocabulary import check_fits, load_tokenizer
 from ds_bert.engine.engine import Engine
@@ -115,15 +115,15 @@ def open_data(arguments: PretrainArguments, model: dict[str, Any], stage_map: St
 
 
 def _open(arguments: PretrainArguments, path: str, model: dict[str, Any], evaluation: bool) -> PretrainingDataset:
+    masking = Masking(
+        arguments.max_predictions_per_seq, arguments.mlm_probability, arguments.whole_word_mask, arguments.ngram_mask
+    )
     data = PretrainingDataset(
         path,
         arguments.max_seq_length,
-        arguments.max_predictions_per_seq,
-        arguments.mlm_probability,
-        arguments.whole_word_mask,
+        masking,
         arguments.seed,
         evaluation,
-        arguments.ngram_mask,
         arguments.sentence_order,
     )
     check_fits(data.tokenizer, model["vocab_size"])

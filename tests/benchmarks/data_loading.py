@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ds_bert.data.pairs import NUM_SPECIAL
-from ds_bert.data.pretraining import PretrainingDataset
+from ds_bert.data.pretraining import Masking, PretrainingDataset
 from ds_bert.data.sampler import GlobalBatchSampler
 from ds_bert.data.shards import shard_name, write_manifest, write_shard
 from ds_bert.data.vocabulary import load_tokenizer
@@ -52,8 +52,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     dataset = PretrainingDataset(
         folder,
         max_seq_length=arguments.max_seq_length,
-        max_predictions_per_seq=arguments.max_predictions_per_seq,
-        whole_word_mask=arguments.whole_word_mask,
+        masking=Masking(arguments.max_predictions_per_seq, whole_word_mask=arguments.whole_word_mask),
     )
     start = time.perf_counter()
     plan = dataset.plan(0)

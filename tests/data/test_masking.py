@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds_bert.data.pretraining import IGNORED_LABEL, Masker, _cut_runs, _run_by_run
+from ds_bert.data.pretraining import IGNORED_LABEL, Masker, Masking, _cut_runs, _run_by_run
 from ds_bert.data.sampler import random_bits, uniform
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
@@ -47,7 +47,9 @@ def words_of(tokens: np.ndarray, maskable: np.ndarray, tokenizer: Tokenizer) -> 
 def test_invariants(tokenizer: Tokenizer, whole: bool, ngram: int, most: int, probability: float) -> None:
     original, maskable, starts = random_batch(tokenizer)
     masked = original.copy()
-    positions, labels = Masker(tokenizer, most, probability, whole, ngram).mask(masked, maskable, starts, keys())
+    positions, labels = Masker(tokenizer, Masking(most, probability, whole, ngram)).mask(
+        masked, maskable, starts, keys()
+    )
     whole = whole or ngram > 1
     assert positions.shape == labels.shape == (ROWS, most)
     restored = masked.copy()
@@ -89,7 +91,7 @@ def test_shares_of_mask_random_and_kept(tokenizer: Tokenizer, whole: bool, ngram
     drawn: list[np.ndarray] = []
     for repeat in range(20):
         masked = original.copy()
-        masker = Masker(tokenizer, 20, 0.15, whole, ngram)
+        masker = Masker(tokenizer, Masking(20, 0.15, whole, ngram))
         positions, labels = masker.mask(masked, maskable, starts, keys(repeat * ROWS))
         used = labels != IGNORED_LABEL
         now = np.take_along_axis(masked, positions, axis=1)[used]
@@ -107,7 +109,7 @@ def test_every_position_is_chosen_equally_often(tokenizer: Tokenizer) -> None:
     input_ids = np.full((5000, 20), 10)
     maskable = np.ones(input_ids.shape, dtype=bool)
     numbers = np.arange(5000).astype(np.uint64)
-    positions, labels = Masker(tokenizer, 5, 0.15).mask(input_ids, maskable, ~maskable, numbers)
+    positions, labels = Masker(tokenizer, Masking(5, 0.15)).mask(input_ids, maskable, ~maskable, numbers)
     counts = np.bincount(positions[labels != IGNORED_LABEL], minlength=20)
     assert np.all(np.abs(counts / 5000 - 0.15) < 0.02)
 
@@ -136,7 +138,7 @@ def test_ngrams_are_those_of_a_simple_loop(tokenizer: Tokenizer) -> None:
     original[rng.random(original.shape) < 0.02] = tokenizer.unk_id
     maskable = ~tokenizer.is_special[original]
     numbers = np.arange(200).astype(np.uint64)
-    masker = Masker(tokenizer, 12, 0.15, ngram_mask=3)
+    masker = Masker(tokenizer, Masking(12, 0.15, ngram_mask=3))
     positions, labels = masker.mask(original.copy(), maskable, np.zeros_like(maskable), numbers)
     priority = masker._priority(numbers, LENGTH)
     for row in range(200):
@@ -167,7 +169,7 @@ def test_ngrams_mask_every_position_equally_often(tokenizer: Tokenizer) -> None:
     input_ids = np.full((20_000, 30), 10)
     maskable = np.ones(input_ids.shape, dtype=bool)
     numbers = np.arange(20_000).astype(np.uint64)
-    positions, labels = Masker(tokenizer, 6, 0.2, ngram_mask=3).mask(input_ids, maskable, ~maskable, numbers)
+    positions, labels = Masker(tokenizer, Masking(6, 0.2, ngram_mask=3)).mask(input_ids, maskable, ~maskable, numbers)
     shares = np.bincount(positions[labels != IGNORED_LABEL], minlength=30) / 20_000
     assert np.allclose(shares, 0.2, atol=0.03)
 
@@ -175,7 +177,7 @@ def test_ngrams_mask_every_position_equally_often(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("ngram", [0, 3])
 def test_rows_do_not_depend_on_each_other(tokenizer: Tokenizer, ngram: int) -> None:
     original, maskable, starts = random_batch(tokenizer)
-    masker = Masker(tokenizer, 20, 0.15, whole_word_mask=True, ngram_mask=ngram)
+    masker = Masker(tokenizer, Masking(20, 0.15, whole_word_mask=True, ngram_mask=ngram))
     together = original.copy()
     positions, labels = masker.mask(together, maskable, starts, keys())
     for row in (0, 17, 399):
@@ -189,6 +191,6 @@ def test_rows_do_not_depend_on_each_other(tokenizer: Tokenizer, ngram: int) -> N
 @pytest.mark.parametrize("most, probability, word", [(0, 0.15, "max_predictions"), (5, 0.0, "mlm_"), (5, 1.5, "mlm_")])
 def test_settings_out_of_bounds_are_refused(tokenizer: Tokenizer, most: int, probability: float, word: str) -> None:
     with pytest.raises(UserError, match=word):
-        Masker(tokenizer, most, probability)
+        Masker(tokenizer, Masking(most, probability))
     with pytest.raises(UserError, match="ngram_mask is -1"):
-        Masker(tokenizer, 20, ngram_mask=-1)
+        Masker(tokenizer, Masking(20, ngram_mask=-1))

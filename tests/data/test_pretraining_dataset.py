@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ds_bert.cli import main
-from ds_bert.data.pretraining import Batch, PretrainingDataset
+from ds_bert.data.pretraining import Batch, Masking, PretrainingDataset
 from ds_bert.data.sampler import GlobalBatchSampler
 from ds_bert.errors import UserError
 
@@ -20,7 +20,9 @@ def folder(write_corpus: Callable[..., Path], random_documents: Callable[..., li
 
 
 def open_dataset(folder: Path, **changes: object) -> PretrainingDataset:
-    return PretrainingDataset(folder, **{"max_seq_length": LENGTH, "max_predictions_per_seq": MOST, **changes})
+    how = {field.name: changes.pop(field.name) for field in fields(Masking) if field.name in changes}
+    masking = Masking(**{"max_predictions_per_seq": MOST, **how})
+    return PretrainingDataset(folder, **{"max_seq_length": LENGTH, "masking": masking, **changes})
 
 
 def rows(batch: Batch) -> list[list]:
@@ -132,7 +134,7 @@ def test_real_text(tmp_path: Path) -> None:
     data = Path(os.environ["DS_BERT_DATA"])
     flags = ["--input", f"{data}/text/wikitext-2/valid.txt", "--tokenizer_name", f"{data}/vocab/bert-base-uncased"]
     assert main(["prepare", *flags, "--output_dir", str(tmp_path / "data"), "--num_workers", "1"]) == 0
-    dataset = PretrainingDataset(tmp_path / "data", max_seq_length=128, whole_word_mask=True)
+    dataset = PretrainingDataset(tmp_path / "data", max_seq_length=128, masking=Masking(whole_word_mask=True))
     assert dataset.corpus.num_documents == 60 and dataset.corpus.num_tokens > 200_000
     plan = dataset.plan(0)
     assert (plan.len_a.astype(int) + plan.len_b == 125).mean() > 0.99 and abs(plan.label.mean() - 0.5) < 0.02
@@ -148,7 +150,9 @@ def test_real_text_for_an_albert(tmp_path: Path) -> None:
     data = Path(os.environ["DS_BERT_DATA"])
     flags = ["--input", f"{data}/text/wikitext-2/valid.txt", "--tokenizer_name", f"{data}/vocab/albert/30k-clean.model"]
     assert main(["prepare", *flags, "--output_dir", str(tmp_path / "data"), "--num_workers", "1"]) == 0
-    dataset = PretrainingDataset(tmp_path / "data", max_seq_length=128, ngram_mask=3, sentence_order=True)
+    dataset = PretrainingDataset(
+        tmp_path / "data", max_seq_length=128, masking=Masking(ngram_mask=3), sentence_order=True
+    )
     assert dataset.corpus.num_documents == 60 and dataset.corpus.num_tokens > 200_000
     batch = dataset.batch(0, np.arange(len(dataset)))
     assert abs(batch.next_sentence_label.mean() - 0.5) < 0.001
