@@ -236,7 +236,9 @@ class StopSignal:
     Only the main thread can take signals: in another one, nothing is remembered.
 
     A signal may reach one rank only, or each in another step. So ranks vote in every step on the signals they had when
-    the step began, and all see the same sums: they end after the same step.
+    the step began, and all see the same sums: they end after the same step. If SIGTERM reaches one of four ranks in
+    step 7, that one's votes (for SIGINT, for SIGTERM) are (0, 1) in step 8, the others' (0, 0), and all find (0, 1) in
+    step 8's result.
     """
 
     def __init__(self) -> None:

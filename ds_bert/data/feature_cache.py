@@ -26,7 +26,7 @@ import numpy as np
 from ds_bert.command_line import launcher_world
 from ds_bert.data import cache_space
 from ds_bert.data.features import Features
-from ds_bert.data.shards import map_array
+from ds_bert.data.shards import map_array, save_arrays
 from ds_bert.errors import UserError
 from ds_bert.files import make_folder, write_json
 
@@ -182,8 +182,7 @@ def _write(folder: Path, features: Features, key: Mapping[str, Any], origin: str
     arrays = {name: getattr(features, name) for name in _ARRAYS}
     arrays |= {f"column-{name}": column for name, column in features.columns.items()}
     arrays |= {f"tokens-{name}": column for name, column in features.token_columns.items()}
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    save_arrays(folder, arrays)
     checksums = {name: _checksum(array) for name, array in arrays.items()}
     description = {"pad_id": features.pad_id, "per_example": features.per_example, "checksums": checksums}
     about = {"origin": origin, "examples": len(features), "notes": features.notes, "key": dict(key)}

@@ -277,6 +277,11 @@ def _draw_others(
 
     Where none is found, the best of a few sentences of other documents is taken, and B is shorter.
 
+    Sentences are drawn from a list in the order of the tokens from there to their document's end, the most first, so
+    that those with room enough for a B are its beginning, and every draw from it is one. With documents of 5 + 4 and
+    3 + 6 tokens (two sentences each) that order has 9, 9, 6, 4 tokens: a B of 6 is drawn from the first three. A draw
+    that hits A's own document is repeated, for all A's at once, a few times.
+
     Returns:
         Starts and lengths of the B's.
     """

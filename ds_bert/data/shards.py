@@ -73,6 +73,18 @@ def map_array(path: Path) -> np.ndarray:
     return array.T if is_transposed else array
 
 
+def map_arrays(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Map the arrays that `save_arrays` wrote; raises as `map_array` does."""
+    return {name: map_array(folder / f"{name}.npy") for name in names}
+
+
+def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as ``.npy`` files that need no manifest: what is damaged of them is made anew; cf. `write_arrays`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
 class _Mapping:
     """The first bytes of a file as pages of memory; they are given back when no array uses them any more."""
 

@@ -4,7 +4,15 @@ A bucket holds the parameters of this process that the same processes hold: thos
 parameters, of the replicas of every stage that has them. Gradients are summed over exactly these processes.
 
 Where a schedule computes with two weight versions, a bucket has two slots: version v lies in slot v % 2, and the
-gradients of global batch t in slot t % 2. A version is never changed while a micro-batch that uses it is in flight.
+gradients of global batch t in slot t % 2. A version is never changed while a micro-batch that uses it is in flight:
+
+    global batch                              0  1  2  3
+    computes with version max(t - 1, 0)       0  0  1  2
+    … which lies in slot                      0  0  1  0
+    sums its gradients in slot                0  1  0  1
+    its step makes version t + 1, in slot     1  0  1  0
+
+Step 1 puts version 2 where version 0 was, once the last backward of batch 1 is done: no later batch uses version 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -86,6 +86,8 @@ class Engine:
         self.module.train()
         self._get_ready(micro_batches)
         if self._never_drains:
+            # Batch t computes with version t - 1, which step t - 2 makes. Step t - 1 cannot even begin: the backwards
+            # that it waits for are part of this call. So a step has a whole batch's time for its sums and its norm.
             self._finish(up_to=step - 2)
         batch = GlobalBatch(step, self._global_counts(micro_batches), self._no_sums(), len(micro_batches))
         self._under_way[step] = batch, learning_rate, self._upload(votes)
@@ -241,7 +243,12 @@ class Engine:
             self.optimizer.bind(self.schedule.weight_version(batch.step), batch.step)
 
     def after_backward(self, batch: GlobalBatch) -> None:
-        """Move the step on that is under way; begin that of a global batch whose backwards are done."""
+        """Move the step on that is under way; begin that of a global batch whose backwards are done.
+
+        Under 2BW with 2 stages and 2 micro-batches, stage 0 does F4 B3 F5 B4 in the call for batch 2. B3 is the last
+        backward of batch 1, so its step begins there, and is looked after again after B4, B5 and so on, until the other
+        processes' parts have come; at the latest before batch 3 begins it is waited for.
+        """
         if self._reduction and self.optimizer.poll(self._reduction):
             self._finish(up_to=self._reduction.step, waits=False)
         if batch.open_backwards == 0:

@@ -209,7 +209,17 @@ class Optimizer:
 
     @torch.no_grad()
     def _phases(self, reduction: Reduction) -> Iterator[list[Any]]:
-        """Sum the gradients, then their squared norm, then what the optimizer asks for: LAMB, its tensors' norms."""
+        """Do what comes before the update, up to each point where others' answers are needed; these are yielded.
+
+        1. Sums of the gradients over the processes that hold a bucket.
+        2. The squared norm, over all processes, and with it what else is to be added up (losses, votes): one vector.
+           With 2 stages x 2 replicas, a stage's gradients are the same on both replicas by now, and only the first one
+           counts them: stages with squared norms 9 and 16 contribute 9, 0, 16, 0, and every process finds 25.
+        3. What the optimizer asks for: under LAMB and ZeRO 1, the norms of tensors that are spread over processes.
+
+        On a CPU `poll` goes on with the next one when the answers are here, between two micro-batches. On a GPU all of
+        it is queued at once, and the stream waits instead of the host.
+        """
         yield [work for bucket in self.buckets if (work := bucket.begin_reduction(reduction.slot))]
         squares = [bucket.squared_norm(reduction.slot).reshape(1) for bucket in self.buckets]
         norm = torch.cat([reduction.sums.new_zeros(1), *squares]).sum().reshape(1)

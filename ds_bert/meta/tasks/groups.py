@@ -13,7 +13,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 
 from ds_bert.data.sampler import random_bits, uniform
-from ds_bert.data.shards import map_array
+from ds_bert.data.shards import map_arrays, save_arrays
 from ds_bert.data.vocabulary import load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, reading, write_json
@@ -53,16 +53,13 @@ class Groups:
 
     def save(self, folder: Path) -> None:
         """Write the groups to a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        save_arrays(folder, {name: getattr(self, name) for name in _ARRAYS})
         write_json(folder / "names.json", self.names)
 
     @classmethod
     def open(cls, folder: Path) -> "Groups":
         """Open groups that `save` wrote; their arrays are memory-mapped."""
-        arrays = {name: map_array(folder / f"{name}.npy") for name in _ARRAYS}
-        return cls(names=read_json(folder / "names.json"), **arrays)
+        return cls(names=read_json(folder / "names.json"), **map_arrays(folder, _ARRAYS))
 
 
 def word_groups(index: TextIndex) -> Groups:

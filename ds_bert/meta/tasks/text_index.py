@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ds_bert.data.sampler import random_bits
-from ds_bert.data.shards import ShardedCorpus, map_array
+from ds_bert.data.shards import ShardedCorpus, map_arrays, save_arrays
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_json
@@ -107,14 +107,11 @@ class TextIndex:
     @classmethod
     def open(cls, folder: Path, corpus: ShardedCorpus) -> "TextIndex":
         """Open an index that `save` wrote; its arrays are memory-mapped."""
-        arrays = {name: map_array(folder / f"{name}.npy") for name in _ARRAYS}
-        return cls(corpus, words=read_json(folder / "words.json"), **arrays)
+        return cls(corpus, words=read_json(folder / "words.json"), **map_arrays(folder, _ARRAYS))
 
     def save(self, folder: Path) -> None:
         """Write the index, without the corpus."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        save_arrays(folder, {name: getattr(self, name) for name in _ARRAYS})
         write_json(folder / "words.json", self.words)
 
     def some_sentences(self, most: int) -> np.ndarray:
