@@ -79,7 +79,7 @@ def map_arrays(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as ``.npy`` files that need no manifest: what is damaged of them is made anew; cf. `write_arrays`."""
+    """Write arrays as ``.npy`` files without a manifest: what is damaged of them is made anew; cf. `write_arrays`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)

@@ -86,16 +86,17 @@ class Engine:
         self.module.train()
         self._get_ready(micro_batches)
         if self._never_drains:
-            # Batch t computes with version t - 1, which step t - 2 makes. Step t - 1 cannot even begin: the backwards
-            # that it waits for are part of this call. So a step has a whole batch's time for its sums and its norm.
+            # Batch t computes with version t - 1, which step t - 2 makes. (Step t - 1 cannot have begun on stage 0: the
+            # backwards that it waits for are part of this call.) So sums and norm have a whole batch's time.
             self._finish(up_to=step - 2)
         batch = GlobalBatch(step, self._global_counts(micro_batches), self._no_sums(), len(micro_batches))
         self._under_way[step] = batch, learning_rate, self._upload(votes)
         self.execution.add(step * len(micro_batches) if self._never_drains else 0, micro_batches, batch)
         self.execution.run(self._order(len(micro_batches)))
         self.steps_done += 1
-        if not self._never_drains:
-            self._finish(up_to=step)
+        # Under 2BW others may be waiting, in this very call, for this process's part of the norm of step - 1. The host
+        # sends it, and may do something else from here on: wait for those others in a collective of the caller's.
+        self._finish(up_to=step - 1 if self._never_drains else step, waits=not self._never_drains)
         self.timeline.collect()
         self.timeline.end_step(self.steps_done)
         return self._take_finished(step - self._results_lag)

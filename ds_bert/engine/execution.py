@@ -10,7 +10,7 @@ import torch
 from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
-from ds_bert.engine.transport import Field, Tensors, Transport, Uploader
+from ds_bert.engine.transport import Channel, Field, Tensors, Transport, Uploader
 from ds_bert.schedules.schedule import (
     Backward,
     Forward,
@@ -98,6 +98,60 @@ class _InFlight:
     loss: torch.Tensor | None = None
 
 
+class Inbox:
+    """What a stage receives, posted one message ahead in the order in which a program asks for it.
+
+    Args:
+        transport: the stage's channels.
+        fields: the tensors of a micro-batch's activations, by its number in the program; of its gradients likewise.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        fields: Callable[[int], Sequence[Field]],
+        gradient_fields: Callable[[int], Sequence[Field]],
+    ) -> None:
+        self._activations = _Awaited(transport.activations_in, fields)
+        self._gradients = _Awaited(transport.gradients_in, gradient_fields)
+
+    def expect(self, program: Sequence[Instruction]) -> None:
+        """Post the first receives of a program."""
+        self._activations.expect(program, ReceiveActivation)
+        self._gradients.expect(program, ReceiveGradient)
+
+    def activation(self) -> list[torch.Tensor]:
+        """Wait for the next activations, and post the receive after theirs."""
+        return self._activations.take()
+
+    def gradient(self) -> list[torch.Tensor]:
+        """Wait for the next gradients, and post the receive after theirs."""
+        return self._gradients.take()
+
+
+class _Awaited:
+    """The messages of one channel; none where there is no stage at its other end."""
+
+    def __init__(self, channel: Channel | None, fields: Callable[[int], Sequence[Field]]) -> None:
+        self._channel, self._fields = channel, fields
+        self._numbers: Iterator[int] = iter(())
+
+    def expect(self, program: Sequence[Instruction], kind: type[Instruction]) -> None:
+        self._numbers = iter([item.micro_batch for item in program if isinstance(item, kind)])
+        self._post()
+
+    def take(self) -> list[torch.Tensor]:
+        assert self._channel is not None
+        tensors = self._channel.receive()
+        self._post()
+        return tensors
+
+    def _post(self) -> None:
+        number = next(self._numbers, None)
+        if number is not None and self._channel:
+            self._channel.post_receive(self._fields(number))
+
+
 class WeightUpdates(Protocol):
     """What the weights of a stage are between its instructions: they are updated by whoever owns the execution."""
 
@@ -139,6 +193,7 @@ class Execution:
         self.grid, self.timeline, self.updates = grid, timeline, updates
         self._computes_gradients, self._hands_on_gradients = grid.stage >= first_trained, grid.stage > first_trained
         self.transport, self.uploader = Transport(grid), Uploader(grid.device)
+        self._inbox = Inbox(self.transport, self._fields, self._gradient_fields)
         self._in_flight: dict[int, _InFlight] = {}
         self.under_way: int | None = None  # the micro-batch whose instruction is being carried out
 
@@ -161,10 +216,7 @@ class Execution:
             if (self._computes_gradients or not isinstance(instruction, ReceiveGradient))
             and (self._hands_on_gradients or not isinstance(instruction, SendGradient))
         ]
-        self._awaited_activations = numbers_of(program, ReceiveActivation)
-        self._awaited_gradients = numbers_of(program, ReceiveGradient)
-        self._post_activation()
-        self._post_gradient()
+        self._inbox.expect(program)
         for instruction in program:
             self.under_way = instruction.micro_batch
             self._METHODS[type(instruction)](self, instruction.micro_batch)
@@ -181,23 +233,9 @@ class Execution:
     def _gradient_fields(self, number: int) -> list[Field]:
         return [field for field in self._fields(number) if field.has_gradient]
 
-    def _post_activation(self) -> None:
-        """Get ready for the next message, before it is needed."""
-        number = next(self._awaited_activations, None)
-        if number is not None and self.transport.activations_in:
-            self.transport.activations_in.post_receive(self._fields(number))
-
-    def _post_gradient(self) -> None:
-        number = next(self._awaited_gradients, None)
-        if number is not None and self.transport.gradients_in:
-            self.transport.gradients_in.post_receive(self._gradient_fields(number))
-
     def _receive_activation(self, number: int) -> None:
-        channel = self.transport.activations_in
-        assert channel is not None
         with self._span("wait", number):
-            tensors = channel.receive()
-        self._post_activation()
+            tensors = self._inbox.activation()
         needs_gradient = self._hands_on_gradients and torch.is_grad_enabled()
         self._in_flight[number].inputs = {
             field.name: tensor.requires_grad_(field.has_gradient and needs_gradient)
@@ -239,11 +277,8 @@ class Execution:
             self._in_flight[number].inputs, self._in_flight[number].outputs = {}, {}
 
     def _receive_gradient(self, number: int) -> None:
-        channel = self.transport.gradients_in
-        assert channel is not None
         with self._span("wait", number):
-            self._gradients = channel.receive()
-        self._post_gradient()
+            self._gradients = self._inbox.gradient()
 
     def _backward(self, number: int) -> None:
         state = self._in_flight[number]
@@ -283,11 +318,6 @@ class Execution:
         ReceiveGradient: _receive_gradient,
         SendGradient: _send_gradient,
     }
-
-
-def numbers_of(program: Sequence[Instruction], kind: type[Instruction]) -> Iterator[int]:
-    """The micro-batches of a program's instructions of one kind, in order."""
-    return iter([instruction.micro_batch for instruction in program if isinstance(instruction, kind)])
 
 
 def gradient_of(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ds_bert.engine.execution import MicroBatch, gradient_of, numbers_of
+from ds_bert.engine.execution import Inbox, MicroBatch, gradient_of
 from ds_bert.engine.module import Carry, StageModule
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.timeline import Timeline
@@ -93,6 +93,11 @@ class TaskExecution:
     ) -> None:
         self.module, self.declare_carry, self.grid, self.weights = module, declare_carry, grid, weights
         self.transport, self.timeline, self.uploader = transport, timeline, Uploader(grid.device)
+        self._inbox = Inbox(
+            transport,
+            lambda number: self._fields(self._units[number]),
+            lambda number: self._gradient_fields(self._units[number]),
+        )
         self._units: Sequence[Unit] = ()
 
     def run(self, units: Sequence[Unit], tasks: int, step: int | None) -> None:
@@ -107,10 +112,7 @@ class TaskExecution:
         order = tasks_in_flight(self.grid.stage, self.grid.num_stages, len(units), tasks)
         wanted = [item for item in order if isinstance(item, Forward) or units[item.micro_batch].has_backward]
         program = list(instructions(wanted, self.grid.stage, self.grid.num_stages))
-        self._awaited_activations = numbers_of(program, ReceiveActivation)
-        self._awaited_gradients = numbers_of(program, ReceiveGradient)
-        self._post_activation()
-        self._post_gradient()
+        self._inbox.expect(program)
         for instruction in program:
             unit, act = units[instruction.micro_batch], self._METHODS[type(instruction)]
             with self.timeline.span(_kind(instruction, unit), unit.batch.number, unit.step):
@@ -124,21 +126,8 @@ class TaskExecution:
     def _gradient_fields(self, unit: Unit) -> list[Any]:
         return [*(field for field in self._fields(unit) if field.has_gradient), NORM]
 
-    def _post_activation(self) -> None:
-        number = next(self._awaited_activations, None)
-        if number is not None and self.transport.activations_in:
-            self.transport.activations_in.post_receive(self._fields(self._units[number]))
-
-    def _post_gradient(self) -> None:
-        number = next(self._awaited_gradients, None)
-        if number is not None and self.transport.gradients_in:
-            self.transport.gradients_in.post_receive(self._gradient_fields(self._units[number]))
-
     def _receive_activation(self, unit: Unit) -> None:
-        channel = self.transport.activations_in
-        assert channel is not None
-        *tensors, unit.task.squared_norm = channel.receive()
-        self._post_activation()
+        *tensors, unit.task.squared_norm = self._inbox.activation()
         fields = self._fields(unit)[:-1]
         unit.inputs = {
             field.name: tensor.requires_grad_(field.has_gradient and unit.has_backward)
@@ -177,10 +166,7 @@ class TaskExecution:
             unit.outputs = {}
 
     def _receive_gradient(self, unit: Unit) -> None:
-        channel = self.transport.gradients_in
-        assert channel is not None
-        *self._gradients, unit.task.squared_norm = channel.receive()
-        self._post_gradient()
+        *self._gradients, unit.task.squared_norm = self._inbox.gradient()
 
     def _backward(self, unit: Unit) -> None:
         self._bind(unit)
