@@ -122,6 +122,15 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert (path.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("path", [*GUIDES, *TABLES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_prose_fits_a_screen(path: Path) -> None:
+    """Lines of at most 120 characters, but for tables and what is to be copied."""
+    is_code = False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        is_code ^= line.lstrip().startswith("```")
+        assert len(line) <= 120 or is_code or line.startswith("|"), f"line {number}: {len(line)} characters"
+
+
 def test_a_wrong_flag_is_found() -> None:
     assert wrong_flags("deepspeed --hostfile hosts pipelines/pretrain.py --train_batch_size 3") == {
         "--train_batch_size"
