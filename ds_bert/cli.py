@@ -5,6 +5,7 @@ import keyword
 import sys
 from collections.abc import Sequence
 
+from ds_bert import __version__
 from ds_bert.command_line import FLAG, FlagParser, take_extensions
 from ds_bert.errors import exit_on_user_error
 
@@ -34,6 +35,7 @@ def _run(arguments: list[str]) -> int | None:
     arguments = take_extensions(arguments)
     more = f"{FLAG} FILE.py ... before COMMAND imports files of your own that add families or heads."
     parser = FlagParser(prog="ds-bert", description=__doc__, epilog=more)
+    parser.add_argument("--version", action="version", version=f"ds-bert {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():

@@ -13,7 +13,15 @@ from ds_bert import cli
 from ds_bert.training.unknown import JOBS
 
 ROOT = Path(__file__).resolve().parents[1]
-GUIDES = sorted([ROOT / "README.md", ROOT / "docker" / "README.md", *(ROOT / "docs").glob("*.md")])
+GUIDES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "docker" / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]
+)
 TABLES = sorted([*(ROOT / "docs" / "coming_from").glob("*.md"), *(ROOT / "docs").glob("coming_from_*.md")])
 FLAG = re.compile(r"(?<![\w-])--[A-Za-z]\w*")
 JOB = re.compile(r"pipelines/(\w+)\.py")
