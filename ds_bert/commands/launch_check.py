@@ -85,7 +85,7 @@ def _load_map(name: str | None, values: dict[str, Any]) -> tuple[StageMap, str]:
 
 def _model(values: dict[str, Any]) -> dict[str, Any] | None:
     name = values.get("config_name") or values.get("model_name_or_path")
-    return load_model_config(name) if name else None
+    return load_model_config(name, values.get("config_overrides")) if name else None
 
 
 def _volumes(values: dict[str, Any], stage_map: StageMap) -> Volumes | None:

@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _add_action(actions: Any, name: str, do: Any, summary: str) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=summary, description=summary)
     parser.add_argument("--config_name", required=True, help="model: a folder, a JSON file or a shipped name")
+    parser.add_argument("--config_overrides", help="other values for some of its keys: num_hidden_layers=4")
     parser.set_defaults(do=do)
     return parser
 
@@ -112,7 +113,7 @@ def _placed(arguments: argparse.Namespace, layers: Sequence[LayerCost], costs: S
     volumes = volumes_of_step(
         layers,
         stage_map.cuts,
-        hidden_size=load_model_config(arguments.config_name)["hidden_size"],
+        hidden_size=load_model_config(arguments.config_name, arguments.config_overrides)["hidden_size"],
         tokens=arguments.max_seq_length,
         micro_batch_size=arguments.per_device_train_batch_size,
         micro_batches=arguments.gradient_accumulation_steps,
@@ -181,7 +182,7 @@ def _row(
 def _load(arguments: argparse.Namespace, world_size: int | None = None) -> tuple[StageMap, str]:
     """Return the map named in ``arguments``, refused if no schedule can run it, and its path."""
     path = find_config("stage_maps", arguments.map)
-    num_layers = load_model_config(arguments.config_name)["num_hidden_layers"] + 2
+    num_layers = load_model_config(arguments.config_name, arguments.config_overrides)["num_hidden_layers"] + 2
     stage_map = load_stage_map(path, num_layers, world_size)
     require_ascending(stage_map, str(path))
     return stage_map, str(path)
@@ -191,7 +192,7 @@ def _layer_costs(arguments: argparse.Namespace, bytes_per_value: int = 4) -> lis
     for name in ("max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
         if getattr(arguments, name, 1) < 1:
             raise UserError(f"--{name} is {getattr(arguments, name)}, expected at least 1")
-    config = load_model_config(arguments.config_name)
+    config = load_model_config(arguments.config_name, arguments.config_overrides)
     tokens, positions = arguments.max_seq_length, config["max_position_embeddings"]
     if tokens > positions:
         raise UserError(f"--max_seq_length is {tokens}, {arguments.config_name} has positions for {positions} tokens")

@@ -1,12 +1,13 @@
 """A model's configuration: a ``config.json`` of Hugging Face's, read and checked without transformers."""
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_bert.errors import UserError
+from ds_bert.errors import UserError, did_you_mean
 from ds_bert.files import find_config, read_json
 from ds_bert.modeling.families import FAMILIES, Family
 
@@ -39,22 +40,53 @@ _FIXED = {
 }
 
 
-def load_model_config(name_or_path: str | Path) -> dict[str, Any]:
+def load_model_config(name_or_path: str | Path, overrides: str | None = None) -> dict[str, Any]:
     """Read the configuration of a model and fill in its family's defaults.
 
     Args:
         name_or_path: a folder that holds ``config.json``, a JSON file, or the name of a file in ``ds_configs/models``.
+        overrides: ``--config_overrides``: keys with other values than the file's, "vocab_size=8192,hidden_act=relu".
 
     Returns:
         The file's keys, unknown ones included, over the defaults of its "model_type" ("bert" where that is missing).
 
     Raises:
         UserError: nothing is found under that name (the shipped names are listed), or the file is not the
-            configuration of such a model; the message names every key that is wrong.
+            configuration of such a model; the message names every key that is wrong. Or an override is no
+            KEY=VALUE, or of a key that the model does not have, or of another kind than the value in its place.
     """
     folder = Path(name_or_path)
     path = folder / "config.json" if folder.is_dir() else find_config("models", name_or_path)
-    return check_model_config(read_json(path), path)
+    config = check_model_config(read_json(path), path)
+    return check_model_config(_overridden(config, overrides, path), path) if overrides else config
+
+
+def _overridden(config: dict[str, Any], overrides: str, path: Path) -> dict[str, Any]:
+    changed = dict(config)
+    for change in overrides.split(","):
+        key, is_one, text = (part.strip() for part in change.partition("="))
+        where = f"--config_overrides {change.strip() or overrides}"
+        if not is_one or not text:
+            raise UserError(f"{where}: needed is KEY=VALUE, several of them with commas between them")
+        if key == "model_type" or key not in config:
+            hint = did_you_mean(key, config)
+            raise UserError(f"{where}: {path} has no key {key} to change{'; ' + hint if hint else ''}")
+        value, known = _read_value(text), FAMILIES[config["model_type"]].defaults.get(key, config[key])
+        has_kind = type(value) is type(known) or (_is_real(value) and isinstance(known, float))
+        if known is not None and not has_kind:
+            raise UserError(f"{where}: needed is {_KINDS.get(type(known), 'a value')}, as {path} has")
+        changed[key] = value
+    return changed
+
+
+def _read_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # as people write it, without quotes
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
 def check_model_config(data: Any, path: Path) -> dict[str, Any]:

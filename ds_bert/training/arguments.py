@@ -112,6 +112,9 @@ class TrainingArguments(JobArguments):
     config_name: str | None = argument(
         None, "Model to start from scratch: shipped name, config.json or its folder.", MODEL, CONTENT, kind=Kind.NAMED
     )
+    config_overrides: str | None = argument(
+        None, "Other values for keys of config_name: vocab_size=8192, with commas between several.", MODEL, CONTENT
+    )
     model_name_or_path: str | None = argument(
         None, "Folder (Hugging Face's, a checkpoint or a run's) to start from.", MODEL, CONTENT, kind=Kind.NAMED
     )

@@ -18,7 +18,7 @@ from ds_bert.data.vocabulary import check_fits, load_tokenizer
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
 from ds_bert.errors import UserError
-from ds_bert.modeling.config import load_model_config, refuse_pairs
+from ds_bert.modeling.config import refuse_pairs
 from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import Carry, build_config
@@ -30,7 +30,7 @@ from ds_bert.training.lifecycle import share
 from ds_bert.training.loop import Course
 from ds_bert.training.meter import Workload
 from ds_bert.training.settings import check_at_most, total_steps
-from ds_bert.training.starting_model import build_engine, check_weights, refuse_conditional
+from ds_bert.training.starting_model import build_engine, check_weights, load_named_config, refuse_conditional
 
 
 @dataclass
@@ -59,7 +59,7 @@ def load_model(arguments: PretrainArguments) -> dict[str, Any]:
             "needed is one of --config_name (from scratch) and --model_name_or_path (from weights), "
             f"found {'both' if names else 'neither'}"
         )
-    model = load_model_config(names[0])
+    model = load_named_config(arguments, names[0])
     refuse_conditional(model, names[0])
     refuse_pairs("pre-training", model["type_vocab_size"])
     check_at_most(arguments, "max_seq_length", model["max_position_embeddings"], f"the positions that {names[0]} has")

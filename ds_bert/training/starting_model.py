@@ -22,7 +22,7 @@ from ds_bert.errors import UserError
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import build_config, carry_declaration, initialize, model_layers
-from ds_bert.training.arguments import PretrainedModelArguments
+from ds_bert.training.arguments import PretrainedModelArguments, TrainingArguments
 from ds_bert.training.settings import check_at_most
 
 Resolved = TypeVar("Resolved", bound=Any)
@@ -92,7 +92,7 @@ def load_starting_model(arguments: PretrainedModelArguments, may_be_conditional:
             f"found {'both' if names else 'neither'}"
         )
     folder = local_folder(arguments.model_name_or_path) if arguments.model_name_or_path else None
-    fields = load_model_config(folder or names[0])
+    fields = load_named_config(arguments, folder or names[0])
     if not may_be_conditional:
         refuse_conditional(fields, names[0])
     check_at_most(arguments, "max_seq_length", fields["max_position_embeddings"], f"the positions that {names[0]} has")
@@ -106,6 +106,20 @@ def load_starting_model(arguments: PretrainedModelArguments, may_be_conditional:
         _check_same_vocabulary(arguments.tokenizer_name, tokenizer, folder)
     weights = PretrainedWeights(folder, fields["model_type"]) if folder else None
     return StartingModel(fields, tokenizer, weights)
+
+
+def load_named_config(arguments: TrainingArguments, name: str | Path) -> dict[str, Any]:
+    """Read the configuration of the model that a job starts from, changed as ``config_overrides`` says.
+
+    Raises:
+        UserError: as `load_model_config` does; or a model with weights is to be changed.
+    """
+    if arguments.config_overrides and not arguments.config_name:
+        raise UserError(
+            f"--config_overrides {arguments.config_overrides} changes a model from scratch, that of --config_name; "
+            "the weights of --model_name_or_path have the sizes that they have"
+        )
+    return load_model_config(name, arguments.config_overrides)
 
 
 def refuse_conditional(fields: Mapping[str, Any], name: str) -> None:

@@ -129,3 +129,33 @@ def test_neither_torch_nor_transformers_is_imported():
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_keys_are_overridden_with_values_of_their_kind(tmp_path):
+    own = {"hidden_size": 64, "num_attention_heads": 4, "layer_norm_eps": 1, "mine": [1, 2]}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    said = "vocab_size=8192, num_hidden_layers=4,hidden_act=relu,initializer_range=1,layer_norm_eps=1e-6"
+    changed = {"vocab_size": 8192, "num_hidden_layers": 4, "hidden_act": "relu", "initializer_range": 1}
+    assert load_model_config(tmp_path, said) == load_model_config(tmp_path) | changed | {"layer_norm_eps": 1e-6}
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("vocab_size", "needed is KEY=VALUE"),
+        ("vocab_size=", "needed is KEY=VALUE"),
+        ("vocab_size=9,", "needed is KEY=VALUE"),
+        ("vocabsize=9", "has no key vocabsize to change; did you mean vocab_size"),
+        ("model_type=albert", "no key model_type"),
+        ("vocab_size=9.5", "needed is a whole number"),
+        ("vocab_size=true", "needed is a whole number"),
+        ("hidden_act=3", "needed is a word"),
+        ("hidden_dropout_prob=high", "needed is a number"),
+        ("vocab_size=-3", "vocab_size"),
+        ("hidden_size=30", "num_attention_heads"),
+    ],
+)
+def test_overrides_that_fit_nothing_are_refused(said, found):
+    with pytest.raises(UserError) as error:
+        load_model_config("bert-base-uncased", said)
+    assert (found in str(error.value) and "bert-base-uncased" in str(error.value)) or "KEY=VALUE" in str(error.value)

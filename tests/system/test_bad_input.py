@@ -110,6 +110,7 @@ def test_files_that_hold_no_arguments(job: Job, text: str | bytes, words: Words)
         ("--train_path bert.json", ("bert.json", "ds-bert prepare")),
         ("--eval_path nowhere", ("nowhere", "ds-bert prepare")),
         ("--model_name_or_path nowhere", ("--config_name", "--model_name_or_path", "both")),
+        ("--config_overrides hidden_sise=8", ("--config_overrides", "hidden_sise", "did you mean hidden_size")),
     ],
 )
 def test_flags(job: Job, flags: str, words: Words) -> None:

@@ -34,7 +34,8 @@ SAID = {
 }  # fmt: skip
 # What changes the model, the data, the global batch or another flag, which are compared.
 COMPARED_OTHERWISE = {
-    "config_name", "model_name_or_path", "tokenizer_name", "hidden_dropout_prob", "attention_probs_dropout_prob",
+    "config_name", "config_overrides", "model_name_or_path", "tokenizer_name", "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
     "classifier_dropout", "drop_classifier", "gradient_accumulation_steps", "deepspeed_config", "train_path",
     "max_train_samples", "seeds", "task_name", "data_dir", "dataset_name", "dataset_config_name", "train_file",
     "text_column", "text_pair_column", "label_column", "regression", "version_2", "doc_stride", "max_query_length",

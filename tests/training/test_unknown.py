@@ -44,7 +44,7 @@ SCRIPTS = {
     "overwrite_output_dir fp16_opt_level server_ip server_port threads max_query_length",
     "run_swag": "train_file validation_file max_seq_length pad_to_max_length preprocessing_num_workers",
     "run_mlm": "train_file validation_file validation_split_percentage max_seq_length preprocessing_num_workers "
-    "mlm_probability line_by_line pad_to_max_length streaming config_overrides torch_dtype low_cpu_mem_usage "
+    "mlm_probability line_by_line pad_to_max_length streaming torch_dtype low_cpu_mem_usage "
     "model_type train_data_file eval_data_file mlm block_size whole_word_mask",
     "run_ner": "text_column_name label_column_name label_all_tokens return_entity_level_metrics task_name",
     "no_trainer": "max_length num_warmup_steps max_train_steps lr_scheduler_type checkpointing_steps with_tracking "
