@@ -29,8 +29,6 @@ from ds_bert.data.shards import Shard, ShardedCorpus
 from ds_bert.errors import UserError
 
 _FEWEST_TOKENS = 1 << 24
-
-
 _FEWEST_DOCUMENTS = 2
 
 

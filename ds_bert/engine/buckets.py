@@ -30,8 +30,6 @@ from ds_bert.engine.settings import EngineSettings, ParameterGroup
 from ds_bert.engine.transport import Group, Work
 
 WEIGHTS = "weights"
-
-
 PREVIOUS = "previous_weights"
 
 

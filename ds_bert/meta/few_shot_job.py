@@ -179,7 +179,7 @@ def _learn_all(
     learner.timeline.collect(wait=True)
     spans = learner.gather(learner.timeline.spans)
     if is_first:
-        lines = table(tasks.name, summarize(results))
+        lines = results_table(tasks.name, summarize(results))
         if learner.timeline.traced:
             lines += keep_trace(output_dir, learner.grid.stage_map, spans, _DRAWN)
         print("\n".join(lines), flush=True)
@@ -222,8 +222,8 @@ def _write(output_dir: Path, arguments: FewShotArguments, name: str, results: di
         output_dir / RESULTS,
         {"task": name, "arguments": asdict(arguments), "summary": summary, "results": dict(sorted(results.items()))},
     )
-    write_atomically(output_dir / "results.md", "\n".join(table(name, summary)) + "\n")
-    draw(output_dir / "accuracy.png", name, summary)
+    write_atomically(output_dir / "results.md", "\n".join(results_table(name, summary)) + "\n")
+    draw_accuracy(output_dir / "accuracy.png", name, summary)
 
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -249,7 +249,7 @@ def summarize(results: Results) -> dict[str, dict[int, dict[str, float]]]:
     return summary
 
 
-def table(name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[str]:
+def results_table(name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[str]:
     """Lines of a Markdown table: a row per method, a column per k, accuracy in percent, mean ± deviation."""
     sizes = sorted({k for row in summary.values() for k in row})
     lines = [f"| {name} | " + " | ".join(f"k = {k}" for k in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
@@ -264,7 +264,7 @@ def table(name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -
     return lines
 
 
-def draw(path: Path, name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:
+def draw_accuracy(path: Path, name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:
     """Draw accuracy over k, with deviations, as a PNG."""
     from matplotlib.figure import Figure  # not pyplot, whose state may be a notebook's
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ds_bert.modeling.model import Layer
 
 MakeHead = Callable[[Any], "Layer"]
-
-
 _MASK_BYTES = 1  # for each element that passes dropout
 
 

@@ -14,8 +14,6 @@ from tqdm import tqdm
 from ds_bert.files import write_atomically
 
 LOSS = "loss"
-
-
 _ERRORS = (LOSS, "mse", "rmse", "mae")
 
 

@@ -24,8 +24,6 @@ from ds_bert.training.declaration import Bounds, Flag, Kind, Subject, check_boun
 from ds_bert.training.unknown import explain, explain_value
 
 T = TypeVar("T")
-
-
 _HELP = "A flag of true|false is switched on by itself or with true, and off with false."
 _WIDEST = 100  # columns that are still easy to read
 _METAVARS = {string_to_bool: "true|false", int: "N", float: "X", str: "TEXT"}  # by what reads a word
