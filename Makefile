@@ -16,13 +16,13 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/ds-bert prepare --python_docs --train_vocab 8192 --validation_share 0.05 --output_dir runs/demo-data
+	$(BIN)/ds-bert prepare --python_docs --train_vocab 2048 --validation_share 0.05 --output_dir runs/demo-data
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/deepspeed -q --num_accelerators 2 pipelines/pretrain.py ds_configs/demo/pretrain.json
 	@echo
 	@echo 'next:  source $(BIN)/activate'
-	@echo '       ds-bert stage-map show ds_configs/demo/stage_map.json --config_name bert-demo'
+	@echo '       ds-bert stage-map show ds_configs/demo/stage_map.json --config_name bert-demo --config_overrides vocab_size=2048'
 	@echo '       ds-bert export runs/demo --output_dir runs/demo-exported'
-	@echo '       deepspeed --num_accelerators 2 pipelines/pretrain.py ds_configs/demo/pretrain.json --max_steps 1000'
+	@echo '       deepspeed --num_accelerators 2 pipelines/pretrain.py ds_configs/demo/pretrain.json --max_steps 2000'
 	@echo '       tensorboard --logdir runs/demo/tensorboard'
 
 test: $(READY)

@@ -33,7 +33,7 @@ from ds_bert.data.prepare_state import (
 )
 from ds_bert.data.python_docs import python_docs
 from ds_bert.data.sampler import random_bits, uniform
-from ds_bert.data.shards import MANIFEST, write_manifest
+from ds_bert.data.shards import MANIFEST, shard_name, unigram_entropy, write_manifest
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_json
@@ -297,11 +297,13 @@ def _complete(state: PrepareState, part: str, tokenizer: Tokenizer, empty_at_end
     entries = state.shards[part]
     entries[-1]["num_empty_documents"] += empty_at_end
     state.save()
-    about = {
+    about: dict[str, Any] = {
         total: sum(entry[total] for entry in entries)
         for total in ("num_documents", "num_sentences", "num_tokens", "num_unknown", "num_empty_documents")
     }
-    write_manifest(state.part_folder(part), tokenizer, entries, about)
+    folder = state.part_folder(part)
+    files = [folder / shard_name(index) / "tokens.npy" for index in range(len(entries))]
+    write_manifest(folder, tokenizer, entries, about | {"unigram_entropy": unigram_entropy(files, tokenizer.size)})
 
 
 def _summarise(state: PrepareState, part: str, tokenizer: Tokenizer) -> PartSummary:

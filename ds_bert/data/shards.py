@@ -213,6 +213,7 @@ def _former_fingerprint(path: Path) -> str | None:
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 _ARRAYS = ("tokens", "sentences", "documents")
+_COUNTED_AT_ONCE = 1 << 24
 _COUNTS = ("num_tokens", "num_sentences", "num_documents")
 
 
@@ -265,6 +266,13 @@ class ShardedCorpus:
         return tokenizer_of(self.folder, self._manifest["tokenizer_sha256"], MANIFEST)
 
     @property
+    def unigram_entropy(self) -> float | None:
+        """Entropy of the tokens in nats, see `unigram_entropy`; None in folders of versions that did not count it."""
+        about = self._manifest.get("about")
+        known = about.get("unigram_entropy") if isinstance(about, dict) else None
+        return known if isinstance(known, float) else None
+
+    @property
     def fingerprint(self) -> str:
         """A SHA-256 that tells this data from other data: of the shards' checksums and the tokenizer's."""
         decisive = [self._manifest["tokenizer_sha256"], [shard["files"] for shard in self._manifest["shards"]]]
@@ -278,6 +286,21 @@ class ShardedCorpus:
             for name in ("sentences", "documents"):
                 if np.any(np.diff(getattr(shard, name)) < 1):
                     raise UserError(f"{self.folder / shard_name(index) / name}.npy: its offsets do not increase")
+
+
+def unigram_entropy(files: Iterable[Path], vocab_size: int) -> float:
+    """Entropy of the distribution of tokens, in nats: the loss of a model that knows it, and looks at no context.
+
+    Args:
+        files: ``tokens.npy`` of all shards.
+        vocab_size: of the tokens.
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for tokens in map(map_array, files):
+        for first in range(0, len(tokens), _COUNTED_AT_ONCE):
+            counts += np.bincount(tokens[first : first + _COUNTED_AT_ONCE], minlength=vocab_size)
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def write_shard(

@@ -158,12 +158,14 @@ class Measures:
         unit: what they are counted in.
         loss_unit: what the loss is counted in.
         best: (measure, step, value) of the best checkpoint's evaluation, where one was chosen.
+        reference: (what it is, value): a loss to compare with, drawn as a line.
     """
 
     names: tuple[str, ...] = ()
     unit: str = "share"
     loss_unit: str = "nats"
     best: tuple[str, int, float] | None = None
+    reference: tuple[str, float] | None = None
 
 
 def terminal_chart(entries: Entries, key: str, note: str = "") -> list[str]:
@@ -211,6 +213,9 @@ def draw_course(path: Path, entries: Entries, measures: Measures) -> None:
     figure = Figure(figsize=size, layout="constrained")
     rows = figure.subplots(len(panels), sharex=True, squeeze=False)
     for axes, (curves, unit) in zip(rows[:, 0], panels, strict=True):
+        if measures.reference and curves is losses:
+            name, value = measures.reference
+            axes.axhline(value, color="grey", linestyle="--", label=f"{name}: {value:.2f}")
         _draw_panel(axes, entries, curves, measures.best)
         axes.set_ylabel(unit)
         axes.grid(alpha=0.3)

@@ -27,7 +27,8 @@ from ds_bert.training.data_loader import DataLoader
 from ds_bert.training.job import Job, Plan, Run
 from ds_bert.training.job_arguments import PretrainArguments
 from ds_bert.training.lifecycle import share
-from ds_bert.training.loop import Course
+from ds_bert.training.log import Measures
+from ds_bert.training.loop import Best, Course
 from ds_bert.training.meter import Workload
 from ds_bert.training.settings import check_at_most, total_steps
 from ds_bert.training.starting_model import build_engine, check_weights, load_named_config, refuse_conditional
@@ -184,6 +185,11 @@ class PretrainJob(Job[PretrainArguments]):
         """Return what writes the model's configuration and tokenizer into a checkpoint."""
         return describe_model(self.config, self.data.train.tokenizer if self.data.train else None)
 
+    def measures(self, best: Best | None) -> Measures:
+        """What charts show: the losses, and the one of a model that looks at no context."""
+        entropy = self.data.train.corpus.unigram_entropy if self.data.train else None
+        return Measures(reference=("masked words without context", entropy) if entropy else None)
+
     def overview(self) -> list[tuple[str, str]]:
         """How many examples there are, and what is predicted."""
         arguments = self.arguments
@@ -192,10 +198,13 @@ class PretrainJob(Job[PretrainArguments]):
         masked = f"{arguments.mlm_probability:.0%} of tokens, at most {arguments.max_predictions_per_seq} of a sequence"
         sentences = "sentence order" if arguments.sentence_order else "next sentences"
         counts = f"{self.num_train:,} to train on, {self.num_held_out:,} held out"
-        return [
+        lines = [
             ("data", f"{arguments.train_path}: examples: {counts}"),
             ("aim", f"masked {unit} ({masked}), and {sentences}"),
         ]
+        reference = self.measures(None).reference
+        entropy = f"mlm_loss {reference[1]:.4f}, the entropy of single tokens (nats)" if reference else ""
+        return [*lines, ("mark", f"{entropy}: what a model that looks at no context comes to")] if entropy else lines
 
 
 class PretrainingObjective:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import entropy
 
-from ds_bert.data.shards import ShardedCorpus, token_dtype
+from ds_bert.cli import main
+from ds_bert.data.shards import MANIFEST, ShardedCorpus, token_dtype
 from ds_bert.errors import UserError
 
 DOCUMENTS = [[3, 4], [5], [1, 2, 3], [9]]
@@ -112,3 +114,17 @@ def test_another_tokenizer_is_refused(write_corpus: Callable[..., Path]) -> None
     path.write_text(path.read_text().replace('"ba"', '"changed"'))
     with pytest.raises(UserError, match="not the tokenizer of these shards"):
         _ = ShardedCorpus.open(folder).tokenizer
+
+
+def test_the_entropy_of_tokens_is_kept(tmp_path: Path, vocabulary_file: Path) -> None:
+    (tmp_path / "text.txt").write_text("babe bobu bobu.\nbobu babe.\n\nbabe babe babe.\n" * 40)
+    flags = ["--input", str(tmp_path / "text.txt"), "--tokenizer_name", str(vocabulary_file), "--shard_tokens", "100"]
+    assert main(["prepare", *flags, "--output_dir", str(tmp_path / "data"), "--num_workers", "1"]) == 0
+    corpus = ShardedCorpus.open(tmp_path / "data")
+    assert len(corpus.shards) > 1
+    _, counts = np.unique(np.concatenate([shard.tokens for shard in corpus.shards]), return_counts=True)
+    assert corpus.unigram_entropy == pytest.approx(entropy(counts))
+    manifest = tmp_path / "data" / MANIFEST
+    for about in ({}, None, {"unigram_entropy": "much"}):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"about": about}))
+        assert ShardedCorpus.open(tmp_path / "data").unigram_entropy is None

@@ -164,3 +164,17 @@ def test_the_picture_of_the_tasks_scores(count: int, tmp_path: Path, figures: li
     assert [bar.get_height() for bar in axes.patches] == list(scores.values())
     assert [text.get_text() for text in axes.texts] == [f"{score:.3f}" for score in scores.values()]
     assert_legible(figures[0])
+
+
+def test_a_loss_to_compare_with_is_a_line_in_the_panel_of_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (drawn.append(self), save(self, *args, **kw)))
+    entries = [*FALLING, {"step": 200, "eval/mlm_loss": 7.5, "eval/mlm_accuracy": 0.1}]
+    draw_course(tmp_path / "loss.png", entries, Measures(reference=("without context", 6.125)))
+    losses, scores = drawn[0].axes
+    (line,) = [line for line in losses.lines if line.get_label() == "without context: 6.12"]
+    assert set(line.get_ydata()) == {6.125}
+    assert not any("without context" in str(line.get_label()) for line in scores.lines)
