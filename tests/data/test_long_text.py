@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from ds_bert.data import corpus, encoding
-from ds_bert.data.corpus import RawDocument, Reading, read_documents, split_sentences
+from ds_bert.data.corpus import RawDocument, Reading, read_documents
 from ds_bert.data.encoding import NumberedDocument, cut_text, encode_chunk
 from ds_bert.data.python_docs import prose_of_docstring
+from ds_bert.data.sentences import split_sentences
 from ds_bert.data.tables import open_table
 from ds_bert.data.tagging import read_conll
 from ds_bert.data.tokenizer_files import wordpiece

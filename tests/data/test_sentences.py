@@ -1,6 +1,6 @@
 import pytest
 
-from ds_bert.data.corpus import split_sentences
+from ds_bert.data.sentences import split_sentences
 
 
 @pytest.mark.parametrize(
