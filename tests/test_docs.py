@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import pkgutil
 import re
 from functools import cache
 from pathlib import Path
@@ -137,6 +138,16 @@ def test_prose_fits_a_screen(path: Path) -> None:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         is_code ^= line.lstrip().startswith("```")
         assert len(line) <= 120 or is_code or line.startswith("|"), f"line {number}: {len(line)} characters"
+
+
+PYTHON = [path for folder in ("ds_bert", "pipelines", "docs") for path in (ROOT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", [*GUIDES, *TABLES, *PYTHON], ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_of_python_are_there(path: Path) -> None:
+    """What stands as `ds_bert.module.Name` in a document or a docstring can be imported."""
+    for name in set(re.findall(r"`(ds_bert(?:\.\w+)+)`", path.read_text())) - {"ds_bert.safetensors"}:
+        assert pkgutil.resolve_name(name), name
 
 
 def test_a_wrong_flag_is_found() -> None:

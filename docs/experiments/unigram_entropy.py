@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ds_bert.data.pretraining import PretrainingDataset
-from ds_bert.data.shards import ShardedCorpus
+from ds_bert.data.shards import ShardedCorpus, unigram_entropy
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
     size = corpus.tokenizer.size
     counts = sum(np.bincount(shard.tokens, minlength=size) for shard in corpus.shards)
     counts = np.where(corpus.tokenizer.is_special, 0, counts)
-    shares = counts[counts > 0] / counts.sum()
-    print(f"entropy of the training tokens:                {-(shares * np.log(shares)).sum():.4f} nats")
+    files = sorted(arguments.folder.glob("shard-*/tokens.npy"))
+    print(f"entropy of the training tokens:                {unigram_entropy(files, corpus.tokenizer):.4f} nats")
 
     held_out = PretrainingDataset(arguments.folder / "validation", seed=arguments.seed, evaluation=True)
     labels = held_out.batch(0, np.arange(len(held_out))).masked_labels

@@ -303,7 +303,7 @@ def _complete(state: PrepareState, part: str, tokenizer: Tokenizer, empty_at_end
     }
     folder = state.part_folder(part)
     files = [folder / shard_name(index) / "tokens.npy" for index in range(len(entries))]
-    write_manifest(folder, tokenizer, entries, about | {"unigram_entropy": unigram_entropy(files, tokenizer.size)})
+    write_manifest(folder, tokenizer, entries, about | {"unigram_entropy": unigram_entropy(files, tokenizer)})
 
 
 def _summarise(state: PrepareState, part: str, tokenizer: Tokenizer) -> PartSummary:

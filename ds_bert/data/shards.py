@@ -288,18 +288,19 @@ class ShardedCorpus:
                     raise UserError(f"{self.folder / shard_name(index) / name}.npy: its offsets do not increase")
 
 
-def unigram_entropy(files: Iterable[Path], vocab_size: int) -> float:
-    """Entropy of the distribution of tokens, in nats: the loss of a model that knows it, and looks at no context.
+def unigram_entropy(files: Iterable[Path], tokenizer: Tokenizer) -> float:
+    """Entropy of the tokens that can be masked, in nats: the loss of a model that knows how frequent they are, no more.
 
     Args:
         files: ``tokens.npy`` of all shards.
-        vocab_size: of the tokens.
+        tokenizer: special tokens, [UNK] among them, are not counted.
     """
-    counts = np.zeros(vocab_size, dtype=np.int64)
+    counts = np.zeros(tokenizer.size, dtype=np.int64)
     for tokens in map(map_array, files):
         for first in range(0, len(tokens), _COUNTED_AT_ONCE):
-            counts += np.bincount(tokens[first : first + _COUNTED_AT_ONCE], minlength=vocab_size)
-    shares = counts[counts > 0] / counts.sum()
+            counts += np.bincount(tokens[first : first + _COUNTED_AT_ONCE], minlength=tokenizer.size)
+    counts = counts[~tokenizer.is_special]
+    shares = counts[counts > 0] / max(counts.sum(), 1)
     return float(-(shares * np.log(shares)).sum())
 
 

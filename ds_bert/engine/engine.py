@@ -88,15 +88,19 @@ class Engine:
         if self._never_drains:
             # Batch t computes with version t - 1, which step t - 2 makes. (Step t - 1 cannot have begun on stage 0: the
             # backwards that it waits for are part of this call.) So sums and norm have a whole batch's time.
-            self._finish(up_to=step - 2)
+            self.optimizer.wait_for_weights(step - 2)
         batch = GlobalBatch(step, self._global_counts(micro_batches), self._no_sums(), len(micro_batches))
         self._under_way[step] = batch, learning_rate, self._upload(votes)
         self.execution.add(step * len(micro_batches) if self._never_drains else 0, micro_batches, batch)
         self.execution.run(self._order(len(micro_batches)))
         self.steps_done += 1
-        # Under 2BW others may be waiting, in this very call, for this process's part of the norm of step - 1. The host
-        # sends it, and may do something else from here on: wait for those others in a collective of the caller's.
-        self._finish(up_to=step - 1 if self._never_drains else step, waits=not self._never_drains)
+        if self._never_drains:
+            # Others may be waiting, in this very call, for this process's part of the norm of step - 1. The host sends
+            # it, and may do something else from here on: wait for those others in a collective, ours or the caller's.
+            self._finish(up_to=step - 1)
+        else:
+            self._finish(up_to=step)
+            self.optimizer.wait_for_weights(step)
         self.timeline.collect()
         self.timeline.end_step(self.steps_done)
         return self._take_finished(step - self._results_lag)
@@ -133,9 +137,10 @@ class Engine:
             grid, size = self.grid, self.micro_batches
             done, drained = self.steps_done * size, self._drained_at * size
             order = self.schedule.drain(grid.stage, grid.num_stages, done, drained)
-            self._finish(up_to=self.steps_done - 2)
+            self.optimizer.wait_for_weights(self.steps_done - 2)
             self.execution.run(order)
             self._finish(up_to=self.steps_done - 1)
+            self.optimizer.wait_for_weights(self.steps_done - 1)
         self._drained_at = self.steps_done
         self.execution.transport.flush()
         self.timeline.collect(wait=True)
@@ -195,8 +200,6 @@ class Engine:
         """
         if self.grid.num_stages == 1:
             return list(shapes or [])
-        if self._never_drains:
-            self._finish(up_to=self.steps_done - 2)  # what the stages behind wait for before they come here
         plan = torch.zeros(count, 3, dtype=torch.int64)
         if shapes is not None:
             plan.copy_(torch.tensor(shapes, dtype=torch.int64).view(count, 3))  # also where there are none
@@ -247,11 +250,11 @@ class Engine:
         """Move the step on that is under way; begin that of a global batch whose backwards are done.
 
         Under 2BW with 2 stages and 2 micro-batches, stage 0 does F4 B3 F5 B4 in the call for batch 2. B3 is the last
-        backward of batch 1, so its step begins there, and is looked after again after B4, B5 and so on, until the other
-        processes' parts have come; at the latest before batch 3 begins it is waited for.
+        backward of batch 1, so its step begins there, and is looked after again after B4; if the other processes' parts
+        have not come by then, the call ends with waiting for them.
         """
         if self._reduction and self.optimizer.poll(self._reduction):
-            self._finish(up_to=self._reduction.step, waits=False)
+            self._finish(up_to=self._reduction.step)
         if batch.open_backwards == 0:
             assert batch.step is not None
             # In the order of the steps on every process: the collectives of a group must not overtake each other.
@@ -259,10 +262,10 @@ class Engine:
             _, learning_rate, votes = self._under_way.pop(batch.step)
             self._reduction = self.optimizer.begin(batch.step, learning_rate, torch.cat([batch.sums, votes]))
             if self.optimizer.is_queued:
-                self._finish(up_to=batch.step, waits=False)
+                self._finish(up_to=batch.step)
 
-    def _finish(self, up_to: int, waits: bool = True) -> None:
-        """Take the step that is under way if its number is at most ``up_to``; with ``waits``, wait for its weights."""
+    def _finish(self, up_to: int) -> None:
+        """Take the step that is under way if its number is at most ``up_to``; its weights may still be on their way."""
         if self._reduction and self._reduction.step <= up_to:
             number = self._reduction.step + 1
             with self.timeline.span("reduce", step=number):
@@ -270,8 +273,6 @@ class Engine:
             with self.timeline.span("step", step=number):
                 self._finished.append(self.optimizer.finish(self._reduction))
             self._reduction = None
-        if waits:
-            self.optimizer.wait_for_weights(up_to)
 
     def _take_finished(self, last_step: int) -> list[StepResult]:
         """The finished steps up to ``last_step``: some processes finish earlier, but all must act on them alike."""

@@ -58,7 +58,7 @@ class EngineSettings:
         max_grad_norm: bound of the global gradient norm, over all parameters of all stages; 0 for none.
         zero_stage: 0 (every replica keeps the whole optimizer of its stage) or 1 (replicas share it).
         precision: of weights and activations; gradients are summed and weights updated in fp32 (fp64 for fp64).
-        tf32: whether a job lets CUDA take fp32 matrix products in TF32, see `ds_bert.training.optimization`.
+        tf32: whether a job lets CUDA take fp32 matrix products in TF32, see `ds_bert.training.lifecycle`.
         recompute: activation checkpointing, layer by layer.
         seed: of dropout.
         schedule: order of forwards and backwards, a name in `ds_bert.schedules.SCHEDULES`.

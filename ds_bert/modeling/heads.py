@@ -167,7 +167,7 @@ HEADS: dict[str, Head] = {
         f"{_LAYERS}:QuestionAnsweringHead", question_answering_cost, "ForQuestionAnswering", "two", ("qa_outputs.",)
     ),
     "beam-question-answering": Head(
-        "ds_bert.modeling.head_layers:BeamQuestionAnsweringHead",
+        f"{_LAYERS}:BeamQuestionAnsweringHead",
         beam_question_answering_cost,
         extra_modules=("beam_head",),
     ),

@@ -187,8 +187,11 @@ class PretrainJob(Job[PretrainArguments]):
 
     def measures(self, best: Best | None) -> Measures:
         """What charts show: the losses, and the one of a model that looks at no context."""
-        entropy = self.data.train.corpus.unigram_entropy if self.data.train else None
+        entropy = self._unigram_entropy()
         return Measures(reference=("masked words without context", entropy) if entropy else None)
+
+    def _unigram_entropy(self) -> float | None:
+        return self.data.train.corpus.unigram_entropy if self.data.train else None
 
     def overview(self) -> list[tuple[str, str]]:
         """How many examples there are, and what is predicted."""
@@ -202,9 +205,9 @@ class PretrainJob(Job[PretrainArguments]):
             ("data", f"{arguments.train_path}: examples: {counts}"),
             ("aim", f"masked {unit} ({masked}), and {sentences}"),
         ]
-        reference = self.measures(None).reference
-        entropy = f"mlm_loss {reference[1]:.4f}, the entropy of single tokens (nats)" if reference else ""
-        return [*lines, ("mark", f"{entropy}: what a model that looks at no context comes to")] if entropy else lines
+        if entropy := self._unigram_entropy():
+            lines.append(("mark", f"mlm_loss {entropy:.4f}, what a model without context has: the tokens' entropy"))
+        return lines
 
 
 class PretrainingObjective:

@@ -78,9 +78,9 @@ def read_trace(output_dir: Path) -> tuple[list[list[Span]], list[int]]:
             if event["ph"] == "M":
                 stages[event["pid"]], ranks[event["pid"]] = event["args"]["stage"], []
             else:
-                begin, micro = event["ts"] / 1e6, event["args"]
+                begin, computed = event["ts"] / 1e6, event["args"]
                 end = begin + event["dur"] / 1e6
-                ranks[event["pid"]].append(Span(event["name"], micro["step"], micro["micro_batch"], begin, end))
+                ranks[event["pid"]].append(Span(event["name"], computed["step"], computed["micro_batch"], begin, end))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a trace of ds_bert ({type(error).__name__}: {error})") from None
     return [ranks[rank] for rank in sorted(ranks)], [stages[rank] for rank in sorted(stages)]

@@ -1,6 +1,5 @@
 """What an unknown argument was meant to be: one of transformers', one of another job of ours, or a misspelt one."""
 
-import importlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -8,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from ds_bert.command_line import load_named
 from ds_bert.errors import did_you_mean, meant
 
 # The jobs, and the dataclass of each one's arguments. Two belong to rooms above this one, so they are named only.
@@ -138,11 +138,7 @@ def _spelt(sentence: str, spell: Callable[[str], str]) -> str:
 
 def jobs() -> dict[type, str]:
     """The script of each job by the dataclass of its arguments."""
-    found = {}
-    for script, place in JOBS.items():
-        module, _, name = place.partition(":")
-        found[getattr(importlib.import_module(module), name)] = script
-    return found
+    return {load_named(named): script for script, named in JOBS.items()}
 
 
 def _arguments_of_jobs(but: type) -> list[tuple[str, list[str]]]:

@@ -117,12 +117,14 @@ def test_another_tokenizer_is_refused(write_corpus: Callable[..., Path]) -> None
 
 
 def test_the_entropy_of_tokens_is_kept(tmp_path: Path, vocabulary_file: Path) -> None:
-    (tmp_path / "text.txt").write_text("babe bobu bobu.\nbobu babe.\n\nbabe babe babe.\n" * 40)
+    (tmp_path / "text.txt").write_text("babe bobu bobu.\nbobu babe §.\n\nbabe babe babe.\n" * 40)
     flags = ["--input", str(tmp_path / "text.txt"), "--tokenizer_name", str(vocabulary_file), "--shard_tokens", "100"]
     assert main(["prepare", *flags, "--output_dir", str(tmp_path / "data"), "--num_workers", "1"]) == 0
     corpus = ShardedCorpus.open(tmp_path / "data")
     assert len(corpus.shards) > 1
-    _, counts = np.unique(np.concatenate([shard.tokens for shard in corpus.shards]), return_counts=True)
+    tokens = np.concatenate([shard.tokens for shard in corpus.shards])
+    assert corpus.tokenizer.unk_id in tokens  # it is never masked
+    _, counts = np.unique(tokens[tokens != corpus.tokenizer.unk_id], return_counts=True)
     assert corpus.unigram_entropy == pytest.approx(entropy(counts))
     manifest = tmp_path / "data" / MANIFEST
     for about in ({}, None, {"unigram_entropy": "much"}):
