@@ -167,13 +167,22 @@ def _kept(stream: TextIO | None, descriptor: int) -> TextIO:
         stream.flush()
     except OSError as error:
         sink.drop(error)
-    return io.TextIOWrapper(
-        sink if buffer is raw else io.BufferedWriter(sink),  # type: ignore[arg-type]  # raw with `python -u`
-        encoding=stream.encoding,
-        errors=_ERRORS,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
-    )
+    kind = _WholeLines if stream.line_buffering or stream.write_through else io.TextIOWrapper
+    return kind(io.BufferedWriter(sink), encoding=stream.encoding, errors=_ERRORS)
+
+
+class _WholeLines(io.TextIOWrapper):
+    """Text that leaves when a line ends, or when it is flushed, in one write.
+
+    Launchers start ranks with ``python -u``, where `print` writes a text and the end of its line apart; all ranks share
+    a pipe, and what another rank writes could come between the two: "error: rank 1 …error: rank 0 …".
+    """
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if text.endswith("\n"):
+            self.flush()
+        return written
 
 
 class _Sink(io.RawIOBase):

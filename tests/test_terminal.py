@@ -64,6 +64,29 @@ def _has(encoding: str, sign: str) -> bool:
     return True
 
 
+TALKER = """
+import sys
+from ds_bert.errors import keep_printing
+keep_printing()
+word, more = sys.argv[1] * 30, sys.argv[2:]
+for _ in range(3000):
+    print(word, flush=bool(more))
+    print(f"{word}\\n{word}", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+def test_lines_of_several_processes_in_one_pipe_stay_whole(tmp_path: Path, unbuffered: bool) -> None:
+    options = "-u" if unbuffered else ""
+    talkers = " & ".join(f'"$@" {options} -c "$TALKER" {word} {"" if unbuffered else "flushed"}' for word in "abc")
+    with_talkers = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TALKER": TALKER}
+    command = ["bash", "-c", f"{{ {talkers} & wait; }} 2>&1", "bash", sys.executable]
+    ended = subprocess.run(command, cwd=tmp_path, env=with_talkers, capture_output=True, timeout=120, text=True)
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 3 * 3000 * 3
+    assert {*lines} == {word * 30 for word in "abc"}
+
+
 READERS = {
     "a reader that leaves": ("| head -n 1 > first", b""),
     "a reader that has left": ("| true", b""),
