@@ -1,5 +1,6 @@
-"""What every test process needs before anything heavy is imported, and a vocabulary."""
+"""What every test process needs before anything heavy is imported, the order of the tests, and a vocabulary."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -11,6 +12,21 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 WORDS = [f"{first}{second}" for first in "bcdfghklmnprst" for second in ("a", "e", "i", "o", "u", "au", "ei", "ou")]
 PIECES = ["##" + word for word in WORDS[:40]]
+
+# Folders whose files take longest. They are begun first, so that no worker is left with one when the others are done.
+LONG = ("parity", "system", "cuda", "distributed", "checkpoint", "engine", "commands")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of several processes wait for one another most of the time."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {folder: place for place, folder in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(LONG)))
+    gc.collect()
+    gc.freeze()  # what is here for good, and need not be looked at in every collection
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Mapped arrays: the same as loaded ones, and no file stays open for them."""
 
-import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -31,7 +30,6 @@ def few_files() -> Iterator[int]:
 
 def mapped(path: Path) -> int:
     """How many times the file is mapped into this process."""
-    gc.collect()
     return Path("/proc/self/maps").read_text().count(str(path))
 
 

@@ -1,12 +1,11 @@
 """What a piece of code allocates, in bytes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 
 class Allocations(TorchDispatchMode):
@@ -19,18 +18,26 @@ class Allocations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._bytes = 0  # of `_made`, where some may be gone
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _WITH_MEMORY)}
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
+        kwargs = kwargs or {}
+        given = {_storage(leaf) for leaf in _leaves((args, *kwargs.values())) if isinstance(leaf, _WITH_MEMORY)}
+        result = function(*args, **kwargs)
+        for leaf in _leaves(result):
             if isinstance(leaf, torch.Tensor) and _storage(leaf) not in given:
-                memory = leaf.untyped_storage()
-                self._alive[_storage(leaf)] = StorageWeakRef(memory), memory.nbytes()
-        self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+                self._note(leaf.untyped_storage())
+        if self._bytes > self.peak:  # as long as it is not, no look at what is gone is needed
+            self._made = {key: entry for key, entry in self._made.items() if not entry[0].expired()}
+            self._bytes = sum(size for _, size in self._made.values())
+            self.peak = max(self.peak, self._bytes)
         return result
+
+    def _note(self, memory: torch.UntypedStorage) -> None:
+        _, before = self._made.get(memory._cdata, (None, 0))
+        self._made[memory._cdata] = StorageWeakRef(memory), memory.nbytes()
+        self._bytes += memory.nbytes() - before
 
 
 def on_host(allocate: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,6 +51,15 @@ def on_host(allocate: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _WITH_MEMORY = (torch.Tensor, torch.UntypedStorage)  # a storage that is handed in is, for example, a mapped file
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    """What is in these values, and in the lists and tuples among them."""
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _leaves(value)
+    else:
+        yield values
 
 
 def _storage(holder: torch.Tensor | torch.UntypedStorage) -> int:

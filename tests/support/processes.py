@@ -21,15 +21,7 @@ from types import TracebackType
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "torch",
-        "deepspeed",
-        "transformers.models.bert.modeling_bert",
-        "ds_bert.engine.engine",
-        "ds_bert.training.pretraining",
-    ]
-)
+_CONTEXT.set_forkserver_preload(["tests.support.preloaded"])
 
 
 class RanksFailed(AssertionError):

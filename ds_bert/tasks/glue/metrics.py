@@ -5,19 +5,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics
 
+# scipy and scikit-learn take a second or two to import: only the measures that need them do.
 Measures = dict[str, float]
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> Measures:
     """Return the share of right predictions."""
-    return {"accuracy": float(metrics.accuracy_score(labels, predictions))}
+    return {"accuracy": float((predictions == labels).mean())}
 
 
 def accuracy_and_f1(predictions: np.ndarray, labels: np.ndarray) -> Measures:
     """Return accuracy, F1 of class 1 (0 where nothing is of it), and their mean."""
+    from sklearn import metrics
+
     measures = accuracy(predictions, labels)
     measures["f1"] = float(metrics.f1_score(labels, predictions, zero_division=0.0))
     return measures | {"combined_score": (measures["accuracy"] + measures["f1"]) / 2}
@@ -25,6 +26,8 @@ def accuracy_and_f1(predictions: np.ndarray, labels: np.ndarray) -> Measures:
 
 def matthews(predictions: np.ndarray, labels: np.ndarray) -> Measures:
     """Return Matthews' correlation, for three classes R3; 0 where all predictions are the same."""
+    from sklearn import metrics
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a single class
         return {"matthews_correlation": float(metrics.matthews_corrcoef(labels, predictions))}
@@ -32,6 +35,8 @@ def matthews(predictions: np.ndarray, labels: np.ndarray) -> Measures:
 
 def correlations(predictions: np.ndarray, labels: np.ndarray) -> Measures:
     """Return Pearson's and Spearman's correlation, and their mean; 0 where they are not defined."""
+    from scipy import stats
+
     pearson, spearman = (_correlation(function, predictions, labels) for function in (stats.pearsonr, stats.spearmanr))
     return {"pearson": pearson, "spearmanr": spearman, "combined_score": (pearson + spearman) / 2}
 
@@ -49,6 +54,8 @@ def diagnostic(predictions: np.ndarray, labels: np.ndarray) -> Measures:
 
 def own_classification(predictions: np.ndarray, labels: np.ndarray) -> Measures:
     """Return the accuracy, and F1 averaged over the classes with equal weight."""
+    from sklearn import metrics
+
     f1 = metrics.f1_score(labels, predictions, average="macro", zero_division=0.0)
     return accuracy(predictions, labels) | {"macro_f1": float(f1)}
 

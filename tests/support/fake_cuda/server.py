@@ -5,6 +5,7 @@ behind for the next.
 """
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -76,6 +77,7 @@ def _serve(connection: Connection) -> None:
 
     torch_cuda.install()
     processes.install()
+    importlib.import_module("tests.support.preloaded")  # with the device there
     while True:
         try:
             function, arguments = connection.recv()
