@@ -74,7 +74,7 @@ def test_a_node_without_slots_keeps_its_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b"a slots=1\n"), "is compressed by gzip, which the launcher cannot read"),
+        (gzip.compress(b"a slots=1\n", mtime=0), "is compressed by gzip, which the launcher cannot read"),
         (b"\xef\xbb\xbfa slots=1\n", "begins with a byte order mark, which the launcher cannot read"),
         ("a slots=1\n".encode("utf-16"), "is UTF-16 text"),
         (b"\xe4 slots=1\n", "line 1: "),

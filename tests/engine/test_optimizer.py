@@ -27,6 +27,7 @@ OPTIMIZERS = {
     "bf16": EngineSettings("adamw", {"eps": 1e-6}, precision="bf16", seed=1),
     "fp16": EngineSettings("adamw", {"eps": 1e-6}, precision="fp16", seed=1, loss_scaling=LossScaling(window=3)),
 }
+QUICK = {"adamw", "fp16"}
 
 
 def _run(stage_map: StageMap, case: Case, state: State | None, begin: int) -> tuple[Result, State]:
@@ -60,7 +61,9 @@ def _merge_states(states: list[State]) -> State:
     return tensors, states[0][1]
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_state_moves_to_another_cut(name: str) -> None:
     """Saved under 2x2 and ZeRO 1, continued under other maps and ZeRO stages."""
     case = Case(OPTIMIZERS[name], micro_batch_size=2, steps=STEPS, learning_rate=1e-3, dropout=0.1)

@@ -60,7 +60,7 @@ def test_bf16_loses_no_update_however_small(zero: int) -> None:
     "zero, precision",
     [
         (0, "fp32"),
-        (1, "bf16"),
+        pytest.param(1, "bf16", marks=pytest.mark.slow),
         pytest.param(0, "bf16", marks=pytest.mark.slow),
         pytest.param(1, "fp32", marks=pytest.mark.slow),
     ],

@@ -32,6 +32,7 @@ MAPS: dict[str, tuple[int, int, list[list[int]] | None, tuple[int, ...]]] = {
     "3x1, embeddings and head alone": (3, 1, None, (2, 4, 1)),
     "3x2, embeddings and head alone": (3, 2, None, (2, 4, 1)),
 }
+QUICK = {"1x1", "2x1", "2x2 permuted", "3x1, embeddings and head alone"}
 
 
 @cache
@@ -66,7 +67,9 @@ def _trajectories(name: str) -> dict[tuple[str, int], Trajectory]:
 
 @pytest.mark.parametrize("zero", [0, 1])
 @pytest.mark.parametrize("run", list(RUNS))
-@pytest.mark.parametrize("name", list(MAPS))
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MAPS]
+)
 def test_trajectory_is_that_of_transformers(name: str, run: str, zero: int) -> None:
     tolerance = RUNS[run][-1]
     found = deviation(_trajectories(name)[run, zero], _reference(run))

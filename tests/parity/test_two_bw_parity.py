@@ -56,6 +56,7 @@ CASES = [
     )
     for optimizer, zero in (("sgd", index % 2), ("adamw", 1 - index % 2))
 ]
+QUICK = {("sgd", 2, 1, 2, 0), ("adamw", 2, 1, 4, 0), ("adamw", 2, 2, 2, 0), ("sgd", 2, 2, 7, 1), ("adamw", 4, 1, 4, 1)}
 LARGE = [(optimizer, 4, 2, micro_batches, 1) for optimizer in OPTIMIZERS for micro_batches in (4, 8, 13)]
 
 
@@ -70,7 +71,10 @@ def _check(optimizer: str, stages: int, replicas: int, micro_batches: int, zero:
     assert max(away.loss, away.norm, away.weights) <= tolerance and away.key_bias <= 1e-6, away
 
 
-@pytest.mark.parametrize(("optimizer", "stages", "replicas", "micro_batches", "zero"), CASES)
+@pytest.mark.parametrize(
+    ("optimizer", "stages", "replicas", "micro_batches", "zero"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_the_rule_on_any_cut(optimizer: str, stages: int, replicas: int, micro_batches: int, zero: int) -> None:
     _check(optimizer, stages, replicas, micro_batches, zero)
 
@@ -92,7 +96,7 @@ def test_the_rule_is_not_that_of_1f1b() -> None:
     "changes",
     [
         {},
-        {"precision": "bf16", "zero_stage": 1},
+        pytest.param({"precision": "bf16", "zero_stage": 1}, marks=pytest.mark.slow),
         pytest.param({"recompute": True, "zero_stage": 1}, marks=pytest.mark.slow),
     ],
 )
@@ -106,6 +110,7 @@ def test_draining_changes_nothing(changes: dict) -> None:
         assert all(np.array_equal(other.weights[name], value) for name, value in results[0].weights.items())
 
 
+@pytest.mark.slow
 def test_dropout_and_recompute_do_not_depend_on_the_cut() -> None:
     settings, learning_rate, _ = OPTIMIZERS["sgd"]
     case = Case(settings, 1, 20, learning_rate, dropout=0.1, rows=8)
