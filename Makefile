@@ -1,12 +1,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A worker for each core; the tests of a file stay together, for they share what they compute.
+PYTEST := -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
 
 # What the Python of a machine with GPUs must have to run the checks itself: it may have no network for another one.
 HAS_CUDA := import deepspeed, torch, transformers; raise SystemExit(torch.version.cuda is None)
 
-.PHONY: demo test test-slow lint benchmark gpu-check
+.PHONY: demo test test-slow coverage lint benchmark gpu-check
 
 # The packages that `make` installs are pinned in constraints.txt; setup.cfg names the ranges that work.
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -26,10 +28,17 @@ demo: $(READY)
 	@echo '       tensorboard --logdir runs/demo/tensorboard'
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python $(PYTEST) -m 'not slow'
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python $(PYTEST) -m slow
+
+# The quick tests, and the share of the lines of ds_bert that they come by, in whatever process.
+coverage: $(READY)
+	rm -rf .coverage
+	$(BIN)/coverage run $(PYTEST) -m 'not slow'
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -17,11 +17,6 @@ PIECES = ["##" + word for word in WORDS[:40]]
 LONG = ("parity", "system", "cuda", "distributed", "checkpoint", "engine", "commands")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests of several processes wait for one another most of the time."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {folder: place for place, folder in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.parent.name, len(LONG)))

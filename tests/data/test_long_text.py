@@ -131,7 +131,7 @@ def _split_all(length: int, folder: str, forms: int) -> int:
 # A square of such a run takes minutes: the limit says whether there is one, not how fast a machine is.
 EFFORTS = [
     pytest.param(50_000, 1, 120, id="quick"),
-    pytest.param(1 << 20, 3, 540, id="megabytes", marks=pytest.mark.slow),
+    pytest.param(300_000, 3, 540, id="long", marks=pytest.mark.slow),
 ]
 
 

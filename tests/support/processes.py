@@ -22,6 +22,7 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.support.preloaded"])
+_A_MOMENT = 5.0  # seconds for a process to end by itself, and leave what a measurement of coverage wants
 
 
 class RanksFailed(AssertionError):
@@ -68,6 +69,7 @@ class Ranks:
     def __init__(self, function: Callable[..., Any], world_size: int, *arguments: Any) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._connections: dict[Connection, int] = {}
+        self._returned = [False] * world_size
         self.processes = []
         port = free_port()
         for rank in range(world_size):
@@ -85,12 +87,13 @@ class Ranks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.join()
         for connection in self._connections:
-            connection.close()
+            connection.close()  # who has returned ends now
+        for process, returned in zip(self.processes, self._returned, strict=True):
+            if returned:
+                process.join(_A_MOMENT)
+            process.kill()
+            process.join()
         self._folder.cleanup()
 
     def _stack_file(self, rank: int) -> Path:
@@ -121,7 +124,9 @@ class Ranks:
 
     def _outcome(self, connection: Connection, rank: int) -> Returned | Failed:
         try:
-            return connection.recv()
+            outcome = connection.recv()
+            self._returned[rank] = isinstance(outcome, Returned)
+            return outcome
         except EOFError:
             self.processes[rank].join()
             return Failed(f"died with exit code {self.processes[rank].exitcode}")
