@@ -4,18 +4,23 @@ BIN := $(VENV)/bin
 # A worker for each core; the tests of a file stay together, for they share what they compute.
 PYTEST := -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.ready-docs
 
 # What the Python of a machine with GPUs must have to run the checks itself: it may have no network for another one.
 HAS_CUDA := import deepspeed, torch, transformers; raise SystemExit(torch.version.cuda is None)
 
-.PHONY: demo test test-slow coverage lint benchmark gpu-check
+.PHONY: demo test test-slow coverage lint docs benchmark gpu-check
 
 # The packages that `make` installs are pinned in constraints.txt; setup.cfg names the ranges that work.
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint,onnx]'
 	touch $(READY)
+
+$(DOCS_READY): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $(DOCS_READY)
 
 demo: $(READY)
 	$(BIN)/ds-bert prepare --python_docs --train_vocab 2048 --validation_share 0.05 --output_dir runs/demo-data
@@ -44,6 +49,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation site, in site/. Warnings are errors: a link or an anchor that leads nowhere, a page in no menu.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'site/index.html is the first page; with search: $(BIN)/python -m http.server --directory site'
 
 benchmark: $(READY)
 	$(BIN)/python tests/benchmarks/pretraining.py

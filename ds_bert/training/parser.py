@@ -114,10 +114,11 @@ def _help_of(flag: Flag) -> str:
     """A flag's help with its default, and with its bounds if it has some."""
     bounds = [str(flag.allowed)] if isinstance(flag.allowed, Bounds) else []
     steps = ["a step or a range of steps, as 10-12"] if flag.kind is Kind.STEPS else []
-    return f"{flag.help} ({'; '.join([f'default: {_spell_default(flag)}', *bounds, *steps])})".lstrip()
+    return f"{flag.help} ({'; '.join([f'default: {spell_default(flag)}', *bounds, *steps])})".lstrip()
 
 
-def _spell_default(flag: Flag) -> str:
+def spell_default(flag: Flag) -> str:
+    """A flag's default, as it is written; or what no value stands for."""
     if flag.default is None or flag.default == []:
         return flag.unset
     if isinstance(flag.default, list):

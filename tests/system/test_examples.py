@@ -42,7 +42,6 @@ def run(tmp_path: Path, job: Path, words: list[object], ranks: int = 1, status: 
 
 
 def test_token_classification_learns_on_two_stages(tmp_path: Path, words: list[object]) -> None:
-    assert len(EXAMPLE.read_text().splitlines()) <= 60
     run(tmp_path, EXAMPLE, [*words, "--num_stages", 2, "--max_steps", 30], ranks=2)
     results = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert results["accuracy"] == 1.0
