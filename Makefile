@@ -51,8 +51,9 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # The documentation site, in site/. Warnings are errors: a link or an anchor that leads nowhere, a page in no menu.
+# (With --quiet mkdocs would not count them.)
 docs: $(DOCS_READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo 'site/index.html is the first page; with search: $(BIN)/python -m http.server --directory site'
 
 benchmark: $(READY)
