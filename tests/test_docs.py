@@ -122,8 +122,8 @@ def test_command_lines_have_flags_that_exist(path: Path) -> None:
         starts = re.match(r"(deepspeed|torchrun|ds-bert|python) ", command)
         if starts and not command.startswith(OTHERS):
             assert not wrong_flags(command), command
-            if not set(command) & set("…<>|&$"):
-                assert not refusal(command), command
+            if not set(command) & set("…<|&$"):
+                assert not refusal(command.partition(" > ")[0]), command
 
 
 def rows(text: str) -> list[tuple[str, str]]:

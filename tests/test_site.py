@@ -47,6 +47,8 @@ PAGES = {
         ("docs/experiments/README.md", "experiments/README.md", "[g](../guide.md)", "[g](../guide.md)"),
         ("docs/guide.md", "guide.md", "[`it`](../ds_bert/stage_map.py)",
          "[`it`](reference/api/ds_bert.md#ds_bert.stage_map)"),
+        ("docs/a/b.md", "a/b.md", "see `stage_map.py`",
+         "see [`stage_map.py`](../reference/api/ds_bert.md#ds_bert.stage_map)"),
         ("docs/guide.md", "guide.md", "[the test](../tests/test_site.py)", "the test (`tests/test_site.py`)"),
         ("docs/guide.md", "guide.md", "[`tests/test_site.py`](../tests/test_site.py)", "`tests/test_site.py`"),
         ("docs/guide.md", "guide.md", "[w](https://example.org/a.md), [h](#here)",

@@ -21,7 +21,7 @@ def rewrite(
     is_there: Callable[[str], bool],
     file_view: str | None = None,
 ) -> str:
-    """Let the links of a document lead to what the site has.
+    """Let the links of a document lead to what the site has, and modules that it names to their reference.
 
     Args:
         markdown: its text.
@@ -35,17 +35,23 @@ def rewrite(
         ValueError: a link leads to what is not in the repository.
     """
 
+    def relative(page: str, anchor: str = "") -> str:
+        uri, _, own_anchor = page.partition("#")
+        anchor = anchor or own_anchor
+        return posixpath.relpath(uri, posixpath.dirname(here) or ".") + (f"#{anchor}" if anchor else "")
+
     def rewritten(match: re.Match[str]) -> str:
+        if match["span"] and match["span"].endswith(".py`"):
+            named = match["span"].strip("`")
+            page = pages.get(named) or pages.get(f"ds_bert/{named}")
+            return f"[{match['span']}]({relative(page)})" if page else match[0]
         if not match["link"] or re.match(r"[a-z]+:|#", match["target"]):
             return match[0]
         target, _, anchor = match["target"].partition("#")
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         page = pages.get(path) or pages.get(f"{path}/README.md")
         if page:
-            uri, _, own_anchor = page.partition("#")
-            anchor = anchor or own_anchor
-            relative = posixpath.relpath(uri, posixpath.dirname(here) or ".")
-            return f"{match['image']}[{match['text']}]({relative}{'#' + anchor if anchor else ''})"
+            return f"{match['image']}[{match['text']}]({relative(page, anchor)})"
         if not is_there(path):
             raise ValueError(f"{source}: {match[0]} leads to {path}, which is not there")
         if file_view:

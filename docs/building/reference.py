@@ -6,7 +6,9 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ds_bert import cli
 from ds_bert.command_line import FlagParser, load_named
@@ -94,7 +96,7 @@ def _job_page(script: str, kind: type) -> str:
     return "\n".join(lines)
 
 
-def _type(flag: Flag, hint: typing.Any) -> str:
+def _type(flag: Flag, hint: Any) -> str:
     if flag.choices is not None:
         return ", ".join(_code(choice) for choice in flag.choices)
     if flag.kind is Kind.STEPS:
@@ -118,39 +120,43 @@ def _command_page(name: str, summary: str) -> str:
     return "\n".join([f"# ds-bert {name}", "", f"{summary[0].upper()}{_prose(summary[1:])}.", "", *_arguments(parser)])
 
 
-def _arguments(parser: argparse.ArgumentParser, level: int = 2) -> Iterator[str]:
-    """Usage and tables of a parser's arguments, then the same for each of its actions."""
-    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-    yield from ("```", usage, "```", "")
-    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+def _arguments(parser: argparse.ArgumentParser, action: str = "") -> Iterator[str]:
+    """Usage and tables of the arguments of a parser, or of its action of that name; then those of its actions."""
+    parser.formatter_class = partial(argparse.HelpFormatter, width=100)
+    yield from ("```", parser.format_usage().removeprefix("usage: ").rstrip(), "```", "")
+    below = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+    groups: dict[str, list[argparse.Action]] = {}
     for group in parser._action_groups:
-        shown = [action for action in group._group_actions if action not in below and action.dest != "help"]
-        if shown:
-            if len([other for other in parser._action_groups if other._group_actions]) > 2:
-                yield from (f"{'#' * level} {(group.title or '').capitalize()}", "")
-            yield from _table(("Argument", "Takes", "Default", "What"), (_row(parser, action) for action in shown))
-            yield ""
+        shown = [each for each in group._group_actions if each not in below and each.dest != "help"]
+        if shown:  # argparse's own two groups are one here
+            is_own = group in (parser._positionals, parser._optionals)
+            groups.setdefault("arguments" if is_own else group.title or "", []).extend(shown)
+    for title, shown in groups.items():
+        if len(groups) > 1:
+            yield from (f"## {title[0].upper()}{title[1:]}", "")
+        yield from _table(("Argument", "Takes", "Default", "What"), (_row(parser, each, action) for each in shown))
+        yield ""
     for actions in below:
         for name, chosen in actions.choices.items():
-            yield from (f"{'#' * level} {name}", "")
-            yield from _arguments(chosen, level + 1)
+            yield from (f"## {name}", "", *_arguments(chosen, name))
 
 
-def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, str, str]:
-    name = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
-    text = parser._get_formatter()._expand_help(action) if action.help else ""
-    text, default = _split_default(text)
-    if not default and action.default not in (None, False, argparse.SUPPRESS, []):
-        default = _code(str(action.default))
-    if action.choices is not None:
-        takes = ", ".join(_code(str(choice)) for choice in action.choices)
-    elif action.nargs == 0:
+def _row(parser: argparse.ArgumentParser, argument: argparse.Action, action: str) -> tuple[str, str, str, str]:
+    name = argument.option_strings[-1] if argument.option_strings else str(argument.metavar or argument.dest)
+    text, default = _split_default(parser._get_formatter()._expand_help(argument) if argument.help else "")
+    is_unset = argument.default is None or argument.default is False or argument.default in (argparse.SUPPRESS, [])
+    if argument.required and argument.option_strings:
+        default = "needed"
+    elif not is_unset and default in ("", str(argument.default)):
+        default = _code(str(argument.default))
+    if argument.choices is not None:
+        takes = ", ".join(_code(str(choice)) for choice in argument.choices)
+    elif argument.nargs == 0:
         takes = "nothing"
     else:
-        takes = {int: "integer", float: "number", Path: "path"}.get(action.type, "text")  # type: ignore[call-overload]
-        takes = f"{takes}, several" if action.nargs in ("+", "*") else takes
-    needed = "needed" if action.required and action.option_strings else ""
-    return _anchored(name), takes, _prose(default) or needed, _prose(text)
+        words: dict[Any, str] = {int: "integer", float: "number", Path: "path"}
+        takes = words.get(argument.type, "text") + (", several" if argument.nargs in ("+", "*") else "")
+    return _anchored(name, action), takes, _prose(default), _prose(text)
 
 
 def _split_default(text: str) -> tuple[str, str]:
@@ -164,10 +170,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
-def _anchored(name: str) -> str:
-    """A flag that can be linked to, as #learning_rate."""
-    anchor = name.lstrip("-")
-    return f"[{_code(name)}](#{anchor}){{#{anchor}}}" if re.fullmatch(r"\w+", anchor) else _code(name)
+def _anchored(name: str, action: str = "") -> str:
+    """A flag that can be linked to, as #learning_rate; that of a command's action as #make-stages."""
+    anchor = f"{action}-{name.lstrip('-')}".lstrip("-")
+    return f"[{_code(name)}](#{anchor}){{#{anchor}}}" if re.fullmatch(r"[\w-]+", anchor) else _code(name)
 
 
 def _code(text: str) -> str:

@@ -78,10 +78,14 @@ def test_readme(folder: Path) -> None:
 
 def test_domain_pretraining(folder: Path) -> None:
     found = document("docs/domain_pretraining.md")
-    assert len(found) == 5
+    assert [block.language for block in found] == ["", "", "python", "python"]
     run(found, folder)
     _, report = AutoModelForMaskedLM.from_pretrained(folder / "runs/field", output_loading_info=True)
-    assert not report["missing_keys"] and (folder / "runs/field-reviews/eval_results.json").is_file()
+    assert not report["missing_keys"]
+
+
+def test_stage_maps(tmp_path: Path) -> None:
+    assert "encoder layers" in run(document("docs/stage_maps.md")[1:], tmp_path)  # after a drawing
 
 
 def test_own_csv_and_its_onnx(tmp_path: Path, folder: Path) -> None:
