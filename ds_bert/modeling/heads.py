@@ -1,4 +1,4 @@
-"""Heads, the last layers of pipelines. One is its entry in `HEADS`; docs/extending.md adds one.
+"""Heads, the last layers of pipelines. One is its entry in `HEADS`; docs/examples/own_head.py adds one.
 
 No torch is imported before a head is built, as the command line counts costs without it (`ds_bert.modeling.costs`).
 With width E of the word embeddings (E = H in BERT), C scores and M masked positions, the products of a forward pass are
