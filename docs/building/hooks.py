@@ -58,9 +58,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Let links lead to what the site has."""
     here = page.file.src_uri
     source = next((source for source, mirror in MIRRORS.items() if mirror == here), f"docs/{here}")
-    file_view = f"{config.repo_url.rstrip('/')}/blob/HEAD" if config.repo_url else None
+    view = config.extra.get("file_view")
     try:
-        return links.rewrite(markdown, source, here, _places(files), lambda path: (ROOT / path).exists(), file_view)
+        return links.rewrite(markdown, source, here, _places(files), lambda path: (ROOT / path).exists(), view)
     except ValueError as error:
         raise PluginError(str(error)) from None
 
