@@ -25,7 +25,7 @@ def blocks(path: Path) -> list[Block]:
     return [Block(language, text) for language, text in found]
 
 
-def run(blocks: list[Block], folder: Path, timeout: float = 240) -> str:
+def run(blocks: list[Block], folder: Path, timeout: float = 600) -> str:
     """Run blocks of the shell and of Python in ``folder``; return what they print.
 
     The folder looks like the checkout's root: it has `pipelines/`, `docs/` and `ds_configs/`. A block that fails fails
