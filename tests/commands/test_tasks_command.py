@@ -46,6 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_result_depends_on_the_seed_and_not_on_the_workers(
     tmp_path: Path, text: Path, vocabulary: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -90,7 +90,7 @@ def _predict(stage_map: StageMap) -> list[tuple[list[float], list[int]]]:
     return found
 
 
-@pytest.mark.parametrize(("stages", "replicas"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("stages", "replicas"), [(1, 1), (2, 1), (1, 2), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_the_loss_of_what_is_predicted_is_that_of_transformers(stages: int, replicas: int) -> None:
     by_rank = run_on_ranks(_predict, stages * replicas, toy_map(stages, replicas), timeout=120)
     (of_first,) = [found for found in by_rank if any(kept[0] for _, kept in found)]

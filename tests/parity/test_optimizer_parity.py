@@ -94,7 +94,10 @@ def _trajectories(name: str) -> dict[tuple[str, int], Trajectory]:
     return dict(zip(cases, train_cases(MAPS[name], list(cases.values())), strict=True))
 
 
-@pytest.mark.parametrize(("name", "run", "zero"), CASES)
+@pytest.mark.parametrize(
+    ("name", "run", "zero"),
+    [case if case[0] == "1x1" else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_trajectory_is_that_of_the_paper(name: str, run: str, zero: int) -> None:
     tolerance = 1e-5 if RUNS[run].precision == "fp32" else 1e-9
     found = deviation(_trajectories(name)[run, zero], _reference(run))

@@ -17,6 +17,7 @@ ADAMW = EngineSettings("adamw", {"eps": 1e-6}, weight_decay=0.01, seed=2)
 BF16 = Case(replace(ADAMW, precision="bf16"), micro_batch_size=2, learning_rate=1e-3, same_batch=True)
 
 
+@pytest.mark.slow
 def test_bf16_trains_alike_on_every_cut_and_close_to_fp32() -> None:
     cases = [BF16, BF16.change(zero_stage=1)]
     one, _, fp32 = train_cases(toy_map(1, 1), [*cases, BF16.change(precision="fp32")])

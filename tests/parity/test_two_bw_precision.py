@@ -12,7 +12,8 @@ from tests.support.training import Case, train_cases
 SETTINGS = EngineSettings("adamw", {"eps": 1e-6}, weight_decay=0.01, max_grad_norm=1.0, schedule="2bw", seed=1)
 
 
-@pytest.mark.parametrize("zero", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 1])
 def test_bf16_follows_fp32(zero: int) -> None:
     case = Case(replace(SETTINGS, zero_stage=zero), 1, 30, 1e-3, rows=8, same_batch=True)
     fp32, bf16, flushing = train_cases(

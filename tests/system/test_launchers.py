@@ -101,6 +101,7 @@ def steps_logged(run_json: Path) -> int:
     return len(read_log(run_json.parent / "out"))
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_said(run_json: Path) -> None:
     with socket.socket() as other:
         other.bind(("", 0))
@@ -155,6 +156,7 @@ def test_a_rank_that_comes_late_finds_the_folder_free(run_json: Path, tmp_path: 
         first.kill()
 
 
+@pytest.mark.slow
 def test_ranks_that_are_told_different_things_do_not_train(run_json: Path) -> None:
     port, words = free_port(), [run_json, "--num_stages", 2]
     first = subprocess.Popen(command(PYTHON, *words), env=environment(**one_of_two(0, port)))
@@ -180,6 +182,7 @@ def test_a_wrong_argument_is_said_once(run_json: Path, launcher: list[str], stat
     assert not (run_json.parent / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_a_compiler(run_json: Path, tmp_path: Path) -> None:
     nothing = tmp_path / "bin"
     nothing.mkdir()

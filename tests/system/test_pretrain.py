@@ -142,9 +142,9 @@ def test_killed_halfway_and_resumed(tmp_path: Path, two_by_two: list[Any], left_
     ("world", "flags"),
     [
         (1, [*ONE_REPLICA]),
-        (2, [*TWO_REPLICAS]),
+        pytest.param(2, [*TWO_REPLICAS], marks=pytest.mark.slow),
         (3, [*ONE_REPLICA, "--stage_map", "three.json"]),
-        (2, [*ONE_REPLICA, "--num_stages", 2, "--gradient_checkpointing"]),
+        pytest.param(2, [*ONE_REPLICA, "--num_stages", 2, "--gradient_checkpointing"], marks=pytest.mark.slow),
         (4, [*TWO_REPLICAS, "--num_stages", 2, "--deepspeed_config", "fp32_zero1"]),
     ],
 )
@@ -159,7 +159,9 @@ def test_resumed_on_another_cut(
     assert_close(out, left_alone)
 
 
-@pytest.mark.parametrize(("number", "rank"), [(signal.SIGTERM, 2), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("number", "rank"), [(signal.SIGTERM, 2), pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_one_rank_ends_all_with_a_checkpoint(
     tmp_path: Path, two_by_two: list[Any], left_alone: Path, number: int, rank: int
 ) -> None:
@@ -188,7 +190,9 @@ def test_a_killed_rank_ends_all_and_they_say_where_they_were(tmp_path: Path, two
     assert not checkpoints(tmp_path / "out")
 
 
-@pytest.mark.parametrize("later", [[], ["--save_async"]], ids=["at once", "later"])
+@pytest.mark.parametrize(
+    "later", [pytest.param([], id="at once", marks=pytest.mark.slow), pytest.param(["--save_async"], id="later")]
+)
 def test_evaluating_and_saving_changes_nothing(
     tmp_path: Path, two_by_two: list[Any], left_alone: Path, later: list[str]
 ) -> None:
@@ -272,6 +276,7 @@ def test_a_throughput_run_keeps_its_trace_and_profile_beside(tmp_path: Path, bas
     assert found == {f"out.throughput{name}" for name in (*names, *profiles)}
 
 
+@pytest.mark.slow
 def test_bf16_and_shared_optimizer(tmp_path: Path, two_by_two: list[Any], left_alone: Path) -> None:
     words = [*two_by_two, "--deepspeed_config", "bf16_zero1", "--output_dir"]
     pretrain(tmp_path, [*words, tmp_path / "out"], 4)

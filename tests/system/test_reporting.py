@@ -92,6 +92,7 @@ def test_speed_memory_the_profile_and_a_slow_rank(tmp_path: Path, words: list[An
     assert printed.count("operations of rank") == 1
 
 
+@pytest.mark.slow
 def test_a_range_that_the_run_does_not_reach_is_refused_before_anything_is_written(
     tmp_path: Path, words: list[Any]
 ) -> None:

@@ -32,6 +32,7 @@ def test_two_bw_learns_and_reports_every_step(left_alone: Path) -> None:
     assert list(found) == list(range(1, STEPS + 1)) and found[STEPS] < found[1] - 0.1
 
 
+@pytest.mark.slow
 def test_evaluating_and_saving_at_odd_moments_changes_no_bit(
     tmp_path: Path, two_by_two: list[Any], left_alone: Path
 ) -> None:
