@@ -14,7 +14,14 @@ def main(told: Told | None = None) -> int:
     arguments = spell_out(arguments, given)
 
     from ds_bert.multitask.job import MultitaskJob
-    from ds_bert.multitask.model import conditional_fields, for_tasks, freeze, labels_of_decoders, names_of_tasks
+    from ds_bert.multitask.model import (
+        begin_last_layer,
+        conditional_fields,
+        for_tasks,
+        freeze,
+        labels_of_decoders,
+        names_of_tasks,
+    )
     from ds_bert.multitask.task_list import read_tasks
     from ds_bert.multitask.tasks import build_tasks, check_training, combine
     from ds_bert.training.finetuning import data_options, fine_tune
@@ -33,6 +40,7 @@ def main(told: Told | None = None) -> int:
     task = combine(tasks, model, arguments.percent_of_max_data_size)
     check_training(task, entries, arguments.task_sampling)
     source = for_tasks(source, task, arguments.drop_classifier)
+    source = begin_last_layer(source, model, arguments.freeze_encoder_layers)
     return fine_tune(task, plan, source, MultitaskJob)
 
 

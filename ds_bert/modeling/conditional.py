@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ds_bert.modeling.config import arrangement, has_side_stream
+from ds_bert.modeling.config import arrangement, has_module, has_side_stream
 from ds_bert.modeling.families import family_of
 from ds_bert.modeling.model import Carry, Embeddings, Layer, encoder_layers
 
@@ -138,14 +138,15 @@ class ConditionalEmbeddings(Layer):
         }
         self.task_embedding = nn.Embedding(len(config.tasks), hidden)
         self.transform = nn.Linear(hidden, hidden)
-        self.alignment = Film(hidden, hidden)
+        self.alignment = Film(hidden, hidden) if has_module(config, "alignment") else None
         self.has_side_stream = has_side_stream(config)
 
     def forward(self, inputs: Carry, labels: Carry | None = None) -> dict[str, torch.Tensor]:
         """Embed ``input_ids`` and ``token_type_ids`` (B, T) of the tasks ``task_ids`` (B,)."""
         task_BH = self.task_embedding(inputs["task_ids"])
         carry = self.plain(inputs)
-        carry["hidden"] = self.alignment(task_BH, carry["hidden"])
+        if self.alignment is not None:
+            carry["hidden"] = self.alignment(task_BH, carry["hidden"])
         carry["condition"] = self.transform(task_BH)
         if self.has_side_stream:
             carry["side"] = torch.zeros_like(carry["hidden"])
@@ -160,10 +161,12 @@ class ConditionalEncoderLayer(Layer):
         hidden, has = config.hidden_size, arrangement(config, index)
         self.plain = encoder_layers(config)[index]()
         self.prefixes = {"plain.block.": self.plain.prefixes["block."], "": f"conditional.layer.{index}."}
-        self.attention = ConditionalAttention(hidden, config.conditional_length)
+        self.attention = ConditionalAttention(hidden, config.conditional_length) if has.attention else None
         self.attention_norm = Film(hidden, hidden) if has.norms else None
         self.output_norm = Film(hidden, hidden) if has.norms else None
         self.bottleneck = ConditionalBottleneck(hidden) if has.bottleneck or has.side_stream else None
+        self.bottleneck_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps) if has.bottleneck else None
+        self.bottleneck_film = Film(hidden, hidden) if has.bottleneck and has.norms else None
         self.has_side_stream = has.side_stream
 
     def forward(self, carry: Carry, labels: Carry | None = None) -> dict[str, torch.Tensor]:
@@ -179,19 +182,26 @@ class ConditionalEncoderLayer(Layer):
 
     def _attend(self, carry: Carry, condition_BH: torch.Tensor) -> torch.Tensor:
         hidden_BTH, attention = carry["hidden"], cast(Any, self.plain.block.attention)
-        matrix_BTT = self.attention(condition_BH, hidden_BTH.shape[1])
-        context_BTH, _ = attention.self(hidden_BTH, attention_bias(matrix_BTT, carry.get("attention_mask")))
+        mask_BT = carry.get("attention_mask")
+        bias = None if mask_BT is None else mask_BT[:, None, None, :]
+        if self.attention is not None:
+            bias = attention_bias(self.attention(condition_BH, hidden_BTH.shape[1]), mask_BT)
+        context_BTH, _ = attention.self(hidden_BTH, bias)
         attended_BTH = attention.output.dropout(attention.output.dense(context_BTH))
         return conditional_norm(
             attention.output.LayerNorm, self.attention_norm, condition_BH, attended_BTH + hidden_BTH
         )
 
     def _feed_forward(self, attended_BTH: torch.Tensor, condition_BH: torch.Tensor) -> torch.Tensor:
+        """Return h = CLN₁(feed-forward + attended); in the last layer of base, CLN₂(bottleneck(h) + attended)."""
         block = cast(Any, self.plain.block)
         output_BTH = block.output.dropout(block.output.dense(block.intermediate(attended_BTH)))
-        if self.bottleneck is not None and not self.has_side_stream:
-            output_BTH = self.bottleneck(condition_BH, output_BTH)
-        return conditional_norm(block.output.LayerNorm, self.output_norm, condition_BH, output_BTH + attended_BTH)
+        hidden_BTH = conditional_norm(block.output.LayerNorm, self.output_norm, condition_BH, output_BTH + attended_BTH)
+        if self.bottleneck_norm is None:
+            return hidden_BTH
+        assert self.bottleneck is not None
+        squeezed_BTH = self.bottleneck(condition_BH, hidden_BTH)
+        return conditional_norm(self.bottleneck_norm, self.bottleneck_film, condition_BH, squeezed_BTH + attended_BTH)
 
 
 class MultitaskHead(Layer):

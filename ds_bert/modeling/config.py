@@ -170,26 +170,32 @@ def _show(value: object) -> str:
 
 
 KINDS = ("base", "large", "none")
+MODULES = ("alignment", "attention", "norm", "bottleneck")
+"""The conditional modules of CA-MTL, each of which can be left out."""
+LAST_LAYERS = ("published", "pretrained")
+"""What the last layer of base begins as: fresh, since the published code names it otherwise than BERT, or as BERT's."""
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What one encoder layer of CA-MTL has beside its attention matrix (Pilault et al. 2021, openreview de11dbHzAMF).
+    """What one encoder layer of CA-MTL has (Pilault et al. 2021, openreview de11dbHzAMF).
 
     It is told relative to the model's depth; the paper's numbers are those of 12 layers (base) and 24 (large):
 
     - attention: all layers;
     - norms: the upper half, base 6–11, large 12–23;
-    - bottleneck: base, the last layer's feed-forward; large, a side stream along all layers.
+    - bottleneck: base, behind the last layer; large, a side stream along all layers.
 
     So a model of 6 layers has conditional norms in 3–5 and, under base, its bottleneck in 5.
 
     Args:
-        norms: whether both layer norms are conditional.
-        bottleneck: whether the feed-forward ends in a bottleneck.
+        attention: whether a matrix of the task is added to the attention's scores.
+        norms: whether layer norms are conditional.
+        bottleneck: whether a bottleneck and a norm of its own follow the feed-forward.
         side_stream: whether a bottleneck carries the side stream on.
     """
 
+    attention: bool
     norms: bool
     bottleneck: bool
     side_stream: bool
@@ -200,30 +206,32 @@ def is_conditional(config: Any) -> bool:
     return getattr(config, "conditional", "none") != "none"
 
 
+def has_module(config: Any, name: str) -> bool:
+    """Whether a conditional model has one of `MODULES`: all, unless its ``conditional_modules`` names some."""
+    return name in (getattr(config, "conditional_modules", None) or MODULES)
+
+
 def has_side_stream(config: Any) -> bool:
     """Whether the heads read a second stream of hidden states, that of the bottlenecks."""
-    return getattr(config, "conditional", "none") == "large" and _has_bottleneck(config)
+    return getattr(config, "conditional", "none") == "large" and has_module(config, "bottleneck")
 
 
 def arrangement(config: Any, index: int) -> Arrangement:
     """Return what encoder layer ``index``, from 0, has.
 
     Args:
-        config: with ``conditional``, one of `KINDS` but "none", and ``num_hidden_layers``. Where it has
-            ``conditional_bottleneck`` False, there is no bottleneck, and the heads read the encoder's own stream.
+        config: with ``conditional``, one of `KINDS` but "none", and ``num_hidden_layers``; see `has_module`. Without
+            bottlenecks, the heads read the encoder's own stream.
         index: of the layer.
     """
     layers = config.num_hidden_layers
     is_last_of_base = config.conditional == "base" and index == layers - 1
     return Arrangement(
-        norms=2 * index >= layers,
-        bottleneck=is_last_of_base and _has_bottleneck(config),
+        attention=has_module(config, "attention"),
+        norms=2 * index >= layers and has_module(config, "norm"),
+        bottleneck=is_last_of_base and has_module(config, "bottleneck"),
         side_stream=has_side_stream(config),
     )
-
-
-def _has_bottleneck(config: Any) -> bool:
-    return getattr(config, "conditional_bottleneck", True)
 
 
 def refuse_pairs(title: str, type_vocab_size: int) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ds_bert.errors import UserError
-from ds_bert.modeling.config import KINDS
+from ds_bert.modeling.config import KINDS, LAST_LAYERS, MODULES
 from ds_bert.multitask.sampling import FORMS
 from ds_bert.multitask.sampling import KINDS as SAMPLINGS
 from ds_bert.schedules import SCHEDULES
@@ -41,6 +41,21 @@ class MultitaskArguments(FinetuneArguments):
         SAME,
         tuple(KINDS),
     )
+    conditional_modules: list[str] = argument(
+        [],
+        f"Which of CA-MTL's modules to have: {', '.join(MODULES)}.",
+        MODEL,
+        SAME,
+        unset="all, or those of the checkpoint",
+    )
+    conditional_last_layer: str = argument(
+        "published",
+        "What the last layer of --conditional base begins as: fresh weights, as in the published code, or pretrained "
+        "ones. Of no matter to a trained model.",
+        MODEL,
+        SAME,
+        LAST_LAYERS,
+    )
     freeze_encoder_layers: str | None = argument(
         None,
         "0-N: leave encoder layers 0 to N and the embeddings as they are, but for their conditional modules.",
@@ -77,6 +92,9 @@ def spell_out(arguments: MultitaskArguments, given: set[str]) -> MultitaskArgume
         UserError: two of them contradict each other.
     """
     arguments = _published_model(arguments, given)
+    unknown = [name for name in arguments.conditional_modules if name not in MODULES]
+    if unknown:
+        raise UserError(f"--conditional_modules names {unknown[0]!r}, needed are some of {', '.join(MODULES)}")
     short = {"uncertainty": arguments.use_mt_uncertainty, "uniform": arguments.uniform_mt_sampling}
     wanted = [sampling for sampling, is_wanted in short.items() if is_wanted]
     if "task_sampling" in given and arguments.task_sampling not in wanted:

@@ -9,7 +9,9 @@ import numpy as np
 
 from ds_bert.engine.engine import Engine
 from ds_bert.files import write_json
+from ds_bert.modeling.config import load_model_config
 from ds_bert.multitask.arguments import MultitaskArguments
+from ds_bert.multitask.model import refuse_one_norm
 from ds_bert.multitask.sampling import (
     ProportionalSampler,
     SequentialSampler,
@@ -22,12 +24,14 @@ from ds_bert.multitask.sampling import (
 )
 from ds_bert.multitask.task_list import ALL, AVERAGE, SPREAD
 from ds_bert.multitask.tasks import DIAGNOSTIC, MultitaskTask
-from ds_bert.tasks.task import SCORE, Examples
+from ds_bert.tasks.task import SCORE, Examples, Task
 from ds_bert.training.data_loader import DataLoader, Tensors, split_features
 from ds_bert.training.finetuning import FinetuneJob
+from ds_bert.training.job import Plan, Run
 from ds_bert.training.lifecycle import share
 from ds_bert.training.log import LOSS
 from ds_bert.training.loop import Outcome
+from ds_bert.training.starting_model import StartingModel
 
 
 class Chooser:
@@ -112,6 +116,13 @@ class MultitaskJob(FinetuneJob[MultitaskArguments]):
 
     task: MultitaskTask
     sampler: TaskSampler
+
+    def __init__(
+        self, plan: Plan[MultitaskArguments], run: Run, task: Task, source: StartingModel, config: Any
+    ) -> None:
+        super().__init__(plan, run, task, source, config)
+        if self.found:
+            refuse_one_norm(load_model_config(self.found), self.found)
 
     def do(self) -> tuple[int, dict[str, float]]:
         """Train, measure, predict; draw the tasks' scores."""

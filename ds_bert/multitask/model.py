@@ -3,11 +3,13 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
 from ds_bert.modeling.conditional import TASK_EMBEDDING
+from ds_bert.modeling.config import MODULES
 from ds_bert.modeling.families import encoder_part, families_that, family_of, is_embedding
 from ds_bert.multitask.arguments import MultitaskArguments
 from ds_bert.multitask.tasks import MultitaskTask
@@ -20,7 +22,7 @@ def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: M
     """Return what the model's configuration says of the conditional modules.
 
     Args:
-        arguments, given: ``conditional`` if it was given, else as the model is.
+        arguments, given: ``conditional`` and its like if they were given, else as the model is.
         fields: of the model to start from.
 
     Raises:
@@ -34,11 +36,15 @@ def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: M
             f"--conditional is {kind}, but the model was trained with the modules of {trained}, which would be lost; "
             f"needed is --conditional {trained}, or no --conditional at all"
         )
+    for name, kinds in (("conditional_modules", ("base", "large")), ("conditional_last_layer", ("base",))):
+        if name in given and kind not in kinds:
+            raise UserError(f"--{name} is for --conditional {' and '.join(kinds)}, found {kind}; leave it out")
     if kind == "none":
         return {"conditional": kind}
     if not family_of(fields).can_be_conditional:
         possible, found = families_that("can_be_conditional"), fields["model_type"]
         raise UserError(f"--conditional {kind} needs a model of {possible}, found {found}; use --conditional none")
+    refuse_one_norm(fields if trained != "none" else {}, arguments.model_name_or_path)
     length = -(-arguments.max_seq_length // _PAD_TO) * _PAD_TO
     stored = fields.get("conditional_length", length)
     if length > stored:
@@ -46,7 +52,66 @@ def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: M
             f"--max_seq_length is {arguments.max_seq_length}, but the attention matrices of the model are for at most "
             f"{stored} tokens"
         )
-    return {"conditional": kind, "conditional_length": stored}
+    modules = [name for name in MODULES if name in (arguments.conditional_modules or MODULES)]
+    described: dict[str, Any] = {"conditional_modules": modules} if len(modules) < len(MODULES) else {}
+    described |= {"conditional_last_layer": arguments.conditional_last_layer} if kind == "base" else {}
+    if trained != "none":
+        described = _as_trained(described, given, fields)
+    return {"conditional": kind, "conditional_length": stored, **described}
+
+
+def _as_trained(wanted: Mapping[str, Any], given: set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what a trained model has; raise `UserError` where something else was asked for."""
+    of_model = {name: fields[name] for name in ("conditional_modules", "conditional_last_layer") if name in fields}
+    for name in ("conditional_modules", "conditional_last_layer"):
+        if name in given and wanted.get(name) != of_model.get(name):
+            shown = of_model.get(name, list(MODULES))
+            shown = " ".join(shown) if isinstance(shown, list) else shown
+            raise UserError(f"--{name} is another than the model was trained with, {shown}; leave it out")
+    return of_model
+
+
+def refuse_one_norm(fields: Mapping[str, Any], folder: str | Path | None) -> None:
+    """Refuse a model of base that was written when its last layer had one norm, not two.
+
+    Args:
+        fields: of a conditional model's configuration.
+        folder: where it lies.
+
+    Raises:
+        UserError: it was.
+    """
+    if fields.get("conditional") == "base" and "conditional_last_layer" not in fields:
+        raise UserError(
+            f"{folder}: was written by an earlier version, whose last layer had one conditional norm in the place of "
+            "the published two (its config.json has no conditional_last_layer); needed is a model that is trained anew"
+        )
+
+
+def begin_last_layer(
+    source: StartingModel, described: Mapping[str, Any], freeze_encoder_layers: str | None
+) -> StartingModel:
+    """Return what to start from, without the last layer of a plain encoder where that is to begin afresh.
+
+    Args:
+        source: the model.
+        described: see `conditional_fields`.
+        freeze_encoder_layers: the flag.
+
+    Raises:
+        UserError: the last layer begins afresh, and is not to be trained.
+    """
+    has_bottleneck = "bottleneck" in described.get("conditional_modules", MODULES)
+    is_fresh = described.get("conditional_last_layer") == "published" and has_bottleneck
+    if not is_fresh or source.weights is None or source.fields.get("conditional", "none") != "none":
+        return source
+    family, last = family_of(source.fields), source.fields["num_hidden_layers"] - 1
+    if freeze_encoder_layers == f"0-{last}":
+        raise UserError(
+            f"--freeze_encoder_layers {freeze_encoder_layers} would leave the last layer at its first random weights; "
+            f"needed is 0-{last - 1} at the most, or --conditional_last_layer pretrained"
+        )
+    return replace(source, weights=source.weights.without(f"{family.prefix}{family.layer_name}{last}."))
 
 
 def names_of_tasks(fields: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """The arrangements as wholes: against the written-out model, against plain BERT, and where the modules lie."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from transformers import BertModel, PretrainedConfig
 
 from ds_bert.modeling.conditional import MultitaskHead
-from ds_bert.modeling.config import arrangement
+from ds_bert.modeling.config import MODULES, arrangement
 from ds_bert.modeling.model import BatchShape, carry_declaration, conditional_carry, model_layers
 from tests.support.conditional import example_logits
 from tests.support.models import Chain, chain, toy_model
@@ -45,9 +46,11 @@ def batch() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     return inputs, {"task_ids": tasks}
 
 
+@pytest.mark.parametrize("without", [None, *MODULES])
 @pytest.mark.parametrize("kind", ["base", "large", "none"])
-def test_it_is_the_model_written_out(kind: str) -> None:
-    config = config_of(kind)
+def test_it_is_the_model_written_out(kind: str, without: str | None) -> None:
+    """With all modules, and with each of them left out."""
+    config = config_of(kind, conditional_modules=[name for name in MODULES if name != without])
     model = shaken(chain(config, MultitaskHead))
     for parameter in model.parameters.values():
         parameter.data = parameter.data.double()
@@ -66,7 +69,7 @@ def test_it_is_the_model_written_out(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["base", "large"])
 def test_without_task_and_bottleneck_it_is_plain_bert(kind: str) -> None:
     """Transformers' own BERT, below the same decoders."""
-    model = chain(config_of(kind, conditional_bottleneck=False), MultitaskHead)
+    model = chain(config_of(kind, conditional_modules=["alignment", "attention", "norm"]), MultitaskHead)
     model.parameters["conditional.task_embedding.weight"].data.zero_()
     bert = BertModel(config_of("none")).eval()
     for name, parameter in bert.named_parameters():
@@ -108,6 +111,21 @@ def test_modules_lie_relative_to_depth(kind: str, layers: int, norms: range, bot
     assert [index for index, place in enumerate(places) if place.norms] == list(norms)
     having = [index for index, place in enumerate(places) if place.bottleneck or place.side_stream]
     assert having == list(bottlenecks)
+
+
+@pytest.mark.parametrize("kind", ["base", "large"])
+def test_a_module_that_is_left_out_has_no_parameters(kind: str) -> None:
+    """The paper's ablation (table 1) puts one after the other in."""
+    parts = {
+        "alignment": r"alignment\..*",
+        "attention": r"layer\.\d\.attention\..*",
+        "norm": r"layer\.\d\.(\w+_norm\.linear|bottleneck_film)\..*",
+        "bottleneck": r"layer\.\d\.bottleneck.*",
+    }
+    whole = set(chain(config_of(kind), MultitaskHead).parameters)
+    for name, part in parts.items():
+        rest = set(chain(config_of(kind, conditional_modules=[*set(MODULES) - {name}]), MultitaskHead).parameters)
+        assert whole - rest == {found for found in whole if re.fullmatch(rf"conditional\.{part}", found)}
 
 
 @pytest.mark.parametrize(("kind", "names"), [("base", ["condition"]), ("large", ["condition", "side"]), ("none", [])])

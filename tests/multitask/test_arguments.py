@@ -1,13 +1,16 @@
 """Short forms, published names, freezing and conditional modules: what they mean, and what they cannot."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.errors import UserError
+from ds_bert.modeling.config import MODULES
 from ds_bert.multitask.arguments import MultitaskArguments, spell_out
-from ds_bert.multitask.model import conditional_fields, freeze
+from ds_bert.multitask.model import begin_last_layer, conditional_fields, freeze
+from ds_bert.training.starting_model import StartingModel
 
 BERT = {"model_type": "bert", "num_hidden_layers": 4}
 
@@ -54,7 +57,11 @@ def test_ranges_that_do_not_exist(layers: str) -> None:
 
 def test_conditional_modules_are_those_asked_for_or_the_checkpoint_s() -> None:
     arguments = MultitaskArguments(conditional="base", max_seq_length=20)
-    assert conditional_fields(arguments, {"conditional"}, BERT) == {"conditional": "base", "conditional_length": 24}
+    assert conditional_fields(arguments, {"conditional"}, BERT) == {
+        "conditional": "base",
+        "conditional_length": 24,
+        "conditional_last_layer": "published",
+    }
     stored = {**BERT, "conditional": "large", "conditional_length": 128}
     assert conditional_fields(MultitaskArguments(), set(), stored)["conditional"] == "large"
     assert conditional_fields(MultitaskArguments(), set(), BERT) == {"conditional": "none"}
@@ -74,3 +81,62 @@ def test_trained_modules_are_not_dropped_in_silence(asked: str, trained: str) ->
     assert conditional_fields(scratch, {"conditional"}, stored)["conditional"] == asked
     plain = {**BERT, "conditional": "none"}
     assert conditional_fields(arguments, {"conditional"}, plain)["conditional"] == asked
+
+
+def test_modules_are_left_out_by_name_and_a_trained_model_keeps_its_own() -> None:
+    asked = {"conditional", "conditional_modules", "conditional_last_layer"}
+    some = settled(conditional="base", conditional_modules=["norm", "attention"], conditional_last_layer="pretrained")
+    fields = conditional_fields(some, asked, BERT)
+    assert fields["conditional_modules"] == ["attention", "norm"] and fields["conditional_last_layer"] == "pretrained"
+    trained = {**BERT, **fields}
+    again = MultitaskArguments(model_name_or_path="checkpoint-9/")
+    assert conditional_fields(again, set(), trained) == fields
+    assert conditional_fields(replace(some, model_name_or_path="checkpoint-9/"), asked, trained) == fields
+    for name, value, found in (
+        ("conditional_modules", list(MODULES), "attention norm"),
+        ("conditional_last_layer", "published", "pretrained"),
+    ):
+        other = replace(again, **{name: value})
+        with pytest.raises(UserError, match=f"--{name} is another than the model was trained with, {found};"):
+            conditional_fields(other, {name}, trained)
+    with pytest.raises(UserError, match="names 'film', needed are some of alignment, attention, norm, bottleneck"):
+        settled(conditional="base", conditional_modules=["film"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("conditional_modules", "none"), ("conditional_last_layer", "none"), ("conditional_last_layer", "large")],
+)
+def test_flags_of_modules_that_are_not_there(name: str, kind: str) -> None:
+    with pytest.raises(UserError, match=f"--{name} is for --conditional base.*, found {kind}; leave it out"):
+        conditional_fields(MultitaskArguments(conditional=kind), {"conditional", name}, BERT)
+
+
+def test_a_model_whose_last_layer_had_one_norm_is_refused() -> None:
+    old = {**BERT, "conditional": "base", "conditional_length": 128}
+    with pytest.raises(UserError, match=r"checkpoint-9.*earlier version, whose last layer had one conditional norm"):
+        conditional_fields(MultitaskArguments(model_name_or_path="checkpoint-9"), set(), old)
+    large = {**old, "conditional": "large"}
+    assert conditional_fields(MultitaskArguments(model_name_or_path="x"), set(), large)["conditional"] == "large"
+
+
+def test_a_last_layer_that_begins_afresh_is_trained() -> None:
+    class Weights:
+        left_out: tuple[str, ...] = ()
+
+        def without(self, *prefixes: str) -> "Weights":
+            self.left_out += prefixes
+            return self
+
+    def left_out(described: dict[str, Any], frozen: str | None = None, **fields: Any) -> tuple[str, ...]:
+        source: Any = StartingModel({**BERT, **fields}, None, Weights())  # type: ignore[arg-type]
+        return begin_last_layer(source, described, frozen).weights.left_out  # type: ignore[union-attr]
+
+    published = {"conditional": "base", "conditional_last_layer": "published"}
+    assert left_out(published, "0-2") == ("bert.encoder.layer.3.",)
+    assert not left_out(published | {"conditional_last_layer": "pretrained"}, "0-3")
+    assert not left_out(published | {"conditional_modules": ["norm"]})  # it is BERT's as it is
+    assert not left_out(published, **published)  # trained before
+    assert not left_out({"conditional": "large"})
+    with pytest.raises(UserError, match="0-3 would leave the last layer at its first random weights; needed is 0-2"):
+        left_out(published, "0-3")

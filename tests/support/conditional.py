@@ -62,7 +62,9 @@ def encoder_layer(
     """One example through one layer, without padding; returns hidden states and side stream."""
     bert, ours = f"bert.encoder.layer.{index}", f"conditional.layer.{index}"
     size = config.hidden_size // config.num_attention_heads
-    matrix = attention_matrix(parameters, f"{ours}.attention", condition_H, len(hidden_TH))
+    matrix = hidden_TH.new_zeros(len(hidden_TH), len(hidden_TH))
+    if f"{ours}.attention.bias" in parameters:
+        matrix = attention_matrix(parameters, f"{ours}.attention", condition_H, len(hidden_TH))
     query, key, value = (linear(parameters, f"{bert}.attention.self.{kind}", hidden_TH) for kind in _QKV)
     heads = []
     for head in range(config.num_attention_heads):
@@ -77,11 +79,14 @@ def encoder_layer(
     output = linear(
         parameters, f"{bert}.output.dense", F.gelu(linear(parameters, f"{bert}.intermediate.dense", attended))
     )
-    has_bottleneck = f"{ours}.bottleneck.up.weight" in parameters
-    if has_bottleneck and config.conditional == "base":
-        output = bottleneck(parameters, f"{ours}.bottleneck", condition_H, output)
     output = output + attended
     hidden = conditional_norm(parameters, f"{bert}.output.LayerNorm", f"{ours}.output_norm", condition_H, output, eps)
+    has_bottleneck = f"{ours}.bottleneck.up.weight" in parameters
+    if has_bottleneck and config.conditional == "base":  # as BertAdapter9 of the published code
+        squeezed = bottleneck(parameters, f"{ours}.bottleneck", condition_H, hidden) + attended
+        hidden = conditional_norm(
+            parameters, f"{ours}.bottleneck_norm", f"{ours}.bottleneck_film", condition_H, squeezed, eps
+        )
     if has_bottleneck and config.conditional == "large":
         side_TH = bottleneck(parameters, f"{ours}.bottleneck", condition_H, hidden + side_TH)
     return hidden, side_TH
@@ -102,7 +107,7 @@ def example_logits(
         hidden = _conditional_encoder(config, parameters, task, hidden)
     else:
         for index in range(config.num_hidden_layers):
-            hidden = _plain_layer(config, parameters, index, hidden)
+            hidden, _ = encoder_layer(config, parameters, index, hidden[0], hidden, hidden)
     pooled = torch.tanh(linear(parameters, "bert.pooler.dense", hidden[0]))
     first = sum(max(1, len(other["labels"])) for other in config.tasks[:task])
     rows = slice(first, first + max(1, len(config.tasks[task]["labels"])))
@@ -113,20 +118,13 @@ def example_logits(
 def _conditional_encoder(config: Any, parameters: Parameters, task: int, hidden: torch.Tensor) -> torch.Tensor:
     embedding = parameters["conditional.task_embedding.weight"][task]
     condition = linear(parameters, "conditional.transform", embedding)
-    hidden = film(parameters, "conditional.alignment", embedding, hidden)
+    if "conditional.alignment.linear.weight" in parameters:
+        hidden = film(parameters, "conditional.alignment", embedding, hidden)
     side = torch.zeros_like(hidden)
     for index in range(config.num_hidden_layers):
         hidden, side = encoder_layer(config, parameters, index, condition, hidden, side)
     reads_side = config.conditional == "large" and "conditional.layer.0.bottleneck.up.weight" in parameters
     return side if reads_side else hidden
-
-
-def _plain_layer(config: Any, parameters: Parameters, index: int, hidden: torch.Tensor) -> torch.Tensor:
-    nothing = {
-        f"conditional.layer.{index}.attention.bias": hidden.new_zeros(len(hidden), 1),
-        f"conditional.layer.{index}.attention.film.linear.weight": hidden.new_zeros(2, hidden.shape[1]),
-    }
-    return encoder_layer(config, {**parameters, **nothing}, index, hidden[0], hidden, hidden)[0]
 
 
 def batch_loss(config: Any, parameters: Parameters, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -27,7 +27,7 @@ PLACES = {
 }  # fmt: skip
 CHOICES = {
     "optim", "lr_scheduler_type", "schedule", "transport", "head", "conditional", "task_sampling", "uncertainty_form",
-    "pooling",
+    "pooling", "conditional_last_layer",
 }  # fmt: skip
 
 

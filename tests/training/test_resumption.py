@@ -24,7 +24,8 @@ REFUSED = {
     "sentence_order", "length_window", "head", "conditional", "freeze_encoder_layers", "task_sampling",
     "uncertainty_form", "num_supervised_shards", "pretrain_task_weight", "data_sqrt_sampling", "train_batch_size",
     "meta_batchsz", "inner_epochs", "num_batches", "train_lr", "inner_max_grad_norm", "average_query_every",
-    "stop_grad", "warp_layers", "min_layer_with_grad", "euclidean", "parameter_efficient",
+    "stop_grad", "warp_layers", "min_layer_with_grad", "euclidean", "parameter_efficient", "conditional_modules",
+    "conditional_last_layer",
 }  # fmt: skip
 # What it follows from and may change.
 SAID = {
