@@ -28,7 +28,7 @@ def find_config(kind: str, name: str | Path) -> Path:
     """Return the JSON file that ``name`` means: a path, or the name of a shipped file of that ``kind``.
 
     Args:
-        kind: a folder of `ds_configs`: "engine", "models" or "stage_maps".
+        kind: a folder of `ds_configs`: "engine", "models", "recipe_defaults" or "stage_maps".
         name: a file's path, or a shipped file's name with or without ``.json``.
 
     Raises:

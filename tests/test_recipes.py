@@ -72,7 +72,7 @@ def test_a_recipe_trains_as_published(recipe: Path) -> None:
     global_batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * replicas
     assert arguments.num_stages == stages
     assert arguments.gradient_accumulation_steps >= stages, "fewer micro-batches than stages leave stages idle"
-    assert (arguments.do_train, arguments.do_eval, arguments.lr_scheduler_type) == (True, True, "linear")
+    assert (arguments.do_train, arguments.do_eval, arguments.lr_scheduler_type) == (True, True, "linear_from_start")
     assert (arguments.optim, arguments.weight_decay, arguments.max_grad_norm) == ("adamw", 0.01, 1.0)
     if model == "bert_base":
         assert (arguments.learning_rate, arguments.num_train_epochs, global_batch) == (3e-5, 2.0, 12)

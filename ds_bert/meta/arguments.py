@@ -186,10 +186,17 @@ class FewShotArguments(JobArguments):
     head_learning_rate: float = argument(1e-2, "The same of head-only.", OPTIMIZER, SAME, at_least(0))
     warmup_ratio: float = argument(
         0.1,
-        "Share of the steps over which rates rise; then they fall to 0.",
+        "Share of the steps over which rates rise.",
         OPTIMIZER,
         SAME,
         Bounds(at_least=0, at_most=1),
+    )
+    lr_scheduler_type: str = argument(
+        "linear",
+        "Course of the rates after warm-up.",
+        OPTIMIZER,
+        SAME,
+        flags_of(TrainingArguments)["lr_scheduler_type"].choices,
     )
     max_grad_norm: float = argument(1.0, "Bound of the gradient's norm; 0 for none.", OPTIMIZER, SAME, at_least(0))
     tasks_in_flight: int = argument(

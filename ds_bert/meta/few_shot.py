@@ -55,6 +55,7 @@ class Adaptation:
         warmup_ratio: share of the steps over which the rate rises.
         eval_batch_size: examples of a batch of the test set.
         seed: of order and dropout.
+        rates: their course after the warm-up, see `ds_bert.training.settings.learning_rate`.
     """
 
     epochs: int
@@ -64,6 +65,7 @@ class Adaptation:
     warmup_ratio: float
     eval_batch_size: int
     seed: int
+    rates: str = "linear"
 
 
 @dataclass
@@ -177,7 +179,7 @@ class FewShot:
             parts = {place: self._parts(runs[place], epoch) for place in alive}
             for batch in range(count):
                 # Counted from 1: the first step, too, is to change something.
-                rate = learning_rate(step + batch + 1, total + 1, warmup, peak, "linear")
+                rate = learning_rate(step + batch + 1, total + 1, warmup, peak, course.rates)
                 for place in alive:
                     run = runs[place]
                     rows = micro_batch(run.episode.support, parts[place][batch], run.number * per_epoch + batch)

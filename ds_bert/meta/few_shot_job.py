@@ -126,6 +126,7 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
         arguments.warmup_ratio,
         arguments.per_device_eval_batch_size,
         arguments.seed,
+        arguments.lr_scheduler_type,
     )
 
     def learn(grid: Grid, heartbeat: Heartbeat) -> None:

@@ -85,6 +85,14 @@ class JobArguments:
         FREE,
         kind=Kind.STEPS,
     )
+    recipe_defaults: str | None = argument(
+        None,
+        "Whose values to take where none is given: pipedream, epl, ca_mtl, albert, meta_adapters, or a JSON file.",
+        OPTIMIZER,
+        FREE,  # what it leads to is compared
+        kind=Kind.NAMED,
+        unset="the ones shown here",
+    )
     start_timeout: int = argument(
         120, "Seconds that ranks wait at the start for one that gives no sign of life.", LAUNCH, FREE, at_least(1)
     )
@@ -108,6 +116,13 @@ class JobArguments:
 @dataclass
 class TrainingArguments(JobArguments):
     """How to train: the model, lengths, batches, optimizer, precision, checkpoints."""
+
+    alternatives = (
+        ("config_name", "model_name_or_path"),
+        ("max_steps", "num_train_epochs"),
+        ("warmup_steps", "warmup_ratio"),
+    )
+    """Two flags for one thing (without a type, so that this is no flag): one that is given replaces a file's other."""
 
     config_name: str | None = argument(
         None, "Model to start from scratch: shipped name, config.json or its folder.", MODEL, CONTENT, kind=Kind.NAMED
@@ -159,7 +174,11 @@ class TrainingArguments(JobArguments):
         1e-4, "Peak learning rate.", OPTIMIZER, TOLD, at_least(0), deepspeed="optimizer.params.lr"
     )
     lr_scheduler_type: str = argument(
-        "linear", "Course of the learning rate after warm-up.", OPTIMIZER, TOLD, ("linear", "cosine", "constant")
+        "linear",
+        "Course of the learning rate after warm-up; linear_from_start falls as if there were none, as Google's.",
+        OPTIMIZER,
+        TOLD,
+        ("linear", "linear_from_start", "cosine", "constant"),
     )
     warmup_steps: int = argument(
         0, "Optimizer steps over which the learning rate rises from 0.", OPTIMIZER, TOLD, at_least(0)

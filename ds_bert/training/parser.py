@@ -19,9 +19,9 @@ from transformers.hf_argparser import string_to_bool
 
 from ds_bert.command_line import FlagParser, Told, import_extensions, refusal, set_pipeline_defaults, wrong_choice
 from ds_bert.errors import UserError
-from ds_bert.files import read_json
+from ds_bert.files import find_config, read_json
 from ds_bert.training.declaration import Bounds, Flag, Kind, Subject, check_bounds, flags_of
-from ds_bert.training.unknown import explain, explain_value
+from ds_bert.training.unknown import explain, explain_value, jobs
 
 T = TypeVar("T")
 _HELP = "A flag of true|false is switched on by itself or with true, and off with false."
@@ -149,12 +149,37 @@ def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str
         given = vars(parser.parse_args(list(sys.argv[1:] if told is None else told)))
         json_file = given.pop("json_file", None)
         import_extensions(given.get("extensions", []))
-    values = (_read_values(kind, Path(json_file)) if json_file else {}) | given
+    values = _over(kind, _read_values(kind, Path(json_file)) if json_file else {}, given)
     parser.check_choices(given)
-    check_bounds(kind, values)
+    named = values.get("recipe_defaults")
+    everything = _over(kind, _recipe_defaults(kind, named) if named else {}, values)
+    check_bounds(kind, everything)
     if values.get("stage_map") or values.get("num_stages", 1) > 1:
         set_pipeline_defaults()  # here, as what jobs import next asks for GPUs
-    return kind(**values), set(values)
+    return kind(**everything), set(values)
+
+
+def _over(kind: type, weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    """Unite values; where one of a job's ``alternatives`` is among the stronger, the weaker's other is left out."""
+    pairs = getattr(kind, "alternatives", ())
+    given = {name for name, value in stronger.items() if value not in (None, -1)}  # which stand for the other one
+    replaced = {other for pair in pairs for one, other in (pair, pair[::-1]) if one in given}
+    return {name: value for name, value in weaker.items() if name not in replaced} | dict(stronger)
+
+
+def _recipe_defaults(kind: type, name: str) -> dict[str, Any]:
+    """Read what `--recipe_defaults` has for a job: a JSON object from the names of jobs to their flags' values.
+
+    Raises:
+        UserError: there is no such file, it is not of that form, or it has nothing for this job.
+    """
+    path = find_config("recipe_defaults", name)
+    data, job = read_json(path), Path(jobs().get(kind, kind.__name__)).stem
+    if not isinstance(data, dict) or not all(isinstance(values, dict) for values in data.values()):
+        raise UserError(f"{path}: needed is an object from the names of jobs to objects of arguments and values")
+    if job not in data:
+        raise UserError(f"--recipe_defaults {name}: has nothing for {job}, only for {', '.join(data)}; leave it out")
+    return _check_values(kind, data[job], f"{path}: {job}: ")
 
 
 def _as_in_json(value: Any) -> Any:

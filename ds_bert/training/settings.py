@@ -289,13 +289,16 @@ def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, c
 
     Args:
         step: optimizer steps taken before.
-        total_steps: of the whole training; at its end "linear" and "cosine" reach 0.
+        total_steps: of the whole training; at its end all but "constant" reach 0.
         warmup_steps: steps over which the rate rises linearly from 0.
         peak: highest rate.
-        course: "linear", "cosine" or "constant" after the warm-up.
+        course: "linear", "cosine" or "constant" after the warm-up. "linear_from_start" falls from the first step on,
+            but for those of the warm-up, which end with a step down (google-research/bert, optimization.py).
     """
     if step < warmup_steps:
         return peak * step / warmup_steps
+    if course == "linear_from_start":
+        return peak * max(0.0, 1.0 - step / total_steps)
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     if course == "linear":
         return peak * max(0.0, 1.0 - progress)

@@ -24,6 +24,7 @@ PLACES = {
     "output_dir", "cache_dir", "stage_map", "deepspeed_config", "extensions", "config_name", "model_name_or_path",
     "tokenizer_name", "checkpoint", "tasks", "data_dir", "task_dir", "train_path", "eval_path", "train_file",
     "validation_file", "test_file", "predict_file", "support_file", "task_train_files", "supervised_train_files",
+    "recipe_defaults",
 }  # fmt: skip
 CHOICES = {
     "optim", "lr_scheduler_type", "schedule", "transport", "head", "conditional", "task_sampling", "uncertainty_form",

@@ -35,6 +35,16 @@ def test_as_transformers_has_it(course: str, total: int, warmup: int) -> None:
     assert found == pytest.approx(reference(course, total, warmup), rel=1e-12, abs=1e-18)
 
 
+@pytest.mark.parametrize(("total", "warmup"), [(20, 0), (20, 7), (5, 9)])
+def test_as_bert_s_own_code_has_it(total: int, warmup: int) -> None:
+    """A polynomial decay over all steps, which those of the warm-up, if there is one, are taken out of."""
+    for step in range(total):
+        decayed, rising = PEAK * (1 - min(step, total) / total), PEAK * step / max(warmup, 1)
+        is_warmup = float(step < warmup)
+        expected = (1 - is_warmup) * decayed + is_warmup * rising
+        assert learning_rate(step, total, warmup, PEAK, "linear_from_start") == pytest.approx(expected, rel=1e-12)
+
+
 def test_it_stays_at_zero_beyond_the_end() -> None:
-    assert learning_rate(30, 20, 5, PEAK, "linear") == 0.0
+    assert learning_rate(30, 20, 5, PEAK, "linear") == learning_rate(30, 20, 5, PEAK, "linear_from_start") == 0.0
     assert learning_rate(30, 20, 5, PEAK, "cosine") == pytest.approx(0.0)

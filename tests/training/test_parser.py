@@ -161,3 +161,64 @@ def test_what_is_wrong_by_name(told: dict[str, Any], said: str) -> None:
 def test_sequences_and_paths_become_what_a_file_would_hold() -> None:
     arguments, _ = parse_arguments(GlueArguments, {"seeds": (1, 2), "train_file": Path("a/b.csv")})
     assert (arguments.seeds, arguments.train_file) == ([1, 2], "a/b.csv")
+
+
+@pytest.mark.parametrize(
+    ("in_file", "flag", "value"),
+    [
+        ({"model_name_or_path": "bert-base/"}, "config_name", "bert-mini"),
+        ({"config_name": "bert-mini"}, "model_name_or_path", "bert-base/"),
+        ({"max_steps": 1000}, "num_train_epochs", 3.0),
+        ({"warmup_steps": 320}, "warmup_ratio", 0.0),
+        ({"warmup_ratio": 0.1}, "warmup_steps", 0),
+    ],
+)
+def test_a_flag_puts_a_file_s_other_way_to_say_it_aside(
+    tmp_path: Path, in_file: dict[str, Any], flag: str, value: Any
+) -> None:
+    (other,) = in_file
+    arguments, given = parse(run_json(tmp_path, seed=3, **in_file), f"--{flag}", str(value))
+    assert given == {"seed", flag}
+    assert getattr(arguments, flag) == value and getattr(arguments, other) == getattr(PretrainArguments(), other)
+
+
+def test_what_says_nothing_puts_nothing_aside(tmp_path: Path) -> None:
+    """-1 steps are as many as the epochs have."""
+    arguments, _ = parse(run_json(tmp_path, num_train_epochs=2, max_steps=5), "--max_steps", "-1")
+    assert (arguments.num_train_epochs, arguments.max_steps) == (2.0, -1)
+
+
+def test_recipe_defaults_give_way_to_all_else(tmp_path: Path) -> None:
+    path = run_json(tmp_path, learning_rate=1e-3, seed=3)
+    arguments, given = parse(path, "--recipe_defaults", "pipedream", "--warmup_steps", "7")
+    assert given == {"learning_rate", "seed", "recipe_defaults", "warmup_steps"}
+    assert (arguments.schedule, arguments.adam_bias_correction, arguments.adam_epsilon) == ("2bw", False, 1e-6)
+    assert (arguments.learning_rate, arguments.warmup_steps, arguments.warmup_ratio) == (1e-3, 7, 0.0)
+    assert parse(run_json(tmp_path, recipe_defaults="pipedream"))[0].schedule == "2bw"
+
+
+def test_recipe_defaults_of_one_s_own(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"pretrain": {"weight_decay": 0}}))
+    assert parse("--recipe_defaults", str(path))[0].weight_decay == 0.0
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ("meta_adapters", "meta_adapters: has nothing for pretrain, only for meta_train, few_shot; leave it out"),
+        ("pipedram", "did you mean pipedream"),
+        ({"pretrain": {"max_step": 3}}, r"own.json: pretrain: unknown argument 'max_step' \(did you mean 'max_steps'"),
+        ({"pretrain": {"max_steps": 0.5}}, "own.json: pretrain: max_steps is 0.5"),
+        ({"pretrain": {"max_steps": 0}}, "--max_steps is 0, needed is"),
+        ({"weight_decay": 0}, "own.json: needed is an object from the names of jobs"),
+        ([], "own.json: needed is an object from the names of jobs"),
+    ],
+)
+def test_recipe_defaults_that_are_none(tmp_path: Path, defaults: Any, message: str) -> None:
+    name = defaults
+    if not isinstance(defaults, str):
+        name = str(tmp_path / "own.json")
+        Path(name).write_text(json.dumps(defaults))
+    with pytest.raises(UserError, match=message):
+        parse("--recipe_defaults", name)

@@ -52,12 +52,13 @@ SILENT = {
     "peak_tflops", "eval_path", "cache_dir", "overwrite_cache", "do_train", "do_eval", "do_predict",
     "max_eval_samples", "max_predict_samples", "validation_file", "test_file", "predict_file", "n_best_size",
     "max_answer_length", "start_n_top", "end_n_top", "null_score_diff_threshold", "tasks_in_flight",
+    "recipe_defaults",
 }  # fmt: skip
 # Few-shot learning keeps results, each of which follows from all of these.
 REFUSED_IN_FEW_SHOT = {
     "checkpoint", "support_file", "test_file", "task_dir", "max_test_samples", "max_seq_length", "epochs",
     "train_batch_size", "loss_threshold", "max_steps", "step_size_scale", "learning_rate", "head_learning_rate",
-    "warmup_ratio", "max_grad_norm", "seed", "pooling",
+    "warmup_ratio", "max_grad_norm", "seed", "pooling", "lr_scheduler_type",
 }  # fmt: skip
 
 
