@@ -42,16 +42,25 @@ class MetaTrainArguments(PretrainedModelArguments):
     )
     num_supervised_shards: int = argument(
         0,
-        "Of as many tasks in a row as there are processes, so many are supervised; 0: sampled by weight.",
+        "Of as many tasks in a row as there are processes, so many are supervised, and an epoch is a pass over the "
+        "others; 0: sampled by weight.",
         ADAPTATION,
         SAME,
         at_least(0),
     )
     pretrain_task_weight: float | None = argument(
-        None, "Share of self-supervised tasks.", ADAPTATION, SAME, Bounds(above=0, below=1), unset="as their sizes say"
+        None,
+        "Share of self-supervised tasks.",
+        ADAPTATION,
+        SAME,
+        Bounds(above=0, below=1),
+        unset="their share of all examples",
     )
     data_sqrt_sampling: bool = argument(
-        True, "Sample a file by the root of its size, not by its size.", ADAPTATION, SAME
+        False,
+        "Sample self-supervised files, too, by the root of their size, not by their size; supervised ones always are.",
+        ADAPTATION,
+        SAME,
     )
     train_batch_size: int = argument(
         90, "Examples of a task, where the file does not say.", ADAPTATION, SAME, at_least(1)
@@ -74,7 +83,9 @@ class MetaTrainArguments(PretrainedModelArguments):
     stop_grad: bool = argument(
         True, "First order, in constant memory; false differentiates through the inner loop.", ADAPTATION, SAME
     )
-    warp_layers: bool = argument(False, "Meta-train feed-forward blocks, but do not adapt them.", ADAPTATION, SAME)
+    warp_layers: bool = argument(
+        False, "Meta-train feed-forward blocks and head, but do not adapt them.", ADAPTATION, SAME
+    )
     min_layer_with_grad: int = argument(
         0, "Do not adapt encoder layers below this one, nor, above 0, embeddings.", ADAPTATION, SAME, at_least(0)
     )

@@ -9,7 +9,7 @@ from ds_bert.data.features import Features
 from ds_bert.engine.execution import MicroBatch
 from ds_bert.engine.process_group import Grid
 from ds_bert.meta.task import TaskBatches
-from ds_bert.meta.tasks.episode import EpisodeSource, support_batches
+from ds_bert.meta.tasks.episode import EpisodeSource, order_of_batches, support_batches
 from ds_bert.training.data_loader import split_features
 
 
@@ -38,11 +38,13 @@ class TaskLoader:
         source: of tasks.
         grid: this process's place.
         num_batches: of a support set.
+        inner_epochs: times that a support set is gone through.
         seed: of the order of tasks, and of the examples in each.
     """
 
-    def __init__(self, source: EpisodeSource, grid: Grid, num_batches: int, seed: int) -> None:
-        self.source, self.grid, self.num_batches, self.seed = source, grid, num_batches, seed
+    def __init__(self, source: EpisodeSource, grid: Grid, num_batches: int, inner_epochs: int, seed: int) -> None:
+        self.source, self.grid, self.seed = source, grid, seed
+        self.num_batches, self.inner_epochs = num_batches, inner_epochs
 
     def step(self, sampler: Any, step: int, size: int, count: int) -> list[TaskBatches]:
         """The ``count`` tasks that this replica adapts to in outer step ``step``; ``size`` is not used."""
@@ -54,7 +56,9 @@ class TaskLoader:
         number = first + place
         episode = self.source.episode(number, self.seed)
         parts = support_batches(episode, self.num_batches, self.seed, number)
-        support = [micro_batch(episode.support, part) for part in parts]
+        batches = [micro_batch(episode.support, part) for part in parts]
+        order = order_of_batches(self.num_batches, self.inner_epochs, self.seed, number)
+        support = [batches[part] for part in order]
         query = micro_batch(episode.query, np.arange(len(episode.query)))
         return TaskBatches(place, episode.num_classes, support, query)
 

@@ -117,7 +117,7 @@ class MetaEngine(Engine):
     @torch.no_grad()
     def _bound_step_sizes(self) -> None:
         for name, outer in self.weights.outer.items():
-            if name.startswith(STEP_SIZE):
+            if name.startswith(STEP_SIZE) and outer.gradient is not None:
                 outer.value.clamp_(*self.learner.step_size_range)
 
 

@@ -19,7 +19,7 @@ from ds_bert.meta.few_shot import Adaptation, FewShot, Recipe
 from ds_bert.meta.few_shot_data import FewShotTasks
 from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_config
 from ds_bert.meta.task import Method
-from ds_bert.modeling.adapters import MetaModel, Selection
+from ds_bert.modeling.adapters import HEAD_STEP_SIZE, MetaModel, Selection
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
@@ -63,8 +63,10 @@ class Model:
     def stage(self, grid: Grid, seed: int) -> Any:
         """This process's layers, with their weights."""
         module = build_stage(self.config, grid, seed, recompute=False, step_size=1.0)
+        # Earlier versions kept the head's step sizes, though with adapters it was not adapted; here they are 0.
+        is_held = self.learner and self.learner["warp_layers"] and self.learner["parameter_efficient"]
         for name, parameter in module.parameters_by_name().items():
-            if name in self.weights:
+            if name in self.weights and not (is_held and name.startswith(HEAD_STEP_SIZE)):
                 parameter.data.copy_(self.weights.read(name))
         return module.to(grid.device)
 

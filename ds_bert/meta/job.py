@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ds_bert.checkpoint.pretrained import PretrainedWeights
 from ds_bert.checkpoint.saving import describe_model
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
@@ -16,7 +17,7 @@ from ds_bert.meta.model import FRESH, build_stage, check_meta_weights, meta_conf
 from ds_bert.meta.task import Learner, Method, task_passes
 from ds_bert.meta.tasks.episode import EpisodeSource
 from ds_bert.meta.training_tasks import processes_of_run
-from ds_bert.modeling.adapters import MetaModel, Selection
+from ds_bert.modeling.adapters import HEAD_LAYERS, HEAD_STEP_SIZE, MetaModel, Selection
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
 from ds_bert.training.job import Job, Plan, Run, make_plan
@@ -87,6 +88,20 @@ def learner_of(arguments: MetaTrainArguments) -> Learner:
     )
 
 
+def refuse_adapted_head(checkpoint: Path, model_type: str) -> None:
+    """Refuse to go on from a checkpoint of a version whose ``warp_layers`` did not hold the head.
+
+    Raises:
+        UserError: the head's step sizes are not 0.
+    """
+    weights = PretrainedWeights(checkpoint, model_type)
+    if any(weights.read(f"{HEAD_STEP_SIZE}{place}").any() for place in HEAD_LAYERS):
+        raise UserError(
+            f"{checkpoint}: was written by an earlier version, whose --warp_layers adapted the head in the inner loop; "
+            "needed is a run that begins anew in another --output_dir"
+        )
+
+
 class MetaTrainJob(Job[MetaTrainArguments]):
     """Meta-training on tasks.
 
@@ -109,9 +124,14 @@ class MetaTrainJob(Job[MetaTrainArguments]):
         how = {name: getattr(arguments, name) for name in LEARNER}
         self.source, self.tasks, self.learner = source, tasks, learner_of(arguments)
         self.config = meta_config(source.fields, options, how)
-        lacking = check_meta_weights(source.weights, self.config, FRESH) if source.weights else ""
+        weights = source.weights
+        if weights and arguments.warp_layers:
+            weights = weights.without(HEAD_STEP_SIZE)  # which are 0
+        lacking = check_meta_weights(weights, self.config, FRESH) if weights else ""
         model = {**source.fields, **options.fields(), "meta_learner": how}
-        super().__init__(plan, Run(model, data, source.weights, fresh_note=lacking))
+        super().__init__(plan, Run(model, data, weights, fresh_note=lacking))
+        if self.found and arguments.warp_layers:
+            refuse_adapted_head(self.found, source.fields["model_type"])
 
     def build_engine(self, grid: Grid) -> Engine:
         """Build this process's stage."""
@@ -125,7 +145,7 @@ class MetaTrainJob(Job[MetaTrainArguments]):
         """Train on all tasks in turn."""
         arguments = self.arguments
         sampler = TaskSampler(self.plan.global_batch, len(self.tasks))
-        loader = TaskLoader(self.tasks, self.grid, arguments.num_batches, arguments.seed)
+        loader = TaskLoader(self.tasks, self.grid, arguments.num_batches, arguments.inner_epochs, arguments.seed)
         return Course(loader, sampler, total_steps(arguments, sampler.steps_per_epoch))
 
     def work(self) -> Workload:

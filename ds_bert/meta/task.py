@@ -49,7 +49,7 @@ class Pass:
     Args:
         kind: "generate" makes the label embeddings; "support" is an inner step; "query" measures; "regenerate" brings
             the gradient of the label embeddings back to the network; "predict" is forward only.
-        part: which of the support's batches; not used by queries.
+        part: which of the support's batches, as `TaskBatches` has them; not used by queries.
         weight: of a query's loss.
         number: of its dropout: "generate" and "regenerate" are the same batch with the same dropout.
     """
@@ -75,20 +75,20 @@ def query_weights(steps: Sequence[int], total: int, decay: float = 0.5) -> list[
 def task_passes(num_batches: int, inner_epochs: int, every: int) -> list[Pass]:
     """List the passes of one task.
 
-    The support's first batch makes the label embeddings; each of the others is an inner step, ``inner_epochs`` times.
+    The first batch makes the label embeddings; each of the others is an inner step.
 
     Args:
         num_batches: of the support.
         inner_epochs: times that the support is gone through.
         every: inner steps between two queries; 0: at the beginning and at the end only.
     """
-    order = [part for _ in range(inner_epochs) for part in range(1, num_batches)]
-    steps = query_steps(len(order), every)
-    weights = dict(zip(steps, query_weights(steps, len(order)), strict=True))
+    inner_steps = inner_epochs * (num_batches - 1)
+    steps = query_steps(inner_steps, every)
+    weights = dict(zip(steps, query_weights(steps, inner_steps), strict=True))
     passes = [Pass("generate")]
-    for step in range(len(order) + 1):
+    for step in range(inner_steps + 1):
         if step:
-            passes.append(Pass("support", order[step - 1], number=len(passes)))
+            passes.append(Pass("support", step, number=len(passes)))
         if step in weights:
             passes.append(Pass("query", weight=weights[step], number=len(passes)))
     return [*passes, Pass("regenerate")]
@@ -120,7 +120,7 @@ class TaskBatches:
     Args:
         number: in the global batch, counted over all replicas.
         num_classes: N.
-        support: batches; the first makes the label embeddings.
+        support: batches; the first makes the label embeddings, each of the others is for one inner step.
         query: one batch.
     """
 

@@ -136,7 +136,7 @@ def _mixed(
         return mix(self_supervised, supervised, arguments.pretrain_task_weight, by_root)
     if not self_supervised or not supervised:
         raise UserError("--num_supervised_shards needs both --task_train_files and --supervised_train_files")
-    parts = mix([], supervised, square_root=by_root), mix(self_supervised, [], square_root=by_root)
+    parts = mix([], supervised), mix(self_supervised, [], square_root=by_root)
     return Divided(*parts, shards, processes_of_run(arguments))
 
 

@@ -52,6 +52,8 @@ def insert_adapters(block: nn.Module, places: Sequence[str], hidden_size: int, s
 
 GENERATOR = "meta.generator."
 HEAD = "meta.head."
+HEAD_LAYERS = (0, 2)
+"""Numbers of the head's linear layers, each of which has a step size of its own."""
 
 
 def _two_layers(width: int, hidden: int, output: int) -> nn.Sequential:
@@ -94,6 +96,7 @@ class MetaHead(Layer):
 
 
 STEP_SIZE = "meta.step_size."
+HEAD_STEP_SIZE = f"{STEP_SIZE}head."
 LABELS = "labels"
 
 
@@ -172,9 +175,13 @@ def _key(group: str) -> str:
 
 
 def initialize_meta(name: str, parameter: torch.Tensor, step_size: float, config: Any, seed: int) -> None:
-    """Fill ``parameter`` with its first weights: step sizes with ``step_size``, all else as in `initialize`."""
+    """Fill ``parameter`` with its first weights: step sizes with ``step_size``, all else as in `initialize`.
+
+    The head's step sizes are 0 where it is held, see `Selection`.
+    """
     if name.startswith(STEP_SIZE):
-        parameter.data.fill_(step_size)
+        is_held = name.startswith(HEAD_STEP_SIZE) and getattr(config, "meta_learner", {}).get("warp_layers", False)
+        parameter.data.fill_(0.0 if is_held else step_size)
     else:
         initialize(name, parameter, config.initializer_range, seed, config.pad_token_id)
 
@@ -186,7 +193,8 @@ class Selection:
     Args:
         parameter_efficient: adapt task adapters and norms only, and leave the encoder as it is.
         global_adapters: then train the global adapters; without them, the task adapters' and the norms' beginnings.
-        warp_layers: feed-forward blocks are meta-trained, but not adapted.
+        warp_layers: feed-forward blocks and head are meta-trained, not adapted. The head's step sizes are 0 and stay
+            so; as in the published code, its inner gradients still count in the norm that is clipped.
         min_layer_with_grad: encoder layers below it are not adapted, nor, above 0, are the embeddings.
     """
 
@@ -205,11 +213,13 @@ class Selection:
         if part and part[0] < self.min_layer_with_grad:
             return False
         if self.parameter_efficient:
-            return _is_of_task(name)
+            return _is_of_task(name) or (self.warp_layers and name.startswith(HEAD))
         return not (self.warp_layers and is_feed_forward(name))
 
     def is_trained(self, name: str) -> bool:
         """Whether the outer loop changes the parameter of this name."""
+        if self.warp_layers and name.startswith(HEAD_STEP_SIZE):
+            return False
         if not self.parameter_efficient or name.startswith("meta."):
             return True
         return ".adapter.global." in name if self.global_adapters else _is_of_task(name)

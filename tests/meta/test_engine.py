@@ -3,13 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
 from ds_bert.engine.process_group import start_process_group
 from ds_bert.engine.settings import EngineSettings
 from ds_bert.meta.task import Learner, Method, task_passes
-from ds_bert.modeling.adapters import Selection
-from tests.support.meta import MetaCase, make_tasks, meta_config, meta_engine, meta_gradients
+from ds_bert.modeling.adapters import HEAD_LAYERS, Selection
+from tests.support.meta import MetaCase, first_weights, make_tasks, meta_config, meta_engine, meta_gradients
 from tests.support.processes import run_on_ranks
 from tests.support.toy import toy_map
 
@@ -56,3 +57,17 @@ def test_step_sizes_stay_in_bounds() -> None:
     ((_, moved),) = meta_gradients(1, 1, [_case(3, True, step_size_range=(0.5, 0.6))])
     sizes = [name for name in moved if name.startswith("meta.step_size.")]
     assert sizes and all(moved[name].max() < -0.3 for name in sizes)  # from at most 0.12 up to 0.5
+
+
+@pytest.mark.parametrize("efficient", [False, True])
+def test_a_head_that_is_held_keeps_step_sizes_of_zero(efficient: bool) -> None:
+    """They are neither trained nor brought up to the lower bound, and the head itself is meta-trained."""
+    selection = Selection(parameter_efficient=efficient, global_adapters=efficient, warp_layers=True)
+    case = _case(3, True, selection=selection, step_size_range=(1e-8, 1.0))
+    config = meta_config(efficient)
+    config.meta_learner = {"warp_layers": True}
+    case = replace(case, config=config)
+    assert all(not first_weights(config)[f"meta.step_size.head.{layer}"].any() for layer in HEAD_LAYERS)
+    ((_, moved),) = meta_gradients(1, 1, [case])
+    assert all(not moved[f"meta.step_size.head.{layer}"].any() for layer in HEAD_LAYERS)
+    assert moved["meta.head.0.weight"].any() and moved["meta.step_size.labels"].any()

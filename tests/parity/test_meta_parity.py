@@ -21,6 +21,9 @@ LEARNERS = {
     "warped, upper layers, euclidean, two epochs": Learner(
         task_passes(3, 2, 0), Method(euclidean=True), Selection(warp_layers=True, min_layer_with_grad=1)
     ),
+    "warped adapters": Learner(
+        PASSES, Method(max_grad_norm=0.5), Selection(parameter_efficient=True, global_adapters=True, warp_layers=True)
+    ),
     "mean of the states": Learner(PASSES, Method(max_grad_norm=0.5), Selection(parameter_efficient=True)),
 }
 LEARNERS = {name: replace(learner, step_size_range=(-9.0, 9.0)) for name, learner in LEARNERS.items()}
@@ -28,8 +31,11 @@ LEARNERS = {name: replace(learner, step_size_range=(-9.0, 9.0)) for name, learne
 
 def case(name: str, **changes: Any) -> MetaCase:
     learner = replace(LEARNERS[name], **changes)
-    pooling = "mean" if name.startswith("mean") else "cls"
-    return MetaCase(meta_config(learner.selection.parameter_efficient, pooling=pooling), learner, TASKS)
+    selection, pooling = learner.selection, "mean" if name.startswith("mean") else "cls"
+    config = meta_config(selection.parameter_efficient, pooling=pooling)
+    config.meta_learner = {"warp_layers": selection.warp_layers}
+    batches = 1 + max(item.part for item in learner.passes)
+    return MetaCase(config, learner, TASKS, batches)
 
 
 @cache

@@ -72,7 +72,7 @@ class TaskSource(EpisodeSource, Protocol):
         ...
 
 
-def support_batches(episode: Episode, num_batches: int, seed: int, number: int, epoch: int = 0) -> list[np.ndarray]:
+def support_batches(episode: Episode, num_batches: int, seed: int, number: int) -> list[np.ndarray]:
     """Cut the support set into batches. Sizes differ by one at most, nothing is left out.
 
     Args:
@@ -80,7 +80,6 @@ def support_batches(episode: Episode, num_batches: int, seed: int, number: int, 
         num_batches: how many; the first of them also makes the label embeddings.
         seed: of the run.
         number: of the episode.
-        epoch: pass over the support set; each is shuffled anew.
 
     Returns:
         Example numbers of ``episode.support``, int64, one array for each batch. The first holds every class.
@@ -90,8 +89,26 @@ def support_batches(episode: Episode, num_batches: int, seed: int, number: int, 
     """
     if not fits_batches(len(episode.support), episode.num_classes, num_batches):
         raise UserError(misfit(episode.name, len(episode.support), episode.num_classes, num_batches))
-    order = stratified_order(np.asarray(episode.support.columns["labels"]), seed, number, epoch)
+    order = stratified_order(np.asarray(episode.support.columns["labels"]), seed, number, 0)
     return np.array_split(order, num_batches)
+
+
+def order_of_batches(num_batches: int, inner_epochs: int, seed: int, number: int) -> list[int]:
+    """Say which batch of a support set comes when: first the one that makes the label embeddings, then the steps.
+
+    The steps of the first pass take the batches 1 to n - 1 as they lie. Before each further pass, all n batches are
+    shuffled, and those behind the first are taken: one is left out, and the first batch of all may be a step
+    (iesl/metanlp and theTB/meta_adapters, in the loop over ``inner_epochs``).
+
+    Args:
+        num_batches: n.
+        inner_epochs: passes.
+        seed, number: of the run and the episode.
+    """
+    order = list(range(num_batches))
+    for epoch in range(1, inner_epochs):
+        order += permutation(num_batches, seed, number, epoch)[1:].tolist()
+    return order
 
 
 def fits_batches(support: Any, classes: Any, num_batches: int) -> Any:

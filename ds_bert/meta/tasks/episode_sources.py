@@ -194,31 +194,33 @@ def mix(
     self_supervised: Sequence[OpenedFile],
     supervised: Sequence[OpenedFile],
     pretrain_task_weight: float | None = None,
-    square_root: bool = True,
+    square_root: bool = False,
 ) -> EpisodeSource:
-    """Mix files: each weighs the square root of its examples (or as many as they are).
+    """Mix files: of n examples, a self-supervised one weighs n, and a supervised one √n, among those of its kind.
+
+    So does the code of Meta-Adapters (theTB/meta_adapters, ``create_data``); metanlp's ``data_sqrt_sampling`` has √n
+    for both.
 
     Args:
         self_supervised, supervised: the files, of at least one kind.
-        pretrain_task_weight: share of all episodes that is self-supervised; None: as the files weigh.
-        square_root: ``data_sqrt_sampling``.
+        pretrain_task_weight: share of all episodes that is self-supervised; None: their share of all examples.
+        square_root: ``data_sqrt_sampling``: self-supervised ones weigh √n, too.
 
     Raises:
         UserError: there are no files, or the share does not fit the kinds there are.
     """
-    kinds = [
+    own, labelled = (
         np.array([file.num_examples for file in files], dtype=np.float64) for files in (self_supervised, supervised)
-    ]
-    weights = [np.sqrt(counts) if square_root else counts for counts in kinds]
+    )
+    share = own.sum() / max(own.sum() + labelled.sum(), 1.0) if pretrain_task_weight is None else pretrain_task_weight
     if not self_supervised and not supervised:
         raise UserError("meta-training needs --task_train_files or --supervised_train_files")
-    if pretrain_task_weight is not None:
-        if not 0 < pretrain_task_weight < 1 or not self_supervised or not supervised:
-            raise UserError(
-                f"--pretrain_task_weight {pretrain_task_weight}: needs files of both kinds and a share between 0 and 1"
-            )
-        shares = (pretrain_task_weight, 1.0 - pretrain_task_weight)
-        weights = [share * part / part.sum() for share, part in zip(shares, weights, strict=True)]
+    if pretrain_task_weight is not None and not (0 < pretrain_task_weight < 1 and self_supervised and supervised):
+        raise UserError(
+            f"--pretrain_task_weight {pretrain_task_weight}: needs files of both kinds and a share between 0 and 1"
+        )
+    of_kinds = ((share, np.sqrt(own) if square_root else own), (1.0 - share, np.sqrt(labelled)))
+    weights = [part * weight / max(weight.sum(), 1.0) for part, weight in of_kinds]
     files = [*self_supervised, *supervised]
     if len(files) == 1:
         return files[0].tasks
@@ -227,6 +229,9 @@ def mix(
 
 class Divided:
     """Gives the first of each step's episodes to one source, and the others to another.
+
+    A pass is over the others, self-made ones: as many whole steps as they fill, with what goes to the first beside them
+    (theTB/meta_adapters: examples / (examples of a task x the processes that read them) steps).
 
     Args:
         first, others: the sources.
@@ -246,7 +251,7 @@ class Divided:
         self._first, self._others, self._num_first, self._per_step = first, others, num_first, per_step
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._others)
+        return max(1, len(self._others) // (self._per_step - self._num_first)) * self._per_step
 
     def episode(self, number: int, seed: int) -> Episode:
         """Return the ``number``-th episode; see `EpisodeSource`."""

@@ -146,19 +146,35 @@ def test_a_mixture_draws_in_proportion_and_goes_through_each_source_in_order() -
 def test_a_steps_episodes_are_divided_between_the_kinds() -> None:
     source = Divided(Named("sup"), Named("self"), num_first=2, per_step=4)
     assert names(source, 8) == ["sup0", "sup1", "self0", "self1", "sup2", "sup3", "self2", "self3"]
-    assert len(source) == 10
     for num_first in (0, 4):
         with pytest.raises(UserError, match=f"--num_supervised_shards: {num_first} of a step's 4 tasks"):
             Divided(Named("sup"), Named("self"), num_first, per_step=4)
 
 
-def test_files_weigh_the_square_root_of_their_examples() -> None:
+@pytest.mark.parametrize(
+    ("examples", "of_a_task", "processes", "supervised", "steps"),
+    [(862560, 90, 2, 1, 9584), (862560, 90, 8, 3, 1916), (900, 90, 4, 1, 3), (90, 90, 4, 1, 1)],
+)
+def test_an_epoch_is_a_pass_over_the_self_supervised_tasks(
+    examples: int, of_a_task: int, processes: int, supervised: int, steps: int
+) -> None:
+    """By the published count of steps, where each process adapts to one task a step."""
+    published = int(examples / (of_a_task * (processes - supervised)))
+    source = Divided(Named("sup", 68), Named("self", examples // of_a_task), supervised, processes)
+    assert len(source) / processes == steps == max(1, published)
+
+
+def test_self_made_files_weigh_their_examples_and_labelled_ones_the_root() -> None:
     own = [OpenedFile(Named("a"), 900), OpenedFile(Named("b"), 100)]
     supervised = [OpenedFile(Named("c"), 1600), OpenedFile(Named("d"), 400)]
     expected = [
-        (mix(own, supervised), {"a": 30, "b": 10, "c": 40, "d": 20}),
-        (mix(own, supervised, square_root=False), {"a": 900, "b": 100, "c": 1600, "d": 400}),
-        (mix(own, supervised, pretrain_task_weight=0.8), {"a": 60, "b": 20, "c": 40 / 3, "d": 20 / 3}),
+        (mix(own, []), {"a": 900, "b": 100}),
+        (mix(own, [], square_root=True), {"a": 30, "b": 10}),
+        (mix([], supervised), {"c": 40, "d": 20}),
+        (mix(own, supervised), {"a": 900, "b": 100, "c": 2000 * 2 / 3, "d": 2000 / 3}),
+        (mix(own, supervised, square_root=True), {"a": 750, "b": 250, "c": 2000 * 2 / 3, "d": 2000 / 3}),
+        (mix(own, supervised, pretrain_task_weight=0.8), {"a": 72, "b": 8, "c": 40 / 3, "d": 20 / 3}),
+        (mix(own, supervised, 0.8, square_root=True), {"a": 60, "b": 20, "c": 40 / 3, "d": 20 / 3}),
     ]
     for source, weights in expected:
         found = Counter(name[0] for name in names(source, 3000))  # type: ignore[arg-type]
