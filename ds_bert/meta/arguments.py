@@ -154,12 +154,16 @@ class FewShotArguments(JobArguments):
         JobArguments, "resume", help="Go on: splits whose results are in output_dir are not run again."
     )
     support_file: str | None = argument(
-        None, "Examples to learn from: TFRecord, or JSON of LEOPARD.", DATA, SAME, kind=Kind.DATA
+        None, "Encoded examples to learn from: TFRecord, or JSON of the same keys.", DATA, SAME, kind=Kind.DATA
     )
     test_file: str | None = argument(None, "Examples to be judged by, in the same form.", DATA, SAME, kind=Kind.DATA)
     num_labels: int = argument(0, "Classes; 0: those of the support file.", DATA, FREE, at_least(0))
     task_dir: str | None = argument(
-        None, "In place of the files: folder of a LEOPARD task, all its splits.", DATA, SAME, kind=Kind.DATA
+        None,
+        "In place of the files: folder of a LEOPARD task, JSON or TFRecord, all its splits.",
+        DATA,
+        SAME,
+        kind=Kind.DATA,
     )
     k: list[int] = argument([4], "Examples of each class; several with task_dir.", DATA, FREE, at_least(1))
     splits: int = argument(10, "Splits of task_dir to use, the first ones.", DATA, FREE, at_least(1))
@@ -185,6 +189,9 @@ class FewShotArguments(JobArguments):
     epochs: int = argument(100, "Most passes over the support set.", ADAPTATION, SAME, at_least(1))
     train_batch_size: int = argument(
         16, "Examples of a step; a smaller support set is one batch.", ADAPTATION, SAME, at_least(1)
+    )
+    scale_by_classes: bool = argument(
+        False, "Take epochs and train_batch_size times the number of classes.", ADAPTATION, SAME
     )
     loss_threshold: float = argument(
         1e-3, "End when the mean loss of an epoch is below; 0 never does.", ADAPTATION, SAME, at_least(0)

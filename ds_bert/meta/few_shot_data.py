@@ -2,20 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ds_bert.data.features import Features, join_pair, make_features
+from ds_bert.data.features import Features
 from ds_bert.data.vocabulary import Tokenizer
 from ds_bert.errors import UserError
 from ds_bert.meta.arguments import FewShotArguments
 from ds_bert.meta.tasks.episode import Episode
 from ds_bert.meta.tasks.episode_sources import subset
 from ds_bert.meta.tasks.leopard import LeopardTask
-from ds_bert.meta.tasks.published_files import num_classes_of, read_examples
+from ds_bert.meta.tasks.published_files import labels_in, read_examples
+from ds_bert.meta.tasks.shortening import shortened
 from ds_bert.modeling.config import refuse_pairs
 
 
@@ -73,7 +73,7 @@ def _one_split(arguments: FewShotArguments, tokenizer: Tokenizer, vocab_size: in
     support_path, test_path = Path(arguments.support_file or ""), Path(arguments.test_file or "")
     if len(arguments.k) != 1:
         raise UserError(f"--k {' '.join(map(str, arguments.k))}: one --support_file has one k; several need --task_dir")
-    classes, k = arguments.num_labels or num_classes_of(support_path), arguments.k[0]
+    classes, k = arguments.num_labels or _classes_in(support_path), arguments.k[0]
     support, test = (
         shortened(read_examples(path, classes, vocab_size, tokenizer.pad_id), arguments.max_seq_length)
         for path in (support_path, test_path)
@@ -86,26 +86,13 @@ def _one_split(arguments: FewShotArguments, tokenizer: Tokenizer, vocab_size: in
     return FewShotTasks(support_path.stem, {(k, 0): Episode(support, test, classes, str(support_path))})
 
 
-def shortened(features: Features, max_length: int) -> Features:
-    """Cut encoded texts and pairs to so many tokens, as `join_pair` would have; those that fit stay as they are."""
-    if (features.lengths <= max_length).all():
-        return features
-    rows = [
-        _cut(features.tokens[begin:end].tolist(), first, max_length)
-        for (begin, end), first in zip(pairwise(features.starts), features.first_segments.tolist(), strict=True)
-    ]
-    ids, firsts = zip(*rows, strict=True)
-    return make_features(ids, firsts, features.pad_id, features.columns)
-
-
-def _cut(ids: list[int], first: int, max_length: int) -> tuple[list[int], int]:
-    """Cut one sequence, [CLS] … [SEP] or [CLS] … [SEP] … [SEP], whose ``first`` tokens are of type 0."""
-    if len(ids) <= max_length:
-        return ids, first
-    is_pair = 2 <= first < len(ids)
-    left, right = (ids[1 : first - 1], ids[first:-1]) if is_pair else (ids[1:-1], None)
-    cut, size = join_pair(left, right, ids[0], ids[-1], max_length)
-    return cut, size if is_pair else min(first, size)
+def _classes_in(path: Path) -> int:
+    """Count the classes of a support set, which has examples of each; what ends the file's name may be its k."""
+    classes = int(labels_in(path).max(initial=-1)) + 1
+    if classes < 2:
+        found = "is empty" if not classes else "all its examples are of class 0"
+        raise UserError(f"{path}: {found}; needs examples of two classes at least, or --num_labels says how many")
+    return classes
 
 
 def _first(features: Features, limit: int) -> Features:

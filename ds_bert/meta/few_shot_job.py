@@ -120,9 +120,10 @@ def few_shot(arguments: FewShotArguments, model: Model, tasks: FewShotTasks, sta
     output_dir = Path(arguments.output_dir or "")
     claim_output_dir(output_dir, arguments.resume, arguments.overwrite_output_dir)
     done = _known(output_dir / RESULTS, arguments) if arguments.resume else {}
+    classes = next(iter(tasks.episodes.values())).num_classes if arguments.scale_by_classes else 1
     course = Adaptation(
-        arguments.epochs,
-        arguments.train_batch_size,
+        arguments.epochs * classes,
+        arguments.train_batch_size * classes,
         arguments.loss_threshold,
         arguments.max_steps,
         arguments.warmup_ratio,
@@ -159,7 +160,7 @@ def _show_overview(
         ("model", describe_model(learner.gather((sizes, set())), model.fields, f"weights of {model.folder}")),
         ("device", describe_devices(grid, "fp32", learner.gather(machine_and_device(grid)))),
         ("cut", grid.stage_map.in_words()),
-        ("steps", f"{arguments.epochs} epochs of batches of {arguments.train_batch_size}, at most"),
+        ("steps", f"{learner.course.epochs} epochs of batches of {learner.course.batch_size}, at most"),
         ("data", f"{tasks.name}: {len(tasks.episodes)} training sets, each by {', '.join(arguments.methods)}"),
         ("resume", (f"going on from {found}" if found else "none found, beginning anew") if arguments.resume else ""),
     ]

@@ -44,6 +44,21 @@ def test_help_shows_them(job: str, capsys: pytest.CaptureFixture) -> None:
     assert all(f"--{name}" in shown for name in rows(job).values())
 
 
+# The table of metanlp's README: {k: (epochs, examples of a batch)}, both times the number of classes.
+EVALUATED = {
+    "hybrid_smlmt": {4: (150, 4), 8: (175, 8), 16: (200, 4), 32: (100, 8)},
+    "leopard": {4: (150, 2), 8: (200, 2), 16: (200, 4), 32: (50, 2)},
+}
+
+
+@pytest.mark.parametrize(("name", "k"), [(name, k) for name, rows in EVALUATED.items() for k in rows])
+def test_the_papers_evaluation_is_shipped(name: str, k: int) -> None:
+    arguments, _ = parse_arguments(FewShotArguments, [str(shipped_configs() / "few_shot" / f"{name}_k{k}.json")])
+    assert arguments.scale_by_classes and arguments.k == [k]
+    assert (arguments.epochs, arguments.train_batch_size) == EVALUATED[name][k]
+    assert (arguments.loss_threshold, arguments.lr_scheduler_type) == (0.0, "linear_from_start")
+
+
 @pytest.mark.parametrize("file", sorted((shipped_configs() / "meta").glob("*.json")), ids=lambda file: file.stem)
 def test_shipped_settings_are_taken(file: Path) -> None:
     arguments, given = parse_arguments(MetaTrainArguments, [str(file), "--learning_rate=1e-5"])

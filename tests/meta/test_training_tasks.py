@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +107,28 @@ def test_few_shot_learning_cuts_long_examples(
     for part in (episode.support, episode.query):
         assert part.lengths.tolist() == [3, 3, 3, 8] and part.columns["labels"].tolist() == [0, 1, 0, 1]
         assert part.tokens[-8:].tolist() == kept and part.first_segments.tolist() == [3, 3, 3, first]
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_the_classes_of_a_support_file_are_those_it_has_not_what_ends_its_name(
+    model: Any, tmp_path: Path, given: int
+) -> None:
+    """Names of few-shot files end in k: there are three classes here."""
+    support = write_records(tmp_path / "airline_train_0_4.jsonl", [0, 1, 2] * 4)
+    test = write_records(tmp_path / "airline_eval.jsonl", [0, 1, 2] * 2)
+    fields = {"vocab_size": model.tokenizer.size, "type_vocab_size": 2}
+    arguments = FewShotArguments(support_file=str(support), test_file=str(test), k=[4], num_labels=given)
+    (episode,) = open_few_shot(arguments, model.tokenizer, fields).episodes.values()
+    assert episode.num_classes == 3
+    write_records(support, [0] * 4)
+    arguments = replace(arguments, num_labels=0)
+    with pytest.raises(
+        UserError, match=r"airline_train_0_4\.jsonl: all its examples are of class 0; needs examples of"
+    ):
+        open_few_shot(arguments, model.tokenizer, fields)
+    support.write_text("")
+    with pytest.raises(UserError, match=r"airline_train_0_4\.jsonl: is empty; needs examples of two classes"):
+        open_few_shot(arguments, model.tokenizer, fields)
 
 
 @pytest.mark.parametrize("pair", [0, 6])

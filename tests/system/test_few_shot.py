@@ -118,6 +118,14 @@ def test_it_learns_stops_at_the_threshold_and_goes_on_where_it_was(folder: Path,
     assert "results.json: was written with --epochs 60, now 61; go on with --epochs 60" in said
 
 
+def test_sizes_are_taken_times_the_classes(folder: Path, tmp_path: Path) -> None:
+    """Two classes: 2 x 3 epochs of the 8 examples in batches of 2 x 2."""
+    flags = {"epochs": 3, "train_batch_size": 2, "splits": 1, "lr_scheduler_type": "linear_from_start"}
+    printed = few_shot(folder, tmp_path, "--scale_by_classes", **flags)
+    assert results(tmp_path)["results"]["meta/4/0"]["steps"] == 12
+    assert "6 epochs of batches of 4, at most" in printed
+
+
 def test_a_rank_that_is_killed_ends_the_other_which_names_it(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--checkpoint", folder / "meta" / "checkpoint-2", "--task_dir", folder / "films", "--output_dir", out]
@@ -143,9 +151,9 @@ MISTAKES: dict[str, dict[str, Any]] = {
     "--support_file": {"task_dir": None},
     "films_train_3_4.json": FILES | {"support_file": "films/films_train_3_4.json"},
     "few/films_eval.json: 3 examples": {"task_dir": "few"},
-    "one_class_2.jsonl: no example of class 1": FILES | {"support_file": "one_class_2.jsonl"},
-    "two_classes_3.jsonl: no example of class 2": FILES | {"support_file": "two_classes_3.jsonl"},
-    "three_classes_2.jsonl: record 3: label 2": FILES | {"support_file": "three_classes_2.jsonl"},
+    "one_class_2.jsonl: all its examples are of class 0": FILES | {"support_file": "one_class_2.jsonl"},
+    "two_classes_3.jsonl: no example of class 2": FILES | {"support_file": "two_classes_3.jsonl", "num_labels": 3},
+    "three_classes_2.jsonl: record 3: label 2": FILES | {"support_file": "three_classes_2.jsonl", "num_labels": 2},
 }
 
 

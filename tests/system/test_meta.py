@@ -10,6 +10,8 @@ import torch
 
 from ds_bert.checkpoint.tensors import TensorFolder
 from ds_bert.checkpoint.training_state import read_state
+from ds_bert.errors import UserError
+from ds_bert.meta.job import refuse_adapted_head
 from ds_bert.training.trace import read_trace
 from tests.support.jobs import assert_stays_as_it_is, printed_after_a_death, run_job, without_folder
 from tests.support.model_folder import write_bert_folder
@@ -108,6 +110,26 @@ def test_what_the_learner_follows_from_stays(
     flags = on_both_kinds(folder) | {"num_supervised_shards": 1} | changes
     printed = run(tmp_path, words(folder, whole, *ADAPTERS, "--resume", **flags), ranks=2, status=2)
     assert said in printed
+
+
+def test_a_run_that_adapted_a_head_which_is_to_be_held_is_not_gone_on_with(whole: Path) -> None:
+    """The head's step sizes are what tells: they are 0 in all runs that hold it."""
+    with pytest.raises(
+        UserError, match=r"checkpoint-4: was written by an earlier version, whose --warp_layers adapted"
+    ):
+        refuse_adapted_head(whole / "checkpoint-4", "bert")
+
+
+def test_a_held_head_stays_held_when_a_run_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    """And whatever it started from: here a model that was meta-trained with its head adapted."""
+    free, held = tmp_path / "free", tmp_path / "held"
+    run(tmp_path, words(folder, free, max_steps=2))
+    flags = {"model_name_or_path": free / "checkpoint-2", "output_dir": held}
+    run(tmp_path, words(folder, held, "--warp_layers", **flags, max_steps=2))
+    run(tmp_path, words(folder, held, "--warp_layers", "--resume", **flags))
+    for layer in (0, 2):
+        name = f"meta.step_size.head.{layer}"
+        assert weights(free / "checkpoint-2")[name].item() > 0 == weights(held / "checkpoint-4")[name].item()
 
 
 def test_the_steps_that_were_traced(whole: Path) -> None:

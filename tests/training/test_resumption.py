@@ -58,7 +58,7 @@ SILENT = {
 REFUSED_IN_FEW_SHOT = {
     "checkpoint", "support_file", "test_file", "task_dir", "max_test_samples", "max_seq_length", "epochs",
     "train_batch_size", "loss_threshold", "max_steps", "step_size_scale", "learning_rate", "head_learning_rate",
-    "warmup_ratio", "max_grad_norm", "seed", "pooling", "lr_scheduler_type",
+    "warmup_ratio", "max_grad_norm", "seed", "pooling", "lr_scheduler_type", "scale_by_classes",
 }  # fmt: skip
 
 

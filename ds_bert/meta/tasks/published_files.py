@@ -86,6 +86,35 @@ def num_classes_of(path: Path) -> int:
 def read_examples(
     path: Path, num_classes: int, vocab_size: int, pad_id: int = 0, cache_dir: Path | None = None
 ) -> Features:
+    """Read a file of encoded examples of every class.
+
+    Args:
+        path, num_classes, vocab_size, pad_id, cache_dir: as for `read_some_examples`.
+
+    Returns:
+        As `read_some_examples` does.
+
+    Raises:
+        UserError: as that does, or for a class without an example.
+    """
+    features = read_some_examples(path, num_classes, vocab_size, pad_id, cache_dir)
+    labels = np.asarray(features.columns["labels"])
+    if not len(labels):
+        raise UserError(f"{path}: is empty; needs examples of {num_classes} classes")
+    missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
+    if len(missing):
+        raise UserError(f"{path}: no example of class {missing[0]}, but needs some of each of {num_classes} classes")
+    return features
+
+
+def labels_in(path: Path) -> np.ndarray:
+    """Return the labels of a file of encoded examples, int64 (examples,); raises `UserError` for a damaged record."""
+    return np.asarray(_build(path, 0).columns["labels"])
+
+
+def read_some_examples(
+    path: Path, num_classes: int, vocab_size: int, pad_id: int = 0, cache_dir: Path | None = None
+) -> Features:
     """Read a file of encoded examples.
 
     Args:
@@ -99,23 +128,18 @@ def read_examples(
         The examples without padding, in the file's order, with the column ``labels``, int64 (examples,).
 
     Raises:
-        UserError: naming file and record, for a damaged record or one that is no example, a label or a token id that
-            is not below N or the vocabulary size, or a class without an example.
+        UserError: naming file and record, for a damaged record or one that is no example, or a label or a token id
+            that is not below N or the vocabulary size.
     """
     key = {"kind": "task records", "version": 1, "data": file_fingerprint(path), "pad_id": pad_id}
     features = cached_features(cache_dir, key, lambda: _build(path, pad_id), origin=str(path))
     labels = np.asarray(features.columns["labels"])
-    if not len(labels):
-        raise UserError(f"{path}: is empty; needs examples of {num_classes} classes")
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         raise UserError(
             f"{path}: record {wrong[0] + 1}: label {labels[wrong[0]]}, but a file of {num_classes} classes has labels "
             f"from 0 to {num_classes - 1}"
         )
-    missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
-    if len(missing):
-        raise UserError(f"{path}: no example of class {missing[0]}, but needs some of each of {num_classes} classes")
     foreign = np.flatnonzero((features.tokens < 0) | (features.tokens >= vocab_size))
     if len(foreign):
         record = int(np.searchsorted(features.starts, foreign[0], side="right"))

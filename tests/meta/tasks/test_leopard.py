@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ds_bert.data.features import Features
 from ds_bert.data.vocabulary import Tokenizer, load_tokenizer
 from ds_bert.errors import UserError
 from ds_bert.meta.tasks.leopard import LeopardTask
+from ds_bert.meta.tasks.published_files import encode_tasks
+from ds_bert.meta.tasks.task_set import TaskExamples
 
 DATA = os.environ.get("DS_BERT_DATA")
 
@@ -124,6 +127,66 @@ def test_files_of_another_form_are_refused(folder: Path, content: Any, message: 
     write(folder, "t_c_train_0_2", content)
     with pytest.raises(UserError, match=rf"t_c_train_0_2\.json: {message}"):
         LeopardTask.open(folder)
+
+
+def encoded(path: Path, task: LeopardTask, examples: Features, length: int = 12) -> None:
+    """Write a file of `LeopardTask`'s examples as the published TFRecords have them, padded."""
+    of_task = [
+        TaskExamples([examples.tokens[begin:end]], [int(first)], np.array([label]), 1, len(task.labels), task.name)
+        for begin, end, first, label in zip(
+            examples.starts, examples.starts[1:], examples.first_segments, examples.columns["labels"], strict=False
+        )
+    ]
+    path.write_bytes(encode_tasks(of_task, ".tf_record", length, examples.pad_id))
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_encoded_files_give_what_their_texts_give(
+    folder: Path, tokenizer: Tokenizer, tmp_path: Path, is_pair: bool
+) -> None:
+    """Also where they are cut."""
+    write(folder, "t_c_eval", rows(*["yes", "no"] * 20, text="ba be bi bo ba be bi"))
+    if is_pair:
+        for path in folder.glob("*.json"):
+            path.write_text(json.dumps([{**row, "sentence2": "da"} for row in json.loads(path.read_text())]))
+    texts, other = LeopardTask.open(folder), tmp_path / "records"
+    other.mkdir()
+    for split in (0, 1):
+        for k in (1, 2):
+            support = texts.support(split, k, tokenizer, 12)
+            encoded(other / f"t_c_train_{split}_{k}.tf_record", texts, support)
+    encoded(other / "t_c_eval.tf_record", texts, texts.evaluation(tokenizer, 12))
+    task = LeopardTask.open(other)
+    assert (task.name, task.labels, task.splits) == (texts.name, ("0", "1", "2"), texts.splits)
+    assert task.usable_splits(2) == ([0, 1], [])
+    for length in (8, 12):
+        for found, expected in (
+            (task.support(1, 2, tokenizer, length), texts.support(1, 2, tokenizer, length)),
+            (task.evaluation(tokenizer, length), texts.evaluation(tokenizer, length)),
+            (task.evaluation(tokenizer, length, limit=10), texts.evaluation(tokenizer, length, limit=10)),
+        ):
+            assert found.tokens.tolist() == expected.tokens.tolist()
+            assert found.starts.tolist() == expected.starts.tolist()
+            assert found.first_segments.tolist() == expected.first_segments.tolist()
+            assert found.columns["labels"].tolist() == expected.columns["labels"].tolist()
+
+
+def test_encoded_files_that_cannot_be_used_are_named(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    texts, other = LeopardTask.open(folder), tmp_path / "records"
+    other.mkdir()
+    encoded(other / "t_train_0_2.tf_record", texts, texts.support(0, 2, tokenizer, 12))
+    encoded(other / "t_train_1_2.tf_record", texts, texts.support(0, 1, tokenizer, 12))
+    task = LeopardTask.open(other)
+    usable, reasons = task.usable_splits(2)
+    assert usable == [0] and "t_train_1_2.tf_record: 1 examples of class '0', its name says 2" in reasons[0]
+    with pytest.raises(UserError, match=r"t_eval\.tf_record: no such file"):
+        task.evaluation(tokenizer, 12)
+    (other / "t_train_1_2.tf_record").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"t_train_1_2\.tf_record: record 1"):
+        LeopardTask.open(other)
+    write(other, "t_train_2_2", rows("no", "yes"))
+    with pytest.raises(UserError, match=r"records: holds \.json and \.tf_record files; needs one form"):
+        LeopardTask.open(other)
 
 
 @pytest.mark.skipif(not DATA, reason="needs DS_BERT_DATA, the folder of real data")
