@@ -46,4 +46,4 @@ def test_recipes_are_the_published_ones(path: Path) -> None:
     assert arguments.task_sampling == "uncertainty" and arguments.tasks == []
     assert (arguments.num_train_epochs, arguments.learning_rate, arguments.seed) == (5, 2e-5, 12)
     assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == 32
-    assert arguments.max_seq_length == 128 and arguments.warmup_ratio == 0.1
+    assert arguments.max_seq_length == 128 and arguments.warmup_ratio == 0.1 and arguments.weight_decay == 0.0

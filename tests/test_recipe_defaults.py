@@ -1,6 +1,7 @@
 """`--recipe_defaults` gives each job the defaults of the program that its user comes from."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,35 @@ def test_they_are_those_of_the_published_scripts(recipe: str, job: str) -> None:
     arguments, given = parse_arguments(KINDS[job], ["--recipe_defaults", recipe])
     assert {name: getattr(arguments, name) for name in PUBLISHED[recipe, job]} == PUBLISHED[recipe, job]
     assert given == {"recipe_defaults"}
+
+
+TPU = "use_tpu tpu_name tpu_zone gcp_project master num_tpu_cores iterations_per_loop"
+COMMON = f"""
+    vocab_file output_dir init_checkpoint do_lower_case max_seq_length do_train do_predict train_batch_size
+    learning_rate save_checkpoints_steps predict_batch_size {TPU}
+"""
+SQUAD = """
+    train_file predict_file doc_stride max_query_length num_train_epochs warmup_proportion n_best_size
+    max_answer_length
+"""
+# The flags of the published scripts.
+SCRIPTS = {
+    "albert": f"""
+        {COMMON} {SQUAD} albert_config_file spm_model_file strategy_type num_gpu_cores optimizer data_dir task_name
+        cached_dir do_eval eval_batch_size train_step warmup_step keep_checkpoint_max albert_dropout_prob
+        discard_classifier_weights train_feature_file predict_feature_file predict_feature_left_file start_n_top
+        end_n_top dropout_prob eval_feature_file max_qa_length num_keep_checkpoint high_only middle_only input_file
+        max_predictions_per_seq num_train_steps num_warmup_steps
+    """,
+    "epl": f"""
+        {COMMON} {SQUAD} bert_config_file version_2_with_negative null_score_diff_threshold verbose_logging
+        num_pipe_stages num_micro_batch profiler gc zero amp
+    """,
+}
+
+
+@pytest.mark.parametrize("recipe", SCRIPTS)
+def test_every_flag_of_the_scripts_has_a_row(recipe: str) -> None:
+    table = (Path(__file__).resolve().parents[1] / "docs" / "coming_from" / f"{recipe}.md").read_text()
+    theirs = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| "))
+    assert [flag for flag in SCRIPTS[recipe].split() if not re.search(rf"--{flag}\b", theirs)] == []

@@ -110,6 +110,14 @@ def test_a_recipe_names_its_data_and_a_folder_of_its_own(recipe: Path) -> None:
         assert (arguments.task_name, arguments.data_dir) == ("RACE", "RACE")
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_trains_from_scratch_where_a_configuration_is_named(recipe: Path) -> None:
+    kind = type(parsed(recipe))
+    arguments, given = parse_arguments(kind, [str(recipe), "--config_name", "albert-base-v2"])
+    assert (arguments.config_name, arguments.model_name_or_path) == ("albert-base-v2", None)
+    assert "model_name_or_path" not in given and arguments.learning_rate == parsed(recipe).learning_rate
+
+
 def test_variants_differ_from_their_recipe_in_placement_only() -> None:
     placement = {"num_stages", "per_device_train_batch_size", "gradient_accumulation_steps", "output_dir"}
 
