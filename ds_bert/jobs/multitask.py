@@ -40,8 +40,8 @@ def main(told: Told | None = None) -> int:
     task = combine(tasks, model, arguments.percent_of_max_data_size)
     check_training(task, entries, arguments.task_sampling)
     source = for_tasks(source, task, arguments.drop_classifier)
-    source = begin_last_layer(source, model, arguments.freeze_encoder_layers)
-    return fine_tune(task, plan, source, MultitaskJob)
+    source, notes = begin_last_layer(source, model, arguments.freeze_encoder_layers)
+    return fine_tune(replace(task, notes=(*notes, *task.notes)), plan, source, MultitaskJob)
 
 
 if __name__ == "__main__":

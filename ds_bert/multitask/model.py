@@ -90,8 +90,8 @@ def refuse_one_norm(fields: Mapping[str, Any], folder: str | Path | None) -> Non
 
 def begin_last_layer(
     source: StartingModel, described: Mapping[str, Any], freeze_encoder_layers: str | None
-) -> StartingModel:
-    """Return what to start from, without the last layer of a plain encoder where that is to begin afresh.
+) -> tuple[StartingModel, tuple[str, ...]]:
+    """Return what to start from, without the last layer of a plain encoder where that is to begin afresh; and a note.
 
     Args:
         source: the model.
@@ -104,14 +104,18 @@ def begin_last_layer(
     has_bottleneck = "bottleneck" in described.get("conditional_modules", MODULES)
     is_fresh = described.get("conditional_last_layer") == "published" and has_bottleneck
     if not is_fresh or source.weights is None or source.fields.get("conditional", "none") != "none":
-        return source
+        return source, ()
     family, last = family_of(source.fields), source.fields["num_hidden_layers"] - 1
     if freeze_encoder_layers == f"0-{last}":
         raise UserError(
             f"--freeze_encoder_layers {freeze_encoder_layers} would leave the last layer at its first random weights; "
             f"needed is 0-{last - 1} at the most, or --conditional_last_layer pretrained"
         )
-    return replace(source, weights=source.weights.without(f"{family.prefix}{family.layer_name}{last}."))
+    note = (
+        f"encoder layer {last}, the last, begins with fresh weights, as in CA-MTL's code; with the model's under "
+        "--conditional_last_layer pretrained"
+    )
+    return replace(source, weights=source.weights.without(f"{family.prefix}{family.layer_name}{last}.")), (note,)
 
 
 def names_of_tasks(fields: Mapping[str, Any]) -> list[str]:

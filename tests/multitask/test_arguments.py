@@ -130,7 +130,9 @@ def test_a_last_layer_that_begins_afresh_is_trained() -> None:
 
     def left_out(described: dict[str, Any], frozen: str | None = None, **fields: Any) -> tuple[str, ...]:
         source: Any = StartingModel({**BERT, **fields}, None, Weights())  # type: ignore[arg-type]
-        return begin_last_layer(source, described, frozen).weights.left_out  # type: ignore[union-attr]
+        begun, notes = begin_last_layer(source, described, frozen)
+        assert bool(notes) == bool(begun.weights.left_out)  # type: ignore[union-attr]
+        return begun.weights.left_out  # type: ignore[union-attr]
 
     published = {"conditional": "base", "conditional_last_layer": "published"}
     assert left_out(published, "0-2") == ("bert.encoder.layer.3.",)

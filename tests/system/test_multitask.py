@@ -103,6 +103,29 @@ def test_many_tasks_on_two_stages(folder: Path, tmp_path: Path) -> None:
             assert not torch.equal(value, old), name
 
 
+@pytest.mark.parametrize("begins", ["published", "pretrained"])
+def test_the_last_layer_begins_afresh_or_as_it_was(folder: Path, tmp_path: Path, begins: str) -> None:
+    """And a run that goes on, or starts from its checkpoint, has what was trained, whatever it began as."""
+    out, flags = tmp_path / "out", {"conditional": "base", "conditional_last_layer": begins, "learning_rate": 0}
+    printed = run(tmp_path, words(folder, out, "--do_train", **flags, max_steps=1))
+    before, after = weights(folder / "model"), weights(checkpoints(out)[-1])
+    of_last = [name for name in before if name.startswith(f"encoder.layer.{layers(folder) - 1}.")]
+    assert of_last and ("begins with fresh weights, as in CA-MTL's code" in printed) == (begins == "published")
+    for name, value in before.items():
+        if name.endswith("weight") and "norm" not in name.lower() and f"bert.{name}" in after:
+            is_as_before = torch.equal(after[f"bert.{name}"], value)
+            assert is_as_before == (name not in of_last or begins == "pretrained"), name
+    flags = {"model_name_or_path": checkpoints(out)[-1], "learning_rate": 0, "max_steps": 1}
+    again = words(folder, tmp_path / "again", "--do_train", **flags)
+    assert "begins with fresh weights, as" not in run(tmp_path / "two", again)
+    kept = weights(checkpoints(tmp_path / "again")[-1])
+    assert all(torch.equal(kept[name], value) for name, value in after.items())
+
+
+def layers(folder: Path) -> int:
+    return json.loads((folder / "model" / "config.json").read_text())["num_hidden_layers"]
+
+
 def test_a_checkpoint_is_measured_elsewhere(folder: Path, tmp_path: Path) -> None:
     """Conditional modules and tasks are the checkpoint's, whatever the cut."""
     out = tmp_path / "out"
