@@ -117,12 +117,13 @@ class JobArguments:
 class TrainingArguments(JobArguments):
     """How to train: the model, lengths, batches, optimizer, precision, checkpoints."""
 
-    alternatives = (
-        ("config_name", "model_name_or_path"),
-        ("max_steps", "num_train_epochs"),
-        ("warmup_steps", "warmup_ratio"),
-    )
-    """Two flags for one thing (without a type, so that this is no flag): one that is given replaces a file's other."""
+    replaces = {  # without a type, so that this is no flag
+        "config_name": "model_name_or_path",
+        "num_train_epochs": "max_steps",
+        "warmup_ratio": "warmup_steps",
+        "warmup_steps": "warmup_ratio",
+    }
+    """A flag that is given puts another one of a file aside, which would stand in its way."""
 
     config_name: str | None = argument(
         None, "Model to start from scratch: shipped name, config.json or its folder.", MODEL, CONTENT, kind=Kind.NAMED
@@ -178,7 +179,7 @@ class TrainingArguments(JobArguments):
         "Course of the learning rate after warm-up; linear_from_start falls as if there were none, as Google's.",
         OPTIMIZER,
         TOLD,
-        ("linear", "linear_from_start", "cosine", "constant"),
+        ("linear", "cosine", "constant", "linear_from_start"),
     )
     warmup_steps: int = argument(
         0, "Optimizer steps over which the learning rate rises from 0.", OPTIMIZER, TOLD, at_least(0)

@@ -160,11 +160,10 @@ def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str
 
 
 def _over(kind: type, weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
-    """Unite values; where one of a job's ``alternatives`` is among the stronger, the weaker's other is left out."""
-    pairs = getattr(kind, "alternatives", ())
-    given = {name for name, value in stronger.items() if value not in (None, -1)}  # which stand for the other one
-    replaced = {other for pair in pairs for one, other in (pair, pair[::-1]) if one in given}
-    return {name: value for name, value in weaker.items() if name not in replaced} | dict(stronger)
+    """Unite values; what a stronger one puts aside, see ``replaces`` of a job's arguments, is left out."""
+    pairs = getattr(kind, "replaces", {})
+    aside = {pairs[name] for name, value in stronger.items() if name in pairs and value is not None}
+    return {name: value for name, value in weaker.items() if name not in aside} | dict(stronger)
 
 
 def _recipe_defaults(kind: type, name: str) -> dict[str, Any]:

@@ -167,7 +167,6 @@ def test_sequences_and_paths_become_what_a_file_would_hold() -> None:
     ("in_file", "flag", "value"),
     [
         ({"model_name_or_path": "bert-base/"}, "config_name", "bert-mini"),
-        ({"config_name": "bert-mini"}, "model_name_or_path", "bert-base/"),
         ({"max_steps": 1000}, "num_train_epochs", 3.0),
         ({"warmup_steps": 320}, "warmup_ratio", 0.0),
         ({"warmup_ratio": 0.1}, "warmup_steps", 0),
@@ -182,10 +181,12 @@ def test_a_flag_puts_a_file_s_other_way_to_say_it_aside(
     assert getattr(arguments, flag) == value and getattr(arguments, other) == getattr(PretrainArguments(), other)
 
 
-def test_what_says_nothing_puts_nothing_aside(tmp_path: Path) -> None:
-    """-1 steps are as many as the epochs have."""
+def test_what_stands_in_nobody_s_way_stays(tmp_path: Path) -> None:
+    """-1 steps are as many as the epochs have; a model that is not wanted is refused with the configuration's name."""
     arguments, _ = parse(run_json(tmp_path, num_train_epochs=2, max_steps=5), "--max_steps", "-1")
     assert (arguments.num_train_epochs, arguments.max_steps) == (2.0, -1)
+    arguments, _ = parse(run_json(tmp_path, config_name="bert-mini"), "--model_name_or_path", "x/")
+    assert (arguments.config_name, arguments.model_name_or_path) == ("bert-mini", "x/")
 
 
 def test_recipe_defaults_give_way_to_all_else(tmp_path: Path) -> None:
