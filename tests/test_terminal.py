@@ -1,13 +1,16 @@
-"""What is printed never ends a program: whatever stdout is, whoever has stopped reading it."""
+"""What is printed: it never ends a program, has colours on terminals only, and is whole lines in a pipe."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ds_bert import terminal
 from ds_bert.cli import COMMANDS
+from tests.support.terminal import BOLD, RED, YELLOW, on_terminal, plain_environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIGNS = "chart ●┤└─ 1–2 − 3 × 4 ± … → “é” 漢字 \udcff 😀"
@@ -66,7 +69,7 @@ def _has(encoding: str, sign: str) -> bool:
 
 TALKER = """
 import sys
-from ds_bert.errors import keep_printing
+from ds_bert.terminal import keep_printing
 keep_printing()
 word, more = sys.argv[1] * 30, sys.argv[2:]
 for _ in range(3000):
@@ -144,3 +147,71 @@ def test_a_command_that_prints_a_table(tmp_path: Path) -> None:
     assert run(words, tmp_path, "ascii").stdout.decode() == whole.stdout.decode().replace("×", "x").replace("–", "-")
     ended = run(words, tmp_path, shell='| true; exit "${PIPESTATUS[0]}"')
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+SPEAKER = [sys.executable, "-c", """
+from ds_bert.terminal import complain, fact, heading, keep_printing, table, warn
+keep_printing()
+warn("a")
+complain("b")
+print(heading("c"))
+print(fact("d", "e"))
+print(table(("f", "g"), [("h " * 60 + "i", "12345")], texts=("f",)))
+"""]  # fmt: skip
+STYLED = re.compile(r"\x1b\[[\d;]*m")
+SAID = ["warning: a", "error: b", "c", "d:      e"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_coloured"),
+    [
+        ({}, True),
+        ({"NO_COLOR": ""}, True),
+        ({"NO_COLOR": "1"}, False),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+        ({"TERM": "dumb", "FORCE_COLOR": "1"}, True),
+    ],
+    ids=str,
+)
+def test_a_terminal_has_colours_unless_it_is_told_otherwise(environment: dict[str, str], is_coloured: bool) -> None:
+    status, written = on_terminal(SPEAKER, PYTHONPATH=str(REPOSITORY), **environment)
+    assert status == 0 and STYLED.sub("", written).splitlines()[:4] == SAID
+    if is_coloured:
+        for said in (f"{YELLOW}warning:", f"{RED}error:", f"{BOLD}c", f"{BOLD}d:", f"{BOLD}f"):
+            assert said in written
+    else:
+        assert "\x1b" not in written
+
+
+def test_a_narrow_terminal_folds_words_of_a_table_and_no_numbers() -> None:
+    _, written = on_terminal(SPEAKER, columns=40, PYTHONPATH=str(REPOSITORY))
+    lines = STYLED.sub("", written).splitlines()[4:]
+    assert len(lines) > 4 and all(len(line) <= 40 for line in lines)
+    assert sorted(" ".join(lines[1:]).split()) == ["12345", *"h" * 60, "i"]
+    _, written = on_terminal(SPEAKER, columns=5, PYTHONPATH=str(REPOSITORY))  # nothing is lost where all is too narrow
+    assert "12345" in written
+
+
+@pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}, {"COLUMNS": "20"}], ids=str)
+def test_a_pipe_gets_whole_lines(environment: dict[str, str]) -> None:
+    command = {**plain_environment(), "PYTHONPATH": str(REPOSITORY), "TERM": "xterm", **environment}
+    ended = subprocess.run(
+        SPEAKER, env=command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+    )
+    assert ("\x1b" in ended.stdout) == ("FORCE_COLOR" in environment)
+    lines = STYLED.sub("", ended.stdout).splitlines()
+    assert lines == [*SAID, f"f{' ' * 126}g", "h " * 60 + "i  12345"]
+
+
+def test_a_table_is_aligned_whatever_its_cells_hold() -> None:
+    rows = [("漢字", "1"), ("[bold]a[/] :smile:", "1,000"), ("\udcff", "–"), ("", "2.5%")]
+    lines = terminal.table(("name", "number"), rows, texts=("name",)).splitlines()
+    assert lines == [
+        "name                number",
+        "漢字                     1",
+        "[bold]a[/] :smile:   1,000",
+        "\udcff                        –",
+        "                      2.5%",
+    ]
+    assert terminal.table(("name", "number"), [], texts=("name",)) == "name  number"

@@ -11,6 +11,7 @@ from ds_bert.data import cache_space
 from ds_bert.data.cache_space import Entry, spell_size
 from ds_bert.data.feature_cache import default_folder, describe
 from ds_bert.errors import UserError
+from ds_bert.terminal import table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     entries = cache_space.entries(folder) if folder.is_dir() else []
     print(f"{folder}: {_count(entries)}")
     if entries:
-        print("\n".join(_table(entries)))
+        print(_table(entries))
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free
     print(
@@ -59,14 +60,13 @@ def _count(entries: Sequence[Entry]) -> str:
     return f"{folders}, {spell_size(sum(entry.size for entry in entries))}"
 
 
-def _table(entries: Sequence[Entry]) -> list[str]:
+def _table(entries: Sequence[Entry]) -> str:
     """A line for each, the last used first."""
     states = {"whole": "", "part": "unfinished", "aside": "moved aside", "deleted": "half removed"}
-    rows = [("size", "last used", "what")]
+    rows = []
     for entry in reversed(entries):
         state = [word for word in (states[entry.kind], "in use" if entry.in_use else "") if word]
         what = describe(entry.path) + (f" ({', '.join(state)})" if state else "")
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
         rows.append((spell_size(entry.size), used, what))
-    sizes, times = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return [f"{size:>{sizes}}  {used:<{times}}  {what}" for size, used, what in rows]
+    return table(("size", "last used", "what"), rows, texts=("last used", "what"))

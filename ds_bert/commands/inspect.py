@@ -8,6 +8,7 @@ from typing import Any
 
 from ds_bert.errors import UserError
 from ds_bert.stage_map import StageMapError, parse_stage_map
+from ds_bert.terminal import fact, heading, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,6 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         ("model", f"{found['model_type']}, {_listed(found['sizes'])}"),
         ("head", found["head"]),
         ("parameters", f"{found['parameters']:,} in {_listed(found['dtypes'], '{1} tensors of {0}')}"),
-        *(("", f"{layer:<18}{count:>14,}") for layer, count in found["parameters_by_layer"].items()),
         ("extra", ", ".join(found["extra_weights"])),
         ("tokenizer", _tokenizer_text(found["tokenizer"])),
         ("moments", ", ".join(found["moments"])),
@@ -61,7 +61,12 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         ("checkpoints", ", ".join(found["checkpoints"])),
         *(("fault", fault) for fault in found["faults"]),
     ]
-    return [f"{found['path']}{step}", *(f"  {title:<12}{text}" for title, text in rows if text)]
+    layers = [(layer, f"{count:,}") for layer, count in found["parameters_by_layer"].items()]
+    return [
+        heading(f"{found['path']}{step}"),
+        *(fact(label, text, width=12) for label, text in rows if text),
+        table(("layer", "parameters"), layers, texts=("layer",)),
+    ]
 
 
 def _listed(values: Mapping[str, Any], form: str = "{0} {1}") -> str:

@@ -18,6 +18,7 @@ from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.costs import default_predictions, layer_costs
 from ds_bert.stage_map import StageMap, load_stage_map, require_ascending
 from ds_bert.stage_map_faults import MODULES
+from ds_bert.terminal import table
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.declaration import Kind, flags_of
 from ds_bert.training.unknown import jobs
@@ -110,10 +111,12 @@ def _volumes(values: dict[str, Any], stage_map: StageMap) -> Volumes | None:
 
 
 def _print_ranks(hostfile: Hostfile, stage_map: StageMap) -> None:
-    for node, name in enumerate(hostfile.names):
-        ranks = hostfile.ranks(node)
-        places = ["rank {} (stage {}, replica {})".format(rank, *stage_map.position(rank)) for rank in ranks]
-        print(f"{name}: {', '.join(places)}")
+    rows = [
+        (name, *map(str, (rank, *stage_map.position(rank))))
+        for node, name in enumerate(hostfile.names)
+        for rank in hostfile.ranks(node)
+    ]
+    print(table(("node", "rank", "stage", "replica"), rows, texts=("node",)))
 
 
 def _print_boundaries(hostfile: Hostfile, stage_map: StageMap, volumes: Volumes | None) -> None:
@@ -184,8 +187,12 @@ def _mark(output_dir: str | None) -> Iterator[str | None]:
 
 def _print_network(hostfile: Hostfile, reports: Sequence[Report]) -> None:
     """Say which interface joins the nodes, as gloo and NCCL must be told."""
-    for name, report in zip(hostfile.names, reports, strict=True):
-        print(f"{name}: reached at {report.address or 'an unknown address'} on {report.interface or 'no interface'}")
+    titles = ("node", "reached at", "interface")
+    rows = [
+        (name, report.address or "unknown", report.interface or "none")
+        for name, report in zip(hostfile.names, reports, strict=True)
+    ]
+    print(table(titles, rows, texts=titles))
     names = {report.interface for report in reports}
     if len(names) == 1 and not names & {"", "lo"}:
         (interface,) = names

@@ -6,6 +6,7 @@ from pathlib import Path
 from ds_bert.commands.common import INTERRUPTED, made, num_cores
 from ds_bert.data.corpus import DOCUMENT_ENDS, FORMATS, Reading
 from ds_bert.data.prepare import BAD_RECORDS, PartSummary, PrepareSettings, prepare, read_bad_records
+from ds_bert.terminal import warn
 
 _MOST_UNKNOWN = 0.01
 _SHORT_DOCUMENT = 128
@@ -91,16 +92,16 @@ def _print_summary(summary: PartSummary) -> None:
     if summary.num_empty_documents:
         print(f"  {summary.num_empty_documents:,} documents without a token were left out")
     if summary.unknown_share > _MOST_UNKNOWN:
-        print(
-            f"  warning: more than {_MOST_UNKNOWN:.0%} of the tokens are {summary.unk_token}: does the vocabulary suit "
-            f"the text?"
+        warn(
+            f"{summary.folder}: more than {_MOST_UNKNOWN:.0%} of the tokens are {summary.unk_token}: does the "
+            "vocabulary suit the text?"
         )
     if summary.num_documents < 2:
-        print("  warning: sentence pairs need two documents at least; set documents apart by blank lines")
+        warn(f"{summary.folder}: sentence pairs need two documents at least; set documents apart by blank lines")
     elif summary.num_tokens < _SHORT_DOCUMENT * summary.num_documents:
-        print(
-            f"  warning: documents have {summary.num_tokens / summary.num_documents:.0f} tokens on average, so many "
-            f"examples will hold padding; if a file is one document, say --document_end file"
+        warn(
+            f"{summary.folder}: documents have {summary.num_tokens / summary.num_documents:.0f} tokens on average, so "
+            "many examples will hold padding; if a file is one document, say --document_end file"
         )
 
 

@@ -17,6 +17,7 @@ from ds_bert.modeling.costs import LayerCost, default_predictions, layer_costs, 
 from ds_bert.modeling.heads import trainable_heads
 from ds_bert.stage_map import StageMap, load_stage_map, make_stage_map, require_ascending, to_json
 from ds_bert.stage_map_faults import MODULES
+from ds_bert.terminal import table
 
 GIB = 2**30
 
@@ -141,10 +142,10 @@ def _show(arguments: argparse.Namespace) -> None:
     layers = _layer_costs(arguments, bytes_per_value=2 if arguments.bf16 else 4)
     stages = [layers[begin:end] for begin, end in pairwise(stage_map.cuts)]
     flops = [sum(layer.flops for layer in stage) for stage in stages]
-    header = ["stage", "layers", "parameters", "GFLOPs", "share", "state", "activations", "GiB a rank", "ranks"]
+    titles = ("stage", "layers", "parameters", "GFLOPs", "share", "state", "activations", "GiB a rank", "ranks")
     rows = [_row(arguments, stage_map, stage, stages[stage], flops) for stage in range(stage_map.num_stages)]
     print(f"{source} for {arguments.config_name}")
-    print(_table([header, *rows], left=(1, 8)))
+    print(table(titles, rows, texts=("layers", "ranks")))
     depth, micro_batches = stage_map.num_stages, arguments.gradient_accumulation_steps
     balance = max(flops) * depth / sum(flops)
     bubble = (depth - 1) / (micro_batches + depth - 1)
@@ -201,16 +202,3 @@ def _layer_costs(arguments: argparse.Namespace, bytes_per_value: int = 4) -> lis
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """Align cells in columns: the columns in ``left`` to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)

@@ -1,12 +1,12 @@
 """`ds-bert verify`: compare every file of a checkpoint, or of prepared data, with its checksum."""
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ds_bert.errors import UserError
+from ds_bert.terminal import complain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         found, content = compare(folder)
         if found:
             status = 2
-            print("\n".join(f"error: {fault}" for fault in found), file=sys.stderr)
+            for fault in found:
+                complain(fault)
         else:
             print(f"{folder}: {content}")
     return status

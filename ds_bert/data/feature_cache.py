@@ -15,7 +15,6 @@ import hashlib
 import json
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from ds_bert.data.features import Features
 from ds_bert.data.shards import map_array, save_arrays
 from ds_bert.errors import UserError
 from ds_bert.files import make_folder, write_json
+from ds_bert.terminal import warn
 
 FORMAT_VERSION = 4
 _DESCRIPTION = "features.json"
@@ -67,7 +67,7 @@ def cached_features(
 
 def _warn(text: str) -> None:
     if launcher_world()[0] == 0:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        warn(text)
 
 
 def cache_folder(given: str | None) -> Path | None:

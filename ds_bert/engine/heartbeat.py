@@ -41,6 +41,7 @@ from ds_bert.engine.meeting import connect, meeting_address
 from ds_bert.engine.process_group import Grid
 from ds_bert.engine.wire import Wire
 from ds_bert.errors import StartError
+from ds_bert.terminal import complain
 
 SILENCE = 30.0  # seconds, by default, without a sign of life
 INTERVAL = 1.0  # seconds between two signs of life, at most
@@ -162,7 +163,7 @@ class Heartbeat:
         os._exit(1)
 
     def _say(self, reason: str) -> None:
-        print(f"error: {self._grid}: after step {self.steps_done()}: {reason}", file=sys.stderr, flush=True)
+        complain(f"{self._grid}: after step {self.steps_done()}: {reason}")
 
     def _speak_last_words(self) -> None:
         """Keep what was printed and what NCCL did last, and make its kernels end; none of it may take long."""

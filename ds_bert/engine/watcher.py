@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from threading import Thread
@@ -22,6 +21,7 @@ import psutil
 
 from ds_bert.engine.roll import Member, Roll, Verdict, describe
 from ds_bert.engine.wire import Wire, select_ready
+from ds_bert.terminal import complain
 
 _UNHEARD = 5.0  # seconds that a rank has to say that it heard the verdict
 _PATIENCE = 15.0  # seconds that it has, after the verdict, to end by itself
@@ -224,9 +224,8 @@ class Watcher:
             with contextlib.suppress(psutil.Error):
                 self._process.kill()
             if not self._is_ending:
-                said = f"error: {self._me.name}: after step {self._me.steps}: {self._verdict}"
                 self._is_ending = True
-                print(said, file=sys.stderr, flush=True)
+                complain(f"{self._me.name}: after step {self._me.steps}: {self._verdict}")
 
     def _decide(self, verdict: Verdict, now: float) -> None:
         if self._verdict:

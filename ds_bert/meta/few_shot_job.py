@@ -23,6 +23,7 @@ from ds_bert.modeling.adapters import HEAD_STEP_SIZE, MetaModel, Selection
 from ds_bert.modeling.config import load_model_config
 from ds_bert.modeling.model import carry_declaration
 from ds_bert.stage_map import StageMap
+from ds_bert.terminal import table
 from ds_bert.training.consistency import check_same_arguments
 from ds_bert.training.job import all_ranks, choose_stage_map
 from ds_bert.training.lifecycle import claim_output_dir
@@ -183,7 +184,8 @@ def _learn_all(
     learner.timeline.collect(wait=True)
     spans = learner.gather(learner.timeline.spans)
     if is_first:
-        lines = results_table(tasks.name, summarize(results))
+        titles, *rows = results_table(tasks.name, summarize(results))
+        lines = [table(titles, rows, texts=(tasks.name,))]
         if learner.timeline.traced:
             lines += keep_trace(output_dir, learner.grid.stage_map, spans, _DRAWN)
         print("\n".join(lines), flush=True)
@@ -226,7 +228,7 @@ def _write(output_dir: Path, arguments: FewShotArguments, name: str, results: di
         output_dir / RESULTS,
         {"task": name, "arguments": asdict(arguments), "summary": summary, "results": dict(sorted(results.items()))},
     )
-    write_atomically(output_dir / "results.md", "\n".join(results_table(name, summary)) + "\n")
+    write_atomically(output_dir / "results.md", _as_markdown(results_table(name, summary)))
     draw_accuracy(output_dir / "accuracy.png", name, summary)
 
 
@@ -253,10 +255,10 @@ def summarize(results: Results) -> dict[str, dict[int, dict[str, float]]]:
     return summary
 
 
-def results_table(name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[str]:
-    """Lines of a Markdown table: a row per method, a column per k, accuracy in percent, mean ± deviation."""
+def results_table(name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[list[str]]:
+    """Titles, and a row per method: a column per k, accuracy in percent, mean ± deviation (training sets)."""
     sizes = sorted({k for row in summary.values() for k in row})
-    lines = [f"| {name} | " + " | ".join(f"k = {k}" for k in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    rows = [[name, *(f"k = {k}" for k in sizes)]]
     for method, row in summary.items():
         cells = [
             f"{100 * row[k]['mean']:.1f} ± {100 * row[k]['deviation']:.1f} ({row[k]['splits']:.0f})"
@@ -264,8 +266,13 @@ def results_table(name: str, summary: Mapping[str, Mapping[int, Mapping[str, flo
             else "–"
             for k in sizes
         ]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return lines
+        rows.append([method, *cells])
+    return rows
+
+
+def _as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    titles, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([titles, "|---" * len(rows[0]) + "|", *others, ""])
 
 
 def draw_accuracy(path: Path, name: str, summary: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:

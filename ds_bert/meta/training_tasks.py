@@ -24,6 +24,7 @@ from ds_bert.meta.tasks.task_set import MANIFEST, TaskSet
 from ds_bert.modeling.config import refuse_pairs
 from ds_bert.tasks.glue.task import GlueOptions, glue_task
 from ds_bert.tasks.task import DataOptions
+from ds_bert.terminal import fact
 from ds_bert.training.starting_model import StartingModel
 
 
@@ -105,7 +106,7 @@ class TaskReader:
         """Encode the training examples of a GLUE task's folder; return the number of its classes, too."""
         task = glue_task(GlueOptions(self.data, folder.name, folder), self.tokenizer)
         for note in task.all_notes if launcher_world()[0] == 0 else ():
-            print(f"note:   {note}", flush=True)
+            print(fact("note", note), flush=True)
         assert isinstance(task.train, Features)
         return task.train, task.config["num_labels"]
 

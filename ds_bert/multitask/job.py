@@ -25,6 +25,7 @@ from ds_bert.multitask.sampling import (
 from ds_bert.multitask.task_list import ALL, AVERAGE, SPREAD
 from ds_bert.multitask.tasks import DIAGNOSTIC, MultitaskTask
 from ds_bert.tasks.task import SCORE, Examples, Task
+from ds_bert.terminal import fact
 from ds_bert.training.data_loader import DataLoader, Tensors, split_features
 from ds_bert.training.finetuning import FinetuneJob
 from ds_bert.training.job import Plan, Run
@@ -131,7 +132,7 @@ class MultitaskJob(FinetuneJob[MultitaskArguments]):
             names = [member.name for member in self.task.members]
             path = self.output_dir / CHART
             draw_scores(path, {name: measures[name] for name in names}, measures[AVERAGE])
-            print(f"chart:  {path}", flush=True)
+            print(fact("chart", str(path)), flush=True)
         return status, measures
 
     def loader(self, examples: Examples) -> DataLoader:
@@ -169,7 +170,7 @@ class MultitaskJob(FinetuneJob[MultitaskArguments]):
         """Write and print which share of each task's examples was trained on at least once."""
         names = [member.name for member in self.task.members]
         seen = dict(zip(names, self.sampler.shares_seen(), strict=True)) | {ALL: float(self.sampler.seen.mean())}
-        print("seen:   " + ", ".join(f"{name} {share:.1%}" for name, share in seen.items()), flush=True)
+        print(fact("seen", ", ".join(f"{name} {share:.1%}" for name, share in seen.items())), flush=True)
         if self.arguments.run_dir:
             write_json(self.output_dir / SEEN, seen)
 

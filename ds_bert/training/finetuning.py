@@ -23,6 +23,7 @@ from ds_bert.modeling.config import load_model_config, refuse_pairs
 from ds_bert.modeling.costs import training_flops
 from ds_bert.modeling.model import build_config
 from ds_bert.tasks.task import SPLITS, DataOptions, Examples, Outputs, Split, Task, TaskOptions
+from ds_bert.terminal import fact, table
 from ds_bert.training.data_loader import DataLoader
 from ds_bert.training.job import Job, Plan, Run, all_ranks
 from ds_bert.training.job_arguments import FinetuneArguments
@@ -130,7 +131,8 @@ class FinetuneJob(Job[A]):
         measures = (measured or self.measure(self._folder("evaluation"))) if self.arguments.do_eval else {}
         self._write(RESULTS, measures)
         if self.grid.rank == 0 and measures:
-            print("\n".join(f"{name:<32} {value:.4f}" for name, value in measures.items()), flush=True)
+            rows = [(name, f"{value:.4f}") for name, value in measures.items()]
+            print(table(("measure", "value"), rows, texts=("measure",)), flush=True)
         if self.arguments.do_predict:
             for name, split in self.task.prediction.items():
                 self._write(f"{name}_results.json", self.outputs_of(split, self._folder("predictions")))
@@ -250,7 +252,7 @@ def _interpret(split: Split, outputs: Sequence[Outputs], folder: Path | None) ->
     if folder and split.write:
         folder.mkdir(parents=True, exist_ok=True)
         for path in split.write(said, folder):
-            print(f"wrote:  {path}", flush=True)
+            print(fact("wrote", str(path)), flush=True)
     return measures
 
 

@@ -22,6 +22,7 @@ from ds_bert.files import write_atomically, write_json
 from ds_bert.schedules import SCHEDULES
 from ds_bert.schedules.simulator import bubble_share
 from ds_bert.stage_map import StageMap, to_json
+from ds_bert.terminal import fact
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.consistency import check_same_run
 from ds_bert.training.log import Measures, RunLog, draw_course, read_log, terminal_charts
@@ -147,10 +148,10 @@ def conclude(
             print("\n".join(terminal_charts(entries, measures)))
             lines += _draw(engine, folder, entries, measures, spans)
             if arguments.measures_speed:
-                lines.append(f"figures: {folder / 'summary.json'} ({arguments.output_dir} is as it was)")
-        lines.append(f"cut:    {stage_map.in_words()}")
+                lines.append(fact("figures", f"{folder / 'summary.json'} ({arguments.output_dir} is as it was)"))
+        lines.append(fact("cut", stage_map.in_words()))
         if outcome.checkpoint:
-            lines.append(f"saved:  {outcome.checkpoint}")
+            lines.append(fact("saved", str(outcome.checkpoint)))
         if outcome.signal:
             lines.append(f"ended by signal {outcome.signal} after step {engine.steps_done}; go on with --resume")
         print("\n".join([*lines, *outcome.profile]), flush=True)
@@ -169,7 +170,7 @@ def _draw(
     lines = []
     if any("train/loss" in entry for entry in entries):
         draw_course(output_dir / "loss.png", entries, measures)
-        lines.append(f"chart:  {output_dir / 'loss.png'}")
+        lines.append(fact("chart", str(output_dir / "loss.png")))
     if engine.settings.traced:
         steps = engine.settings.weight_versions  # to show how one goes over into the next
         lines += keep_trace(output_dir, engine.grid.stage_map, ranks, steps)
@@ -294,12 +295,18 @@ def summary_lines(figures: dict[str, Any]) -> list[str]:
     shares = ", ".join(f"stage {stage} {share:.0%}" for stage, share in enumerate(figures["busy_share_per_stage"]))
     memory = ", ".join(f"stage {s} {peak / 2**30:.2f} GiB" for s, peak in enumerate(figures["peak_memory_per_stage"]))
     return [
-        f"speed:  {figures['samples_per_second']:.1f} samples/s, {figures['tokens_per_second']:,.0f} tokens/s "
-        f"({figures['tokens_per_second_per_rank']:,.0f} per rank{share})",
-        f"busy:   {shares}; idle {figures['bubble_share']:.0%} on average "
-        f"(an even cut in theory: {figures['bubble_share_even_cut']:.0%})",
-        f"memory: {memory} at the most",
-        f"sent:   {figures['bytes_sent'] / 1e6:,.1f} MB between stages",
+        fact(
+            "speed",
+            f"{figures['samples_per_second']:.1f} samples/s, {figures['tokens_per_second']:,.0f} tokens/s "
+            f"({figures['tokens_per_second_per_rank']:,.0f} per rank{share})",
+        ),
+        fact(
+            "busy",
+            f"{shares}; idle {figures['bubble_share']:.0%} on average "
+            f"(an even cut in theory: {figures['bubble_share_even_cut']:.0%})",
+        ),
+        fact("memory", f"{memory} at the most"),
+        fact("sent", f"{figures['bytes_sent'] / 1e6:,.1f} MB between stages"),
     ]
 
 

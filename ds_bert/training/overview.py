@@ -11,6 +11,7 @@ import torch
 from ds_bert.checkpoint.saving import gather
 from ds_bert.engine.engine import Engine
 from ds_bert.engine.process_group import Grid
+from ds_bert.terminal import fact
 from ds_bert.training.arguments import TrainingArguments
 from ds_bert.training.consistency import changes_since
 from ds_bert.training.settings import warmup_steps
@@ -26,7 +27,7 @@ def show_overview(grid: Grid, lines: Sequence[tuple[str, str]], notes: Collectio
     """
     if grid.rank == 0:
         rows = [(label, text) for label, text in lines if text] + [("note", note) for note in dict.fromkeys(notes)]
-        print("\n".join(f"{label + ': ':<8}{text}" for label, text in rows), flush=True)
+        print("\n".join(fact(label, text) for label, text in rows), flush=True)
 
 
 def describe_engine(engine: Engine, model: Mapping[str, Any], origin: str) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from ds_bert.checkpoint.folders import SEED, claim_output_dir
 from ds_bert.command_line import launcher_world
 from ds_bert.errors import UserError
 from ds_bert.files import write_json
+from ds_bert.terminal import table
 from ds_bert.training.job_arguments import FinetuneArguments
 
 A = TypeVar("A", bound=FinetuneArguments)
@@ -55,10 +56,11 @@ def claim_seeds(arguments: FinetuneArguments) -> None:
 
 def report_seeds(output_dir: Path, seeds: Sequence[int], results: Sequence[Mapping[str, float]]) -> None:
     """Write and print mean and standard deviation over the seeds."""
-    summary = {}
+    summary, rows = {}, []
     for name in results[0]:
         values = [result[name] for result in results]
         deviation = statistics.stdev(values)
         summary[name] = {"mean": statistics.mean(values), "deviation": deviation, "values": values}
-        print(f"{name:<32} {summary[name]['mean']:.4f} ± {deviation:.4f} over seeds {', '.join(map(str, seeds))}")
+        rows.append((name, f"{summary[name]['mean']:.4f} ± {deviation:.4f}"))
+    print(table(("measure", f"over seeds {', '.join(map(str, seeds))}"), rows, texts=("measure",)))
     write_json(output_dir / RESULTS, {"seeds": list(seeds), **summary})

@@ -11,6 +11,7 @@ from ds_bert.engine.timeline import COMPUTE, Span
 from ds_bert.errors import UserError
 from ds_bert.files import read_json, write_atomically
 from ds_bert.stage_map import StageMap
+from ds_bert.terminal import fact
 
 TRACE, PICTURE = "trace.json", "schedule.png"
 _DIGIT = 0.008  # of the picture's width is what a digit takes; a box that is narrower has no number
@@ -31,12 +32,15 @@ def keep_trace(folder: Path, stage_map: StageMap, of_processes: Sequence[Sequenc
     stages = [stage_map.position(rank)[0] for rank in by_launcher]
     traced = training_steps(ranks)
     if not traced:
-        return ["trace:  none of the steps to trace was trained now"]
+        return [fact("trace", "none of the steps to trace was trained now")]
     drawn = traced[-steps:]
     draw_schedule(folder / PICTURE, ranks, stages, drawn[0], drawn[-1])
     return [
-        f"chart:  {folder / PICTURE} (the schedule as it ran)",
-        f"trace:  {write_trace(folder, ranks, stages)} ({spell_steps(traced)}, for Perfetto, and `ds-bert timeline`)",
+        fact("chart", f"{folder / PICTURE} (the schedule as it ran)"),
+        fact(
+            "trace",
+            f"{write_trace(folder, ranks, stages)} ({spell_steps(traced)}, for Perfetto, and `ds-bert timeline`)",
+        ),
     ]
 
 

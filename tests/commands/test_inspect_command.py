@@ -110,7 +110,7 @@ def test_a_hugging_face_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert list(found["parameters_by_layer"]) == ["embeddings", "encoder group 0", "pooler", "head"]
     assert found["dtypes"].keys() == {"bfloat16"} and found["tokenizer"] is None and found["moments"] == []
     assert main(["inspect", str(tmp_path)]) == 0
-    assert "tokenizer   none" in capsys.readouterr().out
+    assert "tokenizer:   none" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def _arguments(**more: Any) -> dict[str, Any]:
 def test_all_is_well(check: Check) -> None:
     status, out, err = check("node0 slots=2\nnode1 slots=2\n", "--run", "run.json", "--ssh_port", "2222")
     assert status == 0, err
-    assert "node1: rank 2 (stage 1, replica 0), rank 3 (stage 1, replica 1)" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0] == ["node", "rank", "stage", "replica"]
+    assert rows[3:5] == [["node1", "2", "1", "0"], ["node1", "3", "1", "1"]]
     size = 8 * 32 * (2 * 32 * 2 + 1)  # a micro-batch of 8 sequences: hidden states there and back in bf16, the mask
     assert f"stages 0 and 1: crosses nodes in 2 of 2 replicas: at most {2 * size / 1e3:.1f} kB a step" in out
     assert "link node0 – node1: " in out and "alike on all nodes: Python 3." in out

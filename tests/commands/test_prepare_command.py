@@ -66,10 +66,10 @@ def test_shards_hold_the_tokenised_text(tmp_path: Path, vocabulary: Path, capsys
         sentences = [shard.tokens[a:b].tolist() for a, b in zip(shard.sentences, shard.sentences[1:], strict=False)]
         found += [sentences[a:b] for a, b in zip(shard.documents, shard.documents[1:], strict=False)]
     assert found == expected
-    printed = capsys.readouterr().out
+    printed, warned = capsys.readouterr()
     unknown = sum(token == 1 for document in found for sentence in document for token in sentence)
     assert f"{corpus.num_documents} documents" in printed and f"[UNK] {unknown / corpus.num_tokens:.2%}" in printed
-    assert "more than 1% of the tokens are [UNK]" in printed and "next: " in printed
+    assert f"warning: {out}: more than 1% of the tokens are [UNK]" in warned and "next: " in printed
     assert printed.startswith(f"{text}: taken for a sentence a line (--format lines)\n")
 
 

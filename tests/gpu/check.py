@@ -24,7 +24,7 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # this process computes nothing; those that it starts are told theirs
 
-from ds_bert.errors import keep_printing
+from ds_bert.terminal import keep_printing
 from tests.gpu import jobs, memory, parity, speed
 from tests.gpu.ranks import ROOT, Bench, CheckFailed, run_ranks
 
