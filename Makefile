@@ -24,12 +24,12 @@ $(DOCS_READY): $(READY)
 
 demo: $(READY)
 	$(BIN)/ds-bert prepare --python_docs --train_vocab 2048 --validation_share 0.05 --output_dir runs/demo-data
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/deepspeed -q --num_accelerators 2 pipelines/pretrain.py ds_configs/demo/pretrain.json
+	PATH="$(CURDIR)/$(BIN):$$PATH" DS_ACCELERATOR=cpu $(BIN)/deepspeed -q --num_accelerators 2 pipelines/pretrain.py ds_configs/demo/pretrain.json
 	@echo
 	@echo 'next:  source $(BIN)/activate'
 	@echo '       ds-bert stage-map show ds_configs/demo/stage_map.json --config_name bert-demo --config_overrides vocab_size=2048'
 	@echo '       ds-bert export runs/demo --output_dir runs/demo-exported'
-	@echo '       deepspeed --num_accelerators 2 pipelines/pretrain.py ds_configs/demo/pretrain.json --max_steps 2000'
+	@echo '       DS_ACCELERATOR=cpu deepspeed -q --num_accelerators 2 pipelines/pretrain.py ds_configs/demo/pretrain.json --max_steps 2000'
 	@echo '       tensorboard --logdir runs/demo/tensorboard'
 
 test: $(READY)

@@ -36,7 +36,7 @@ def _run(arguments: list[str]) -> int | None:
     more = f"{FLAG} FILE.py ... before COMMAND imports files of your own that add families or heads."
     parser = FlagParser(prog="ds-bert", description=__doc__, epilog=more)
     parser.add_argument("--version", action="version", version=f"ds-bert {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)

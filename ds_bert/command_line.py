@@ -3,23 +3,61 @@
 import argparse
 import importlib
 import importlib.util
+import logging
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ds_bert import terminal
 from ds_bert.errors import UserError, did_you_mean
 
 Told = Sequence[str] | Mapping[str, Any]
 """What a job is told: the words of a command line, or arguments by their names, with "json_file" among them."""
 
 _LIST = "--help lists the arguments"
+_WIDEST = 100  # columns that are still easy to read
+_NONE = (None, False, argparse.SUPPRESS)  # defaults that go without saying
+_METAVARS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}  # by what reads a word
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """argparse's; it says defaults, and breaks lines between words only, so that flags and names can be copied."""
+
+    def __init__(self, prog: str, max_help_position: int = 24) -> None:
+        width = min(_WIDEST, shutil.get_terminal_size().columns) - 2
+        super().__init__(prog, max_help_position=max_help_position, width=width)
+
+    def start_section(self, heading: str | None) -> None:
+        """Begin a group of flags."""
+        super().start_section(terminal.heading(heading or ""))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if "default" in text or not action.option_strings or any(default is none for none in _NONE):
+            return text
+        spelt = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        return f"{text} (default: {spelt})".replace("%", "%%") if spelt else text
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return _METAVARS.get(action.type, "TEXT")
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
 
 
 class FlagParser(argparse.ArgumentParser):
-    """argparse's parser; it raises `UserError`, and takes hyphens in flags for underscores."""
+    """argparse's parser; it raises `UserError`, and takes hyphens in flags for underscores.
+
+    Where it chooses among commands and is given no word at all, it prints its help.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter} | kwargs)
 
     def explain(self, flag: str) -> str:
         """Say what an unknown flag was probably meant to be; "" if that cannot be told."""
@@ -31,8 +69,12 @@ class FlagParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does, but name unknown flags before anything that is missing because of them."""
-        if args is not None and not self._hands_words_on():
-            end = args.index("--") if "--" in args else len(args)  # what follows is no flag, whatever it looks like
+        if args is not None and self._takes(argparse.PARSER):
+            if not args:
+                self.print_help()
+                self.exit(2)
+        elif args is not None:
+            end = self._num_own(args)
             args = [*map(self._known_spelling, args[:end]), *args[end:]]
             flags = [word for word in args[:end] if word.startswith("--") and " " not in word]
             self._refuse_unknown([word for word in flags if not self._knows(word)])
@@ -44,9 +86,17 @@ class FlagParser(argparse.ArgumentParser):
         """Raise `UserError`."""
         raise UserError(f"{self.prog}: {message} ({_LIST})")
 
-    def _hands_words_on(self) -> bool:
-        """Whether some of the words are for another command."""
-        return any(action.nargs in (argparse.PARSER, argparse.REMAINDER) for action in self._actions)
+    def _takes(self, kind: str) -> bool:
+        """Whether some of the words are for another command: one of its own (PARSER), or anybody's (REMAINDER)."""
+        return any(action.nargs == kind for action in self._actions)
+
+    def _num_own(self, words: Sequence[str]) -> int:
+        """How many of the words, from the first on, may be flags and their values."""
+        end = words.index("--") if "--" in words else len(words)  # what follows is no flag, whatever it looks like
+        if not self._takes(argparse.REMAINDER):
+            return end
+        may_be_value = [False, *(word.startswith("-") and "=" not in word for word in words)]
+        return next((n for n in range(end) if not words[n].startswith("-") and not may_be_value[n]), end)
 
     def _known_spelling(self, word: str) -> str:
         flag, equals, value = word.partition("=")
@@ -194,3 +244,17 @@ def set_pipeline_defaults() -> None:
     """Set what CUDA and NCCL read from the environment, where the user has not."""
     for name, value in _PIPELINE_DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def quiet_libraries() -> None:
+    """Keep from the terminal what says nothing new, before torch and DeepSpeed are imported; errors are still shown.
+
+    torch warns of each address that has no name and of each try to connect, and DeepSpeed that there is no GPU; a job
+    says itself whom it waits for, and what it computes on.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger("DeepSpeed").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Setting accelerator to CPU")

@@ -1,12 +1,17 @@
 """The command's own flags, and what contributors are told of it."""
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from ds_bert import __version__
-from ds_bert.cli import main
+from ds_bert.cli import COMMANDS, main
+from tests.support.terminal import BOLD, on_terminal, plain_environment
+from tests.test_flags import parsers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,6 +20,39 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--version"])
     assert end.value.code == 0 and capsys.readouterr().out == f"ds-bert {__version__}\n"
+
+
+@pytest.mark.parametrize(("words", "listed"), [([], COMMANDS), (["stage-map"], ("make", "check", "show"))])
+def test_without_a_word_a_command_says_what_there_is(
+    words: list[str], listed: Iterable[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    printed = capsys.readouterr()
+    assert end.value.code == 2 and not printed.err
+    assert set(listed) <= set(printed.out.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_each_flag_is_for_and_its_default(command: str) -> None:
+    for parser in parsers(command):
+        formatter = parser._get_formatter()
+        for action in parser._actions:
+            said = formatter._expand_help(action)
+            assert said, f"{parser.prog} {action.dest}"
+            default = action.default if isinstance(action.default, list | tuple) else [action.default]
+            if action.option_strings and action.nargs != 0 and default not in ([], [None]):
+                assert f"(default: {' '.join(map(str, default))})" in said or "default: the cores" in said
+
+
+def test_headings_of_help_are_bold_on_a_terminal_only() -> None:
+    words = [sys.executable, "-m", "ds_bert.cli", "prepare", "--help"]
+    _, shown = on_terminal(words, PYTHONPATH=str(ROOT))
+    piped = subprocess.run(
+        words, env={**plain_environment(), "COLUMNS": "100"}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert f"{BOLD}vocabulary (one of the two)" in shown
+    assert "\x1b" not in piped.stdout and re.sub(r"\x1b\[\d*m", "", shown) == piped.stdout
 
 
 def test_changes_begin_with_this_version() -> None:

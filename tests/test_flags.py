@@ -11,6 +11,8 @@ from ds_bert import cli
 from ds_bert.command_line import FlagParser
 from ds_bert.errors import UserError, meant
 from ds_bert.files import find_config, shipped_configs
+from ds_bert.training.job_arguments import PretrainArguments
+from ds_bert.training.parser import parse_arguments
 from tests.training.test_unknown import misspelt
 
 
@@ -54,6 +56,13 @@ def test_hyphens_are_underscores() -> None:
     (make, _, _) = parsers("stage-map")
     taken = make.parse_args(words)
     assert (taken.config_name, taken.max_seq_length, taken.bf16) == ("bert-mini", 64, True)
+    (launch,) = parsers("launch")
+    for own in (["--max-restarts", "1"], ["--max-restarts=1"]):
+        for command in (["--", "torchrun", "--max-restarts", "2"], ["torchrun", "--max-restarts", "2"]):
+            launched = launch.parse_args([*own, *command])
+            assert (launched.max_restarts, launched.command_line) == (1, command)
+    job, _ = parse_arguments(PretrainArguments, ["--max-seq-length", "64", "--bf16", "--per-device_train-batch-size=2"])
+    assert (job.max_seq_length, job.bf16, job.per_device_train_batch_size) == (64, True, 2)
     (inspect,) = parsers("inspect")
     assert str(inspect.parse_args(["--", "--output-dir"]).path) == "--output-dir"
 

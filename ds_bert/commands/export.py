@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--head", choices=exportable_heads(), help="what to put on the encoder (default: what the checkpoint has)"
     )
     parser.add_argument("--num_labels", type=int, help="labels of a classifier (default: the checkpoint's, else 2)")
-    parser.add_argument("--seed", type=int, default=42, help="of a fresh head's first weights (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, help="of a fresh head's first weights")
     parser.add_argument(
         "--drop_extra_weights",
         action="store_true",

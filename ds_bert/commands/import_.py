@@ -27,9 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write; must not hold anything")
     parser.add_argument(
         "--config_name",
+        metavar="PATH",
         help="model (deepspeed, pipedream): shipped name, config.json or its folder; their files say none",
     )
-    parser.add_argument("--tokenizer_name", help="a tokenizer's folder or vocabulary, where SOURCE has none of its own")
+    parser.add_argument(
+        "--tokenizer_name", metavar="PATH", help="a tokenizer's folder or vocabulary, where SOURCE has none of its own"
+    )
     parser.add_argument("--tag", help="deepspeed: which checkpoint of a save_dir (default: what its `latest` names)")
     parser.add_argument("--epoch", type=int, help="pipedream: which epoch (default: the last)")
     parser.add_argument(

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="restarts in a row without a new checkpoint in the job's output_dir (default: %(default)s)",
+        help="restarts in a row without a new checkpoint in the job's output_dir",
     )
     parser.add_argument(
         "command_line",

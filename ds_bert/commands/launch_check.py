@@ -28,13 +28,15 @@ PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "ds_bert")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--hostfile", required=True, help="the launcher's: a line `NAME slots=NUMBER` for each node")
-    parser.add_argument("--stage_map", help="stage map: a JSON file or a shipped name; default: the one of --run")
+    parser.add_argument(
+        "--hostfile", required=True, metavar="PATH", help="the launcher's: a line `NAME slots=NUMBER` for each node"
+    )
+    parser.add_argument(
+        "--stage_map", metavar="PATH", help="stage map: a JSON file or a shipped name; default: the one of --run"
+    )
     parser.add_argument("--run", dest="run_json", metavar="RUN.JSON", help="the job's arguments, for bytes and files")
     parser.add_argument("--ssh_port", type=int, help="port of ssh on the nodes; default: ssh's own choice")
-    parser.add_argument(
-        "--connect_timeout", type=int, default=10, help="seconds to wait for a node (default: %(default)s)"
-    )
+    parser.add_argument("--connect_timeout", type=int, default=10, help="seconds to wait for a node")
     parser.add_argument("--no_ssh", action="store_true", help="look at the files here only, not at the nodes")
 
 

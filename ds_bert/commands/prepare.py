@@ -24,19 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="lines: a sentence a line; prose: a paragraph a line; jsonl: an object a line; auto: told by the content",
     )
-    text.add_argument("--text_key", default="text", help="the key of the text in JSON lines (default: text)")
+    text.add_argument("--text_key", default="text", help="the key of the text in JSON lines")
     text.add_argument(
         "--document_end",
         choices=DOCUMENT_ENDS,
         default="blank_line",
-        help="what ends a document in text files: a blank line (default), or only the end of the file",
+        help="what ends a document in text files: a blank line, or only the end of the file",
     )
     text.add_argument(
         "--skip_bad_records",
         type=int,
         default=0,
         metavar="N",
-        help="pass over up to N lines that are not UTF-8 or hold no text, and list them (default: 0)",
+        help="pass over up to N lines that are not UTF-8 or hold no text, and list them",
     )
     vocabulary = parser.add_argument_group("vocabulary (one of the two)")
     vocabulary.add_argument(
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--validation_share", type=float, default=0.0, metavar="S", help="share of documents for OUTPUT_DIR/validation"
     )
-    output.add_argument("--shard_tokens", type=_number, default="16M", help="tokens of a shard, such as 16M (default)")
+    output.add_argument("--shard_tokens", type=_number, default="16M", help="tokens of a shard, such as 16M")
     output.add_argument("--num_workers", type=int, default=num_cores(), help="processes (default: the cores there are)")
 
 

@@ -24,34 +24,33 @@ GIB = 2**30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions ``make``, ``check`` and ``show``."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = parser.add_subparsers(title="actions", dest="action", required=True, metavar="ACTION")
     make = _add_action(actions, "make", _make, "print a balanced stage map as JSON")
-    make.add_argument("--stages", type=int, required=True, help="stages of the pipeline")
-    make.add_argument(
-        "--replicas", type=int, help="copies of the pipeline (default: 1, or as --hostfile has slots for)"
-    )
-    make.add_argument(
+    cut = make.add_argument_group("cut")
+    cut.add_argument("--stages", type=int, required=True, help="stages of the pipeline")
+    cut.add_argument("--replicas", type=int, help="copies of the pipeline (default: 1, or as --hostfile has slots for)")
+    cut.add_argument(
         "--balance",
         choices=("flops", "parameters", "layers"),
         default="flops",
-        help="what the fullest stage has the least of; layers: encoder layers (default: %(default)s)",
+        help="what the fullest stage has the least of; layers: encoder layers",
     )
-    make.add_argument(
+    cut.add_argument(
         "--placement",
         choices=("stage", "replica"),
         default="stage",
-        help="whose ranks are neighbours: a stage's replicas or a replica's stages (default: %(default)s)",
+        help="whose ranks are neighbours: a stage's replicas or a replica's stages",
     )
-    make.add_argument("--hostfile", help="place the ranks so that its nodes exchange the fewest bytes; say how many")
+    cut.add_argument(
+        "--hostfile", metavar="PATH", help="place the ranks so that its nodes exchange the fewest bytes; say how many"
+    )
     _add_workload(make)
-    _add_batch(make)
     check = _add_action(actions, "check", _check, "say whether a stage map can be used, or name all that is wrong")
     _add_map(check)
     check.add_argument("--world_size", type=int, help="processes that will be started")
     show = _add_action(actions, "show", _show, "print what each stage of a map computes and holds")
     _add_map(show)
     _add_workload(show)
-    _add_batch(show)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -61,8 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _add_action(actions: Any, name: str, do: Any, summary: str) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=summary, description=summary)
-    parser.add_argument("--config_name", required=True, help="model: a folder, a JSON file or a shipped name")
-    parser.add_argument("--config_overrides", help="other values for some of its keys: num_hidden_layers=4")
+    model = parser.add_argument_group("model")
+    model.add_argument("--config_name", required=True, metavar="PATH", help="a folder, a JSON file or a shipped name")
+    model.add_argument("--config_overrides", help="other values for some of its keys: num_hidden_layers=4")
     parser.set_defaults(do=do)
     return parser
 
@@ -72,17 +72,13 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workload(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens of a sequence (default: %(default)s)")
-    parser.add_argument(
-        "--head", choices=trainable_heads(), default="pretraining", help="the last layer (default: %(default)s)"
-    )
-
-
-def _add_batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--per_device_train_batch_size", type=int, default=8, help="sequences of a micro-batch")
-    parser.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches of a step, m")
-    parser.add_argument("--zero_stage", type=int, choices=(0, 1), default=0, help="ZeRO stage (default: %(default)s)")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 weights and activations instead of fp32")
+    work = parser.add_argument_group("what is computed")
+    work.add_argument("--max_seq_length", type=int, default=128, help="tokens of a sequence")
+    work.add_argument("--head", choices=trainable_heads(), default="pretraining", help="the last layer")
+    work.add_argument("--per_device_train_batch_size", type=int, default=8, help="sequences of a micro-batch")
+    work.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches of a step, m")
+    work.add_argument("--zero_stage", type=int, choices=(0, 1), default=0, help="ZeRO stage")
+    work.add_argument("--bf16", action="store_true", help="bfloat16 weights and activations instead of fp32")
 
 
 def _make(arguments: argparse.Namespace) -> None:

@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout",
         choices=LAYOUTS,
         default=_DEFAULTS.layout,
-        help="shards: memory-mapped (default); tfrecord, json: a file for each N, and data.json that lists them",
+        help="shards: memory-mapped; tfrecord, json: a file for each N, and data.json that lists them",
     )
     output.add_argument(
-        "--tasks_per_shard", type=int, default=_DEFAULTS.tasks_per_shard, metavar="N", help="default: %(default)s"
+        "--tasks_per_shard", type=int, default=_DEFAULTS.tasks_per_shard, metavar="N", help="of the layout shards"
     )
     output.add_argument("--workers", type=int, default=num_cores(), help="processes (default: the cores there are)")
 
@@ -51,8 +51,8 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
         help="the model's tokenizer: a folder, a vocab.txt or a SentencePiece model (default: that of the prepared "
         "folder, or of --embeddings)",
     )
-    text.add_argument("--format", choices=FORMATS, default="auto", help="as in ds-bert prepare (default: %(default)s)")
-    text.add_argument("--text_key", default="text", help="the key of the text in JSON lines (default: text)")
+    text.add_argument("--format", choices=FORMATS, default="auto", help="as in ds-bert prepare")
+    text.add_argument("--text_key", default="text", help="the key of the text in JSON lines")
     text.add_argument("--document_end", choices=DOCUMENT_ENDS, default="blank_line", help="as in ds-bert prepare")
 
 
@@ -62,24 +62,16 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
         "--kind",
         choices=KINDS,
         default=_DEFAULTS.kind,
-        help="smlmt: which word is masked (default); sentence-clusters: which cluster a sentence is from; pairs: "
+        help="smlmt: which word is masked; sentence-clusters: which cluster a sentence is from; pairs: "
         "sentences that follow one another, or are from one document, or from two",
     )
-    tasks.add_argument(
-        "--ways", nargs="+", type=int, default=_DEFAULTS.ways, metavar="N", help="classes, in turn (default: 2 3 4)"
-    )
-    tasks.add_argument("--num_tasks", type=int, default=_DEFAULTS.num_tasks, metavar="N", help="default: %(default)s")
-    tasks.add_argument(
-        "--support", type=int, default=DEFAULT_SIZES.support, metavar="N", help="support examples (default: 80)"
-    )
-    tasks.add_argument(
-        "--query", type=int, default=DEFAULT_SIZES.query, metavar="N", help="query examples (default: 10)"
-    )
+    tasks.add_argument("--ways", nargs="+", type=int, default=_DEFAULTS.ways, metavar="N", help="classes, in turn")
+    tasks.add_argument("--num_tasks", type=int, default=_DEFAULTS.num_tasks, metavar="N", help="how many to make")
+    tasks.add_argument("--support", type=int, default=DEFAULT_SIZES.support, metavar="N", help="support examples")
+    tasks.add_argument("--query", type=int, default=DEFAULT_SIZES.query, metavar="N", help="query examples")
     tasks.add_argument("--shots", type=int, metavar="K", help="support examples of each class, instead of --support")
     tasks.add_argument("--queries", type=int, metavar="K", help="query examples of each class, instead of --query")
-    tasks.add_argument(
-        "--max_seq_length", type=int, default=_DEFAULTS.max_seq_length, metavar="N", help="tokens (default: 128)"
-    )
+    tasks.add_argument("--max_seq_length", type=int, default=_DEFAULTS.max_seq_length, metavar="N", help="tokens")
     tasks.add_argument(
         "--validation_share",
         type=float,
@@ -87,7 +79,7 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="share of words (clusters, documents) kept for OUTPUT_DIR/validation, and of tasks made of them",
     )
-    tasks.add_argument("--seed", type=int, default=0)
+    tasks.add_argument("--seed", type=int, default=0, help="of all that is drawn")
 
 
 def _add_classes(parser: argparse.ArgumentParser) -> None:
@@ -97,19 +89,18 @@ def _add_classes(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=_DEFAULTS.min_frequency,
         metavar="N",
-        help="sentences that a word must stand in (default: 50)",
+        help="sentences that a word must stand in",
     )
     classes.add_argument(
         "--sampling",
         choices=SAMPLINGS,
         default=_DEFAULTS.sampling,
-        help="words (clusters) alike likely (default), by the logarithm of their frequency, or of one cluster: harder",
+        help="words (clusters) alike likely, by the logarithm of their frequency, or of one cluster: harder",
     )
     classes.add_argument("--curriculum", action="store_true", help="classes of a task get ever more alike")
     classes.add_argument(
         "--embeddings",
         type=Path,
-        metavar="MODEL",
         help="folder of a model whose word embeddings say what is alike (default: words of the same sentences are)",
     )
     classes.add_argument(
@@ -120,7 +111,7 @@ def _add_classes(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=_DEFAULTS.max_sentences,
         metavar="N",
-        help="sentences to cluster, or to compare words by (default: 200,000)",
+        help="sentences to cluster, or to compare words by",
     )
 
 

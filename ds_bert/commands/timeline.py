@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step", type=int, help="last step to draw, counted from 1 (default: the last but one of the trace)"
     )
-    parser.add_argument("--steps", type=int, default=3, help="how many steps to draw (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="how many steps to draw")
 
 
 def run(arguments: argparse.Namespace) -> None:

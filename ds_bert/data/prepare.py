@@ -314,4 +314,4 @@ def _summarise(state: PrepareState, part: str, tokenizer: Tokenizer) -> PartSumm
 
 
 def _progress_bar(corpus: _Corpus, title: str) -> Any:
-    return tqdm(total=corpus.num_bytes, desc=title, unit="B", unit_scale=True, disable=None)
+    return tqdm(total=corpus.num_bytes, desc=title, unit="B", unit_scale=True, leave=False, disable=None)

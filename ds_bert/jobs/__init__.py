@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ds_bert import __version__
-from ds_bert.command_line import Told, launcher_world, wrong_choice
+from ds_bert.command_line import Told, launcher_world, quiet_libraries, wrong_choice
 from ds_bert.errors import UserError, did_you_mean
 from ds_bert.training.unknown import JOBS as SCRIPTS
 
@@ -66,6 +66,7 @@ def begin(kind: type[T], told: Told | None = None) -> tuple[T, set[str]]:
         ranks = f" on {world_size} ranks" if world_size > 1 else ""
         name = f" {Path(words[0]).name}{ranks};" if words[0] else ""
         print(f"ds_bert {__version__}:{name} reading model and data ...", flush=True)
+    quiet_libraries()
     from ds_bert.training.parser import parse_arguments
 
     arguments, given = parse_arguments(kind, told)

@@ -185,7 +185,8 @@ def terminal_chart(entries: Entries, key: str, note: str = "") -> list[str]:
     rows = []
     for row in reversed(range(HEIGHT)):
         label = f"{low + (high - low) * row / (HEIGHT - 1):7.3f}"
-        rows.append(f"{label} ┤" + (" " * (gap - 1)).join("●" if level == row else " " for level in levels))
+        signs = (" " * (gap - 1)).join("●" if level == row else " " for level in levels)
+        rows.append(f"{label} ┤{signs}".rstrip())
     width = (columns - 1) * gap + 1
     rows.append(" " * 8 + "└" + "─" * width)
     rows.append(f"{key}, steps {points[0][0]} to {points[-1][0]}{note}".rjust(9 + width))

@@ -3,9 +3,7 @@
 import argparse
 import copy
 import os
-import shutil
 import sys
-import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -17,7 +15,15 @@ from typing import Any, TypeVar
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from ds_bert.command_line import FlagParser, Told, import_extensions, refusal, set_pipeline_defaults, wrong_choice
+from ds_bert.command_line import (
+    FlagParser,
+    HelpFormatter,
+    Told,
+    import_extensions,
+    refusal,
+    set_pipeline_defaults,
+    wrong_choice,
+)
 from ds_bert.errors import UserError
 from ds_bert.files import find_config, read_json
 from ds_bert.training.declaration import Bounds, Flag, Kind, Subject, check_bounds, flags_of
@@ -25,15 +31,7 @@ from ds_bert.training.unknown import explain, explain_value, jobs
 
 T = TypeVar("T")
 _HELP = "A flag of true|false is switched on by itself or with true, and off with false."
-_WIDEST = 100  # columns that are still easy to read
 _METAVARS = {string_to_bool: "true|false", int: "N", float: "X", str: "TEXT"}  # by what reads a word
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """argparse's; it breaks lines between words only, so that flags and names can be copied."""
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
 
 
 class _Parser(FlagParser, HfArgumentParser):
@@ -45,13 +43,12 @@ class _Parser(FlagParser, HfArgumentParser):
     def __init__(self, kind: type) -> None:
         self.kind, self.flags = kind, flags_of(kind)
         self.groups: dict[Subject, Any] = {}
-        width = min(_WIDEST, shutil.get_terminal_size().columns) - 2
         super().__init__(
             kind,  # type: ignore[arg-type]  # HfArgumentParser's
             usage="%(prog)s [RUN.JSON] [--FLAG VALUE ...]",
             description=f"{kind.__doc__} {_HELP}",
             allow_abbrev=False,
-            formatter_class=partial(_HelpFormatter, max_help_position=6, width=width),
+            formatter_class=partial(HelpFormatter, max_help_position=6),
         )
         self.add_argument(
             "json_file", nargs="?", metavar="RUN.JSON", help="JSON file with any of the flags below, which override it."

@@ -17,7 +17,7 @@ def test_a_falling_loss_falls_from_the_upper_left_to_the_lower_right() -> None:
     lines = terminal_chart(FALLING, "train/loss")
     rows = [line.partition("┤")[2] for line in lines[:HEIGHT]]
     assert len(lines) == HEIGHT + 2 and max(map(len, rows)) == WIDTH
-    heights = [next(row for row in range(HEIGHT) if rows[row][column] == "●") for column in range(WIDTH)]
+    heights = [next(row for row in range(HEIGHT) if rows[row][column : column + 1] == "●") for column in range(WIDTH)]
     assert heights == sorted(heights) and (heights[0], heights[-1]) == (0, HEIGHT - 1)
     assert sum(row.count("●") for row in rows) == WIDTH
     first, last = (sum(entry["train/loss"] for entry in part) / len(part) for part in (FALLING[:3], FALLING[-4:]))

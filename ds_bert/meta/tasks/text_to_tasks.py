@@ -271,7 +271,8 @@ def _run(settings: TaskSettings, work: Path, maker: TaskMaker, items: list[WorkI
     workers = min(settings.workers, len(items))
     start: Callable[..., Any] = TaskMaker if workers > 1 else lambda *_: maker
     made = map_in_order(TaskMaker.run, items, workers, "--workers", start, work, settings)
-    with tqdm(total=sum(len(item.numbers) for item in items), desc="tasks", unit="task", disable=None) as bar:
+    total = sum(len(item.numbers) for item in items)
+    with tqdm(total=total, desc="tasks", unit="task", leave=False, disable=None) as bar:
         for item, result in zip(items, made, strict=True):
             yield result
             bar.update(len(item.numbers))
