@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ds_bert import __version__
-from ds_bert.cli import COMMANDS, main
+from ds_bert.cli import main
+from ds_bert.commands import COMMANDS
 from tests.support.terminal import BOLD, on_terminal, plain_environment
 from tests.test_flags import parsers
 
@@ -43,6 +44,17 @@ def test_help_says_what_each_flag_is_for_and_its_default(command: str) -> None:
             default = action.default if isinstance(action.default, list | tuple) else [action.default]
             if action.option_strings and action.nargs != 0 and default not in ([], [None]):
                 assert f"(default: {' '.join(map(str, default))})" in said or "default: the cores" in said
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["stage-map", "make", "--help"], ["launch", "--help"], ["inspect", "-h"]]
+)
+def test_help_is_there_at_once(words: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "ds_bert.cli", *words]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in ended.stderr.splitlines()}
+    assert ended.returncode == 0 and "argparse" in loaded
+    assert not loaded & {"torch", "deepspeed", "transformers", "numpy", "rich", "shtab"}
 
 
 def test_headings_of_help_are_bold_on_a_terminal_only() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from ds_bert import cli
 from ds_bert.command_line import FlagParser, load_named
+from ds_bert.commands import COMMANDS, module_name
 from ds_bert.errors import UserError
 from ds_bert.training import settings
 from ds_bert.training.arguments import TrainingArguments
@@ -54,9 +54,9 @@ def flags_of_job(name: str) -> frozenset[str]:
 @cache
 def flags_of_command(name: str) -> frozenset[str]:
     """The flags of a `ds-bert` command and of its actions."""
-    assert name in cli.COMMANDS, f"there is no ds-bert {name}"
+    assert name in COMMANDS, f"there is no ds-bert {name}"
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"ds_bert.commands.{cli._module_name(name)}").add_arguments(parser)
+    importlib.import_module(f"ds_bert.commands.{module_name(name)}").add_arguments(parser)
     found, waiting = set(), [parser]
     while waiting:
         for action in waiting.pop()._actions:

@@ -9,6 +9,7 @@ import pytest
 
 from ds_bert import cli
 from ds_bert.command_line import FlagParser
+from ds_bert.commands import COMMANDS, module_name
 from ds_bert.errors import UserError, meant
 from ds_bert.files import find_config, shipped_configs
 from ds_bert.training.job_arguments import PretrainArguments
@@ -19,7 +20,7 @@ from tests.training.test_unknown import misspelt
 def parsers(command: str) -> list[FlagParser]:
     """The parsers of a command's own flags: one, or one for each of its actions."""
     parser = FlagParser(prog=command)
-    importlib.import_module(f"ds_bert.commands.{cli._module_name(command)}").add_arguments(parser)
+    importlib.import_module(f"ds_bert.commands.{module_name(command)}").add_arguments(parser)
     below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return list(chain.from_iterable(action.choices.values() for action in below)) or [parser]
 
@@ -30,13 +31,13 @@ def refused(*words: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_misspelt_command(command: str) -> None:
-    for wrong in random.Random(command).sample(sorted(misspelt(command) - set(cli.COMMANDS)), 5):
+    for wrong in random.Random(command).sample(sorted(misspelt(command) - set(COMMANDS)), 5):
         assert f"did you mean {command}?" in refused(wrong, "--output_dir", "x"), wrong
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_misspelt_flag_is_named_before_what_is_missing_without_it(command: str) -> None:
     for parser in parsers(command):
         flags = [flag for flag in parser._option_string_actions if flag.startswith("--") and flag != "--help"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ds_bert import terminal
-from ds_bert.cli import COMMANDS
+from ds_bert.commands import COMMANDS
 from tests.support.terminal import BOLD, RED, YELLOW, on_terminal, plain_environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent

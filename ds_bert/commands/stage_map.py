@@ -68,7 +68,7 @@ def _add_action(actions: Any, name: str, do: Any, summary: str) -> argparse.Argu
 
 
 def _add_map(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("map", help="stage map: a JSON file or a shipped name")
+    parser.add_argument("map", metavar="MAP", help="stage map: a JSON file or a shipped name")
 
 
 def _add_workload(parser: argparse.ArgumentParser) -> None:

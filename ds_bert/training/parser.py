@@ -34,7 +34,7 @@ _HELP = "A flag of true|false is switched on by itself or with true, and off wit
 _METAVARS = {string_to_bool: "true|false", int: "N", float: "X", str: "TEXT"}  # by what reads a word
 
 
-class _Parser(FlagParser, HfArgumentParser):
+class JobParser(FlagParser, HfArgumentParser):
     """A parser of the arguments of the dataclass ``kind``; transformers' makes the flags of its fields.
 
     `--help` lists them under their subjects, each with its default and its bounds.
@@ -87,9 +87,11 @@ class _Parser(FlagParser, HfArgumentParser):
         """Let it pass until `check_choices`: extensions, which are among the arguments, may add to the choices."""
 
     def explain(self, flag: str) -> str:
+        """Say what an unknown flag is called here, or why it is not needed."""
         return explain(flag.lstrip("-"), self.kind, "--{}".format)
 
     def explain_value(self, name: str, value: Any, choices: Iterable[str]) -> str:
+        """The same of a value."""
         return explain_value(name, value, choices)
 
     def _get_value(self, action: argparse.Action, word: str) -> Any:
@@ -137,7 +139,7 @@ def parse_arguments(kind: type[T], told: Told | None = None) -> tuple[T, set[str
     Raises:
         UserError: an unknown flag or key, or a value that is not of its type or out of its bounds.
     """
-    parser = _Parser(kind)
+    parser = JobParser(kind)
     if isinstance(told, Mapping):
         given = {name: _as_in_json(value) for name, value in told.items()}
         json_file = given.pop("json_file", None)

@@ -15,10 +15,10 @@ import transformers
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from ds_bert.cli import COMMANDS
+from ds_bert.commands import COMMANDS
 from ds_bert.errors import UserError
 from ds_bert.training.declaration import flags_of
-from ds_bert.training.parser import _Parser, parse_arguments
+from ds_bert.training.parser import JobParser, parse_arguments
 from ds_bert.training.unknown import JOBS, VALUES, _successor, explain, named_arguments, successors
 from tests.test_docs import flags_of_command
 
@@ -253,7 +253,7 @@ def test_every_value_of_transformers_is_taken_or_refused_with_the_choices() -> N
 
 @pytest.mark.parametrize("job", KINDS)
 def test_a_negated_flag_says_what_it_does(job: str) -> None:
-    actions = _Parser(KINDS[job])._actions
+    actions = JobParser(KINDS[job])._actions
     negated = [action for action in actions if isinstance(action, argparse._StoreFalseAction)]
     assert {action.option_strings[0] for action in negated} == {
         f"--no_{field.name}" for field in fields(KINDS[job]) if field.default is True
