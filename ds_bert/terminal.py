@@ -124,7 +124,7 @@ class _WholeLines(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         written = super().write(text)
-        if text.endswith("\n"):
+        if text.endswith(("\n", "\r")):  # a bar ends by going back to where it began
             self.flush()
         return written
 

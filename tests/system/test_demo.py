@@ -70,8 +70,8 @@ def test_in_a_pipe(demo: tuple[str, str]) -> None:
 
 
 def test_on_a_terminal(demo: tuple[str, str]) -> None:
-    prepare, train = demo
-    for command, known in ((f"{prepare}-shown", PREPARE + PREPARE_BARS), (train, JOB + BAR)):
+    prepare, train = (command.replace("/demo-data", "/shown-data") for command in demo)
+    for command, known in ((prepare, PREPARE + PREPARE_BARS), (train, JOB + BAR)):
         status, printed = on_terminal(["env", "-u", "DS_ACCELERATOR", "sh", "-c", command], cwd=REPOSITORY, timeout=200)
         assert status == 0 and not unknown(printed, known)
         assert "%|" in printed or "tokenise" in printed
