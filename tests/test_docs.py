@@ -98,7 +98,7 @@ def refusal(command: str) -> str:
     try:
         if words[0] == "ds-bert" and words[1] != "--extensions":
             parser = FlagParser()
-            importlib.import_module(f"ds_bert.commands.{cli._module_name(words[1])}").add_arguments(parser)
+            importlib.import_module(f"ds_bert.commands.{module_name(words[1])}").add_arguments(parser)
             parser.parse_args(words[2:])
         jobs = [number for number, word in enumerate(words) if word in JOBS]
         if jobs:

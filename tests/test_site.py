@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ds_bert import cli
 from ds_bert.command_line import load_named
+from ds_bert.commands import COMMANDS
 from ds_bert.training.declaration import Bounds, flags_of
 from ds_bert.training.unknown import JOBS
 from tests.test_flags import parsers
@@ -94,7 +94,7 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[Any]:
     return (action for action in parser._actions if action.option_strings and action.dest != "help")
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_has_all_of_its_flags_on_its_page(command: str) -> None:
     page = reference.command_pages()[command]
     for parser in parsers(command):

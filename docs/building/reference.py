@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ds_bert import cli
 from ds_bert.command_line import FlagParser, load_named
+from ds_bert.commands import COMMANDS, module_name
 from ds_bert.training.declaration import Bounds, Flag, Kind, Resume, Subject, flags_of
 from ds_bert.training.parser import spell_default
 from ds_bert.training.unknown import JOBS, successors
@@ -28,7 +28,7 @@ def jobs_pages() -> dict[str, str]:
 
 def command_pages() -> dict[str, str]:
     """A page for each command of `ds-bert`: {its name: Markdown}."""
-    return {name: _command_page(name, summary) for name, summary in cli.COMMANDS.items()}
+    return {name: _command_page(name, summary) for name, summary in COMMANDS.items()}
 
 
 def api_pages(package: Path) -> dict[str, list[str]]:
@@ -116,7 +116,7 @@ def _what(flag: Flag) -> str:
 
 def _command_page(name: str, summary: str) -> str:
     parser = FlagParser(prog=f"ds-bert {name}")
-    importlib.import_module(f"ds_bert.commands.{cli._module_name(name)}").add_arguments(parser)
+    importlib.import_module(f"ds_bert.commands.{module_name(name)}").add_arguments(parser)
     return "\n".join([f"# ds-bert {name}", "", f"{summary[0].upper()}{_prose(summary[1:])}.", "", *_arguments(parser)])
 
 
