@@ -61,7 +61,13 @@ def _train_and_save(out: Path, in_background: bool, settings: EngineSettings) ->
     return seen | {"state": state_of(engine)}
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, schedule="2bw")], ids=lambda value: value.schedule)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(SETTINGS, id="1f1b"),
+        pytest.param(replace(SETTINGS, schedule="2bw"), id="2bw", marks=pytest.mark.slow),
+    ],
+)
 def test_in_the_background_the_same_is_written_and_trained(tmp_path: Path, settings: EngineSettings) -> None:
     at_once = run_on_ranks(_train_and_save, 4, tmp_path / "at once", False, settings, timeout=120)
     in_background = run_on_ranks(_train_and_save, 4, tmp_path / "background", True, settings, timeout=120)

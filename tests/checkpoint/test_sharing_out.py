@@ -137,6 +137,7 @@ def _check(stage_map: StageMap, settings: list[EngineSettings], out: Path) -> No
             assert simple >= 4 * parameters, f"the measure is blind: {one}"
 
 
+@pytest.mark.slow
 def test_a_round_trip_takes_no_memory_of_the_device(tmp_path: Path) -> None:
     """What is stored and loaded is what gathering everything gives, and it takes a piece at a time."""
     _check(MAPS["1x3"], SETTINGS[::3], tmp_path)

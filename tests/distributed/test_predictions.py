@@ -58,8 +58,12 @@ def alone() -> dict[tuple[str, str], Outputs]:
     return predict_on(1, 1, 1)
 
 
+SLOW = [(1, 1, 7), (2, 2, 200), (4, 1, 200)]
+
+
 @pytest.mark.parametrize(
-    ("stages", "replicas", "size"), [(1, 1, 7), (2, 1, 16), (2, 2, 3), (2, 2, 200), (4, 1, 200), (1, 2, 1)]
+    ("stages", "replicas", "size"),
+    [(2, 1, 16), (2, 2, 3), (1, 2, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
 )
 def test_predictions_are_the_same(alone: dict[tuple[str, str], Outputs], stages: int, replicas: int, size: int) -> None:
     elsewhere = predict_on(stages, replicas, size)

@@ -27,7 +27,7 @@ OPTIMIZERS = {
     "bf16": EngineSettings("adamw", {"eps": 1e-6}, precision="bf16", seed=1),
     "fp16": EngineSettings("adamw", {"eps": 1e-6}, precision="fp16", seed=1, loss_scaling=LossScaling(window=3)),
 }
-QUICK = {"adamw", "fp16"}
+QUICK = {"adamw"}
 
 
 def _run(stage_map: StageMap, case: Case, state: State | None, begin: int) -> tuple[Result, State]:

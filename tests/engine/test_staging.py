@@ -35,7 +35,7 @@ def _train(stage_map: StageMap, case: Case, staged: bool) -> Result:
         return train(grid, build_engine(grid, stage_map.cuts, case), case)
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "2bw"])
+@pytest.mark.parametrize("schedule", [pytest.param("1f1b", marks=pytest.mark.slow), "2bw"])
 def test_the_way_through_the_host_gives_the_same_bits(schedule: Any) -> None:
     settings = EngineSettings("adamw", schedule=schedule, zero_stage=1, precision="bf16", seed=1)
     case = Case(settings, micro_batch_size=1, steps=4, learning_rate=1e-3, evaluate_every=2)

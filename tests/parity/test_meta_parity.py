@@ -71,6 +71,7 @@ def test_first_order_on_every_cut_and_with_any_tasks_in_flight(stages: int) -> N
         assert_equal(gradients, reference(name))
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_on_every_cut_and_replica_with_any_tasks_in_flight_and_recomputed() -> None:
     def dropping(tasks: int, recompute: bool = False) -> MetaCase:
         return replace(case("full", tasks_in_flight=tasks), config=meta_config(False, dropout=0.2), recompute=recompute)

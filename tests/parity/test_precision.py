@@ -57,15 +57,8 @@ def test_bf16_loses_no_update_however_small(zero: int) -> None:
     assert 5e-6 < moved["bf16"].mean() <= 20 * 1e-6
 
 
-@pytest.mark.parametrize(
-    "zero, precision",
-    [
-        (0, "fp32"),
-        pytest.param(1, "bf16", marks=pytest.mark.slow),
-        pytest.param(0, "bf16", marks=pytest.mark.slow),
-        pytest.param(1, "fp32", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (1, "bf16"), (0, "bf16"), (1, "fp32")])
 def test_tied_weights_stay_equal_to_the_bit(zero: int, precision: str) -> None:
     """`train_cases` compares every weight that several processes hold."""
     base = Case(replace(ADAMW, max_grad_norm=0.5), 1, steps=100, learning_rate=2e-3, dropout=0.1, rows=4)

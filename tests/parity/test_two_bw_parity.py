@@ -56,7 +56,7 @@ CASES = [
     )
     for optimizer, zero in (("sgd", index % 2), ("adamw", 1 - index % 2))
 ]
-QUICK = {("sgd", 2, 1, 2, 0), ("adamw", 2, 1, 4, 0), ("adamw", 2, 2, 2, 0), ("sgd", 2, 2, 7, 1), ("adamw", 4, 1, 4, 1)}
+QUICK = {("sgd", 2, 1, 2, 0), ("adamw", 2, 1, 4, 0), ("adamw", 2, 2, 2, 0), ("adamw", 4, 1, 4, 1)}
 LARGE = [(optimizer, 4, 2, micro_batches, 1) for optimizer in OPTIMIZERS for micro_batches in (4, 8, 13)]
 
 
@@ -92,14 +92,8 @@ def test_the_rule_is_not_that_of_1f1b() -> None:
     assert deviation(flushing, rule("sgd", 4)).weights > 1e-3
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        pytest.param({"precision": "bf16", "zero_stage": 1}, marks=pytest.mark.slow),
-        pytest.param({"recompute": True, "zero_stage": 1}, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "zero_stage": 1}, {"recompute": True, "zero_stage": 1}])
 def test_draining_changes_nothing(changes: dict) -> None:
     """A run that drains to evaluate at odd moments ends with the same bits."""
     settings, learning_rate, _ = OPTIMIZERS["adamw"]

@@ -85,6 +85,7 @@ def results(tmp_path: Path) -> dict[str, Any]:
 ALL = ("--methods", "meta", "fine-tuning", "head-only", "prototypes")
 
 
+@pytest.mark.slow
 def test_all_methods_on_all_splits_alike_on_one_stage_and_two(folder: Path, tmp_path: Path) -> None:
     printed = few_shot(folder, tmp_path / "1", *ALL, learning_rate=1e-3)
     flags = {"learning_rate": 1e-3, "ranks": 2, "num_stages": 2, "tasks_in_flight": 3, "trace_steps": "21-40"}

@@ -189,6 +189,7 @@ def test_a_throughput_run_without_a_folder_writes_nothing(
     assert contents(here) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(), (1, 2)])
 def test_a_throughput_run_leaves_a_real_run_as_it_is(folder: Path, tmp_path: Path, seeds: tuple[int, ...]) -> None:
     out = tmp_path / "out"

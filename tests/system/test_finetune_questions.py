@@ -51,7 +51,9 @@ def results(tmp_path: Path) -> dict[str, float]:
     return json.loads((tmp_path / "out" / "eval_results.json").read_text())
 
 
-@pytest.mark.parametrize(("head", "version_2"), [("span", False), ("span", True), ("beam", True)])
+@pytest.mark.parametrize(
+    ("head", "version_2"), [pytest.param("span", False, marks=pytest.mark.slow), ("span", True), ("beam", True)]
+)
 def test_squad(model: Path, tmp_path: Path, head: str, version_2: bool) -> None:
     write_squad(tmp_path / "train.json", 64, 1, version_2)
     ids = write_squad(tmp_path / "dev.json", 15, 2, version_2)

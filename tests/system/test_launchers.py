@@ -168,7 +168,8 @@ def test_ranks_that_are_told_different_things_do_not_train(run_json: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("launcher", "status"), [(PYTHON, 2), (DEEPSPEED, 2), pytest.param(TORCHRUN, 1, marks=pytest.mark.slow)]
+    ("launcher", "status"),
+    [(PYTHON, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(DEEPSPEED, 2), (TORCHRUN, 1)])],
 )
 def test_a_wrong_argument_is_said_once(run_json: Path, launcher: list[str], status: int) -> None:
     ended = run(launcher, run_json, "--num_stages", 3)

@@ -175,6 +175,7 @@ def test_a_throughput_run_without_a_folder_writes_nothing(
     assert contents(here) == before
 
 
+@pytest.mark.slow
 def test_a_throughput_run_leaves_a_real_run_as_it_is(folder: Path, whole: Path, tmp_path: Path) -> None:
     out = halfway(whole, tmp_path / "out")
     flags = words(folder, out, *ADAPTERS, **on_both_kinds(folder))

@@ -56,6 +56,7 @@ def losses(out: Path) -> list[float]:
     return [entry["train/loss"] for entry in map(json.loads, lines) if "train/loss" in entry]
 
 
+@pytest.mark.slow
 def test_a_throughput_run_leaves_a_real_run_as_it_is(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = words(folder, out, "--do_train", "--do_eval", max_steps=2)

@@ -143,7 +143,7 @@ def test_killed_halfway_and_resumed(tmp_path: Path, two_by_two: list[Any], left_
     [
         (1, [*ONE_REPLICA]),
         pytest.param(2, [*TWO_REPLICAS], marks=pytest.mark.slow),
-        (3, [*ONE_REPLICA, "--stage_map", "three.json"]),
+        pytest.param(3, [*ONE_REPLICA, "--stage_map", "three.json"], marks=pytest.mark.slow),
         pytest.param(2, [*ONE_REPLICA, "--num_stages", 2, "--gradient_checkpointing"], marks=pytest.mark.slow),
         (4, [*TWO_REPLICAS, "--num_stages", 2, "--deepspeed_config", "fp32_zero1"]),
     ],
@@ -190,9 +190,8 @@ def test_a_killed_rank_ends_all_and_they_say_where_they_were(tmp_path: Path, two
     assert not checkpoints(tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "later", [pytest.param([], id="at once", marks=pytest.mark.slow), pytest.param(["--save_async"], id="later")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("later", [[], ["--save_async"]], ids=["at once", "later"])
 def test_evaluating_and_saving_changes_nothing(
     tmp_path: Path, two_by_two: list[Any], left_alone: Path, later: list[str]
 ) -> None:

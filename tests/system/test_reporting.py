@@ -105,6 +105,7 @@ def test_a_range_that_the_run_does_not_reach_is_refused_before_anything_is_writt
     assert [rank.status for rank in pretrain(tmp_path, [*flags, "--profile_steps", "1"], 4)] == [0] * 4
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_products(tmp_path: Path, words: list[Any]) -> None:
     flags = [*words, "--max_steps", 1, "--output_dir", tmp_path / "out", "--tf32", "false"]
     pretrain(tmp_path, flags, 4)
