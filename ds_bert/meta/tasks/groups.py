@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from scipy.sparse import csr_matrix
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import TruncatedSVD
 
 from ds_bert.data.sampler import random_bits, uniform
 from ds_bert.data.shards import map_arrays, save_arrays
@@ -127,6 +125,8 @@ def k_means(vectors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarr
     if not len(vectors):
         return np.zeros(0, dtype=np.int64), vectors
     count = max(1, min(num_clusters, len(vectors)))
+    from sklearn.cluster import MiniBatchKMeans  # takes a second to import, which --help need not wait for
+
     model = MiniBatchKMeans(count, batch_size=_BATCH, n_init=1, random_state=seed & 0xFFFFFFFF)
     return model.fit_predict(vectors).astype(np.int64), model.cluster_centers_
 
@@ -204,6 +204,8 @@ def text_word_vectors(index: TextIndex, max_sentences: int, seed: int) -> np.nda
     dimensions = min(_DIMENSIONS, min(matrix.shape) - 1)
     if dimensions < 1:
         return np.ones((len(index.words), 1), dtype=np.float32)
+    from sklearn.decomposition import TruncatedSVD
+
     return unit_rows(TruncatedSVD(dimensions, random_state=seed & 0xFFFFFFFF).fit_transform(matrix))
 
 
