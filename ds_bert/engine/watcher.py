@@ -284,7 +284,8 @@ def _call(rank: Wire, setup: Mapping[str, Any]) -> Wire | None:
         wire = Wire(socket.create_connection((address, port), setup["silence"]))
         wire.send(token=setup["hub"]["token"], rank=setup["rank"], host=socket.gethostname())
     except OSError as error:
-        reason = f"port {port} of {address}: the first rank's heartbeat does not answer there ({error})"
+        first = setup["names"][setup["first"]]
+        reason = f"{first} does not answer at port {port} of {address}, where its heartbeat is to be ({error})"
         rank.send(verdict=reason, failed=None)
         return None
     return wire

@@ -38,7 +38,7 @@ def _train(stage_map: StageMap, schedules: tuple[str, ...], begin_by_evaluating:
     """Steps whose results were returned, per schedule; evaluation, prediction and drains come in between."""
     nccl, found = Nccl(patience), []
     with nccl.emulated():
-        grid = start_process_group(stage_map, timeout_seconds=20)
+        grid = start_process_group(stage_map, timeout_seconds=max(patience, 6.0))  # to meet may take longer
         for schedule in schedules:
             case = _case(schedule, stage_map.num_stages)
             engine = build_engine(grid, stage_map.cuts, case)
@@ -71,7 +71,7 @@ def test_no_schedule_hangs(stages: int, replicas: int, begin_by_evaluating: bool
 def _meta(stage_map: StageMap, case: MetaCase, patience: float) -> int:
     nccl = Nccl(patience)
     with nccl.emulated():
-        grid = start_process_group(stage_map, timeout_seconds=20)
+        grid = start_process_group(stage_map, timeout_seconds=max(patience, 6.0))  # to meet may take longer
         engine = meta_engine(grid, case, EngineSettings("sgd"))
         nccl.watch(engine)
         return sum(len(engine.train_batch(tasks_of(grid, case.tasks), 0.1)) for _ in range(2))

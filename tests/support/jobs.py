@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ds_bert.errors import exit_on_user_error
@@ -85,10 +86,17 @@ def printed_after_a_death(job: str, folder: Path, words: Sequence[object], build
     ranks = Ranks(_run_and_never_build, 2, job, [str(word) for word in words], str(folder), builder)
     with ranks:
         wait_for((folder / "building").exists)
+        wait_for(lambda: _is_watched(ranks.processes[1].pid))
         ranks.processes[0].kill()
         outcome = ranks.wait(10, stop_at_failure=False, among={1})[1]
     assert outcome == "died with exit code 1", outcome
     return (folder / "1.err.txt").read_text()
+
+
+def _is_watched(pid: int) -> bool:
+    """Whether the watcher of a rank has found the others'."""
+    watchers = psutil.Process(pid).children()
+    return any(line.status == psutil.CONN_ESTABLISHED for watcher in watchers for line in watcher.net_connections())
 
 
 def _run_and_never_build(job: str, words: list[str], folder: str, builder: str) -> Ended:
