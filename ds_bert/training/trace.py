@@ -1,5 +1,6 @@
 """Some steps in detail: a trace of who did what when, for Perfetto and as a picture, and torch's profile."""
 
+import ctypes
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -205,11 +206,13 @@ class Profiler:
         """End profiling after a failure: torch runs one profiler at a time, and the process may go on."""
         if self._running is not None:
             self._running.stop()
+            _keep_for_ever(self._running)
 
     def _stop(self, last: int) -> None:
         assert self._running is not None
         finished, self._running = self._running, None
         finished.stop()
+        _keep_for_ever(finished)
         path = self._folder / f"rank-{self.grid.stage_map.launcher_rank(self.grid.rank)}.json.gz"
         steps = f"steps {self._first} to {last}"
         try:
@@ -222,3 +225,12 @@ class Profiler:
         averages = finished.key_averages()
         table = averages.table(sort_by=f"self_{unit}_time_total", row_limit=_ROWS, max_name_column_width=40)
         self._lines += [f"operations of {self.grid} by their own time, {steps}:", *table.splitlines()]
+
+
+def _keep_for_ever(finished: profile) -> None:
+    """Let nobody free what has been profiled, not even the interpreter's end.
+
+    In torch 2.13 libkineto crashes as it frees it (`MemoryTraceLogger`'s destructor), most times in a job of several
+    processes, whenever Python collects its garbage next: in the midst of a step, or of the charts at the end.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(finished))
