@@ -68,7 +68,7 @@ def _all_ready(folder: Path) -> bool:
     [
         (signal.SIGKILL, 0),  # which serves the store
         (signal.SIGKILL, 3),
-        (signal.SIGSTOP, 3),
+        pytest.param(signal.SIGSTOP, 3, marks=pytest.mark.slow),
         pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
     ],
 )
@@ -113,7 +113,8 @@ def _hang_on_one_rank(stage_map: StageMap, folder: Path) -> None:
     _train(stage_map, folder, hang)
 
 
-@pytest.mark.parametrize(("stages", "replicas"), [(1, 2), pytest.param(3, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("stages", "replicas"), [(1, 2), (3, 1)])
 def test_a_rank_that_lives_but_does_not_come_is_named_with_its_line(tmp_path: Path, stages: int, replicas: int) -> None:
     count = stages * replicas
     with Ranks(_hang_on_one_rank, count, toy_map(stages, replicas), tmp_path) as ranks:
@@ -151,6 +152,7 @@ def _wait_for_a_busy_replica() -> list[int]:
         return learner.gather(grid.rank)
 
 
+@pytest.mark.slow
 def test_a_replica_without_tasks_waits_for_the_others_longer_than_the_timeout() -> None:
     assert run_on_ranks(_wait_for_a_busy_replica, 2) == [[0, 1], [0, 1]]
 

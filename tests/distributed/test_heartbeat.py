@@ -161,7 +161,8 @@ def test_all_that_die_together_are_named(tmp_path: Path, victims: set[int], wait
         ranks.check_end(victims, STEPS, "died", within=5)
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_dies_with_its_watcher_is_noticed_at_once(tmp_path: Path, victim: int) -> None:
     """As in a container that ends, or on a node that restarts."""
     with Waiting(FOUR, tmp_path, {"*": "sleep"}) as ranks:
@@ -179,7 +180,8 @@ def test_a_rank_whose_watcher_alone_dies_ends_with_all(tmp_path: Path) -> None:
         assert "its watcher is gone" in ranks.said(1)[0] and f"{ranks.name(1)}, after step 7, died" in ranks.said(0)[0]
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 3])
 @pytest.mark.parametrize("with_watcher", [True, False])
 def test_a_silent_rank_is_given_up_after_the_heartbeats_own_limit(
     tmp_path: Path, victim: int, with_watcher: bool
@@ -235,6 +237,7 @@ def test_a_cut_cable_ends_both_sides(tmp_path: Path, two_networks: list[str], wa
             assert ranks.said(rank) == [f"{ranks.name(rank)}: after step {STEPS}: {silent}"]
 
 
+@pytest.mark.slow
 def test_all_ranks_stopped_and_continued_go_on(tmp_path: Path) -> None:
     """As by Ctrl-Z and `fg`, long after."""
     with Waiting(FOUR, tmp_path, {"*": "sleep"}, seconds=4, silence=1) as ranks:

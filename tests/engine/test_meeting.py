@@ -94,12 +94,14 @@ def test_ranks_that_never_come_are_named(absent: list[int], said: str) -> None:
     assert len(sentences) == 1 and f"{said} not come, for the 2 s of --start_timeout" in sentences.pop()
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_while_it_reads_is_named() -> None:
     found = outcome(3, {2: 60.0}, 60.0, TIMEOUT, kill=2)
     assert set(found) == {0, 1} and found[0] == found[1]
     assert "of 3 ranks 2 on " in found[0] and "gave no further sign of life, for the 2 s" in found[0]
 
 
+@pytest.mark.slow
 def test_where_the_first_rank_dies_the_others_end_at_once() -> None:
     begin = time.monotonic()
     found = outcome(3, {0: 60.0}, 60.0, 30.0, kill=0)
@@ -107,6 +109,7 @@ def test_where_the_first_rank_dies_the_others_end_at_once() -> None:
     assert all("the launcher's first rank has ended" in sentence for sentence in found.values())
 
 
+@pytest.mark.slow
 def test_a_rank_that_reads_for_ever_is_named_after_the_other_timeout() -> None:
     found = outcome(2, {1: 6.0}, TIMEOUT, 60.0)
     assert "of 2 ranks 1 on " in found[0] and "is still reading its model and data, after the time of" in found[0]

@@ -54,6 +54,7 @@ def _tell_and_hang(folder: Path) -> None:
     time.sleep(120)
 
 
+@pytest.mark.slow
 def test_ranks_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nfrom tests.support.processes import Ranks\n"
