@@ -24,7 +24,7 @@ from tests.support.processes import Failed, Ranks, Returned, run_on_ranks
 from tests.support.toy import toy_map
 from tests.support.training import Case, build_engine, micro_batches, poison_one_step
 
-TIMEOUT = 4.0
+TIMEOUT = 8.0  # seconds; where two workers test at once, connecting alone may take some
 CASE = Case(EngineSettings(), micro_batch_size=1)
 STEPS = 3
 # Launcher ranks that lie the wrong way round on purpose: rank 3 is stage 0, replica 0.

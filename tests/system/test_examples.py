@@ -58,6 +58,7 @@ def test_a_metric_may_have_any_name(tmp_path: Path, words: list[object]) -> None
     ]
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_there_costs_no_training(tmp_path: Path, words: list[object]) -> None:
     more = ["--num_stages", 2, "--max_steps", 2, "--metric_for_best_model", "f1"]
     printed = run(tmp_path, EXAMPLE, [*words, *more], ranks=2, status=2)
@@ -65,6 +66,7 @@ def test_a_metric_that_is_not_there_costs_no_training(tmp_path: Path, words: lis
     assert "Traceback" not in printed and (tmp_path / "run" / "checkpoint-2").is_dir()
 
 
+@pytest.mark.slow
 def test_a_metric_that_refuses_ends_all_ranks_and_costs_no_training(tmp_path: Path, words: list[object]) -> None:
     job = tmp_path / "tagging.py"
     text = EXAMPLE.read_text().replace("import exit_on_user_error", "import UserError, exit_on_user_error")

@@ -113,11 +113,12 @@ def test_a_port_in_use_is_said(run_json: Path) -> None:
     assert f"error: port {port} of 127.0.0.1: in use" in ended.stderr and "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "said"),
     [
         (0, "of 2 ranks 1 has not come, for the 5 s"),
-        pytest.param(1, "first rank does not answer", marks=pytest.mark.slow),
+        (1, "first rank does not answer"),
     ],
 )
 def test_a_rank_that_never_comes_is_said(run_json: Path, rank: int, said: str) -> None:

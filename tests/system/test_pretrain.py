@@ -252,6 +252,7 @@ def test_a_throughput_run_prints_its_figures(tmp_path: Path, base: list[Any], mi
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".txt"] * 4
 
 
+@pytest.mark.slow
 def test_a_throughput_run_leaves_a_real_run_as_it_is(tmp_path: Path, two_by_two: list[Any], left_alone: Path) -> None:
     out = tmp_path / "out"
     flags = [*two_by_two, "--output_dir", out]
@@ -326,7 +327,8 @@ def _in_its_own_folder(folder: Path, words: list[str]) -> Ended:
     return jobs._run("pipelines/pretrain.py", words, str(folder))
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_an_output_folder_that_one_rank_does_not_see(tmp_path: Path, base: list[Any], rank: int) -> None:
     """As on a node that has not mounted it: refused at once, on all ranks, with the checkpoint as it was."""
     words = [*base, "--num_stages", 2, *ONE_REPLICA, "--max_steps", 2, "--ddp_timeout", 50]

@@ -55,6 +55,7 @@ def _slow_on_rank_2(folder: str, words: list[str]) -> Ended:
     return jobs._run("pipelines/pretrain.py", words, folder)
 
 
+@pytest.mark.slow
 def test_speed_memory_the_profile_and_a_slow_rank(tmp_path: Path, words: list[Any]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
