@@ -22,7 +22,7 @@ Told = Sequence[str] | Mapping[str, Any]
 _LIST = "--help lists the arguments"
 _WIDEST = 100  # columns that are still easy to read
 _NONE = (None, False, argparse.SUPPRESS)  # defaults that go without saying
-_METAVARS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}  # by what reads a word
+METAVARS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}  # by what reads a word; all else is TEXT
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -44,7 +44,7 @@ class HelpFormatter(argparse.HelpFormatter):
         return f"{text} (default: {spelt})".replace("%", "%%") if spelt else text
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return _METAVARS.get(action.type, "TEXT")
+        return METAVARS.get(action.type, "TEXT")
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)

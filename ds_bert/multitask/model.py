@@ -16,6 +16,8 @@ from ds_bert.multitask.tasks import MultitaskTask
 from ds_bert.training.starting_model import StartingModel
 
 _PAD_TO = 8  # batches are padded to a multiple
+# What a model's configuration says of its conditional modules, by the name of its flag: the kinds that it is for.
+_DESCRIBED = {"conditional_modules": ("base", "large"), "conditional_last_layer": ("base",)}
 
 
 def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: M
             f"--conditional is {kind}, but the model was trained with the modules of {trained}, which would be lost; "
             f"needed is --conditional {trained}, or no --conditional at all"
         )
-    for name, kinds in (("conditional_modules", ("base", "large")), ("conditional_last_layer", ("base",))):
+    for name, kinds in _DESCRIBED.items():
         if name in given and kind not in kinds:
             raise UserError(f"--{name} is for --conditional {' and '.join(kinds)}, found {kind}; leave it out")
     if kind == "none":
@@ -62,8 +64,8 @@ def conditional_fields(arguments: MultitaskArguments, given: set[str], fields: M
 
 def _as_trained(wanted: Mapping[str, Any], given: set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Keep what a trained model has; raise `UserError` where something else was asked for."""
-    of_model = {name: fields[name] for name in ("conditional_modules", "conditional_last_layer") if name in fields}
-    for name in ("conditional_modules", "conditional_last_layer"):
+    of_model = {name: fields[name] for name in _DESCRIBED if name in fields}
+    for name in _DESCRIBED:
         if name in given and wanted.get(name) != of_model.get(name):
             shown = of_model.get(name, list(MODULES))
             shown = " ".join(shown) if isinstance(shown, list) else shown

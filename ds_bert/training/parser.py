@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from ds_bert.command_line import (
+    METAVARS,
     FlagParser,
     HelpFormatter,
     Told,
@@ -31,7 +32,7 @@ from ds_bert.training.unknown import explain, explain_value, jobs
 
 T = TypeVar("T")
 _HELP = "A flag of true|false is switched on by itself or with true, and off with false."
-_METAVARS = {string_to_bool: "true|false", int: "N", float: "X", str: "TEXT"}  # by what reads a word
+_METAVARS = {**METAVARS, string_to_bool: "true|false", str: "TEXT"}
 
 
 class JobParser(FlagParser, HfArgumentParser):

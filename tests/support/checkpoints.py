@@ -1,6 +1,6 @@
 """Engines to save and load, and what their checkpoints hold."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ds_bert.files import write_json
 from ds_bert.modeling.model import build_config
 from ds_bert.training.pretraining import PretrainingObjective
 from ds_bert.training.starting_model import build_engine
+from tests.support import refusal
 from tests.support.state import state_by_name
 from tests.support.toy import ROWS, SIZES, VOCABULARY, global_batch
 from tests.support.training import micro_batches
@@ -64,10 +65,9 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def contents(checkpoint: Path, without: Sequence[str] = tuple(CUT_DEPENDENT)) -> dict[str, bytes]:
-    """Every file of a checkpoint that must not depend on the cut, with its bytes."""
-    files = {str(path.relative_to(checkpoint)): path for path in checkpoint.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name not in without}
+def contents(checkpoint: Path, without: Collection[str] = CUT_DEPENDENT) -> dict[str, bytes | str | None]:
+    """All of a checkpoint that must not depend on the cut."""
+    return refusal.contents(checkpoint, without)
 
 
 def write_checkpoint(output_dir: Path, step: int) -> Path:

@@ -85,7 +85,10 @@ def train_reference(
 
 
 def deviation(found: Trajectory, expected: Trajectory) -> Deviation:
-    """Measure the largest deviations; the weights' is per tensor, max|a - b| / max|b|."""
+    """Measure the largest deviations; the weights' is per tensor, max|a - b| / max|b|, of zeros max|a|.
+
+    What is no number stays none, so that no bound holds for it. (Python's max passes over it.)
+    """
     assert found.weights.keys() == expected.weights.keys()
     differences = {name: np.abs(found.weights[name] - weights).max() for name, weights in expected.weights.items()}
     key_bias = {name for name in differences if name.endswith("key.bias")}
@@ -93,7 +96,12 @@ def deviation(found: Trajectory, expected: Trajectory) -> Deviation:
         loss=float(np.abs(found.losses / expected.losses - 1).max()),
         norm=float(np.abs(found.norms / expected.norms - 1).max()),
         weights=float(
-            max(differences[name] / np.abs(expected.weights[name]).max() for name in differences.keys() - key_bias)
+            np.max(
+                [
+                    differences[name] / (np.abs(expected.weights[name]).max() or 1.0)
+                    for name in differences.keys() - key_bias
+                ]
+            )
         ),
-        key_bias=float(max((differences[name] for name in key_bias), default=0.0)),
+        key_bias=float(np.max([differences[name] for name in key_bias], initial=0.0)),
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from pipelines import pretrain
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 
 
-def contents(folder: Path) -> dict[str, bytes | str | None]:
-    """Everything in a folder: files with their bytes, links with their target."""
+def contents(folder: Path, without: Collection[str] = ()) -> dict[str, bytes | str | None]:
+    """Everything in a folder but what is called as said: files with their bytes, links with their target."""
     return {
         str(path.relative_to(folder)): os.readlink(path)
         if path.is_symlink()
@@ -24,6 +25,7 @@ def contents(folder: Path) -> dict[str, bytes | str | None]:
         if path.is_file()
         else None
         for path in folder.rglob("*")
+        if path.name not in without
     }
 
 

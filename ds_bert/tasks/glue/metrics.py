@@ -1,4 +1,7 @@
-"""The official measures of the GLUE tasks; names are those of Hugging Face's `evaluate`."""
+"""The official measures of the GLUE tasks; names are those of Hugging Face's `evaluate`.
+
+scipy and scikit-learn take a second or two to import, on every rank: only the measures that need them do it.
+"""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -6,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# scipy and scikit-learn take a second or two to import: only the measures that need them do.
 Measures = dict[str, float]
 
 
